@@ -1,0 +1,84 @@
+"""Inverse autoregressive flow (Kingma et al. 2016, eq. 10-14)."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from common.masks import made_masks
+
+
+class Mask(nnx.Variable):
+    """A constant of the network: neither trained nor saved."""
+
+
+class MaskedLinear(nnx.Linear):
+    """x·(weight ∘ mask) + bias."""
+
+    def __init__(self, mask: np.ndarray, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        inputs, outputs = mask.shape
+        super().__init__(inputs, outputs, dtype=dtype, param_dtype=dtype, rngs=rngs)
+        self.mask = Mask(jnp.asarray(mask, dtype))
+
+    def __call__(self, x: Float[Array, "*rows inputs"]) -> Float[Array, "*rows outputs"]:
+        return x @ (self.kernel * self.mask) + self.bias
+
+
+class MADE(nnx.Module):
+    """(m, s) of each latent from the latents before it and the context (Germain et al. 2015)."""
+
+    def __init__(self, latent: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        masks = made_masks(latent_size=latent, hidden_size=hidden)
+        self.first = MaskedLinear(masks["first"], dtype=dtype, rngs=rngs)
+        self.context = nnx.Linear(latent, hidden, use_bias=False, dtype=dtype, param_dtype=dtype, rngs=rngs)
+        self.second = MaskedLinear(masks["second"], dtype=dtype, rngs=rngs)
+        self.out = MaskedLinear(masks["out"], dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, z: Float[Array, "samples batch latent"], context: Float[Array, "batch latent"]
+    ) -> tuple[Float[Array, "samples batch latent"], Float[Array, "samples batch latent"]]:
+        hidden = nnx.relu(self.first(z) + self.context(context))
+        hidden = nnx.relu(self.second(hidden))
+        m, s = jnp.split(self.out(hidden), 2, axis=-1)
+        return m, s
+
+
+class Block(nnx.Module):
+    """z ← gate·z + (1 − gate)·m with gate = σ(s + gate_bias); its log|det ∂z'/∂z| is Σ log gate."""
+
+    def __init__(self, latent: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.made = MADE(latent, hidden, dtype=dtype, rngs=rngs)
+        self.gate_bias = nnx.Param(jnp.zeros(latent, dtype))
+
+    def __call__(
+        self, z: Float[Array, "samples batch latent"], context: Float[Array, "batch latent"]
+    ) -> tuple[Float[Array, "samples batch latent"], Float[Array, "samples batch"]]:
+        m, s = self.made(z, context)
+        s = s + self.gate_bias
+        gate = nnx.sigmoid(s)
+        return gate * z + (1 - gate) * m, nnx.log_sigmoid(s).sum(-1)
+
+
+class Flow(nnx.Module):
+    """Blocks in a row; the latent axis is reversed between two of them."""
+
+    def __init__(self, latent: int, hidden: int, depth: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.blocks = nnx.List([Block(latent, hidden, dtype=dtype, rngs=rngs) for _ in range(depth)])
+
+    def __call__(
+        self, z: Float[Array, "samples batch latent"], context: Float[Array, "batch latent"]
+    ) -> dict[str, Any]:
+        """Each block's z and log_det under `flow.blocks.I.`, the last z as `z` and the sum of all log-dets as `log_det`."""
+        quantities: dict[str, Any] = {}
+        log_det = jnp.zeros_like(z[..., 0])
+        for i, block in enumerate(self.blocks):
+            if i > 0:
+                z = jnp.flip(z, -1)
+            z, block_log_det = block(z, context)
+            log_det = log_det + block_log_det
+            quantities |= {f"flow.blocks.{i}.z": z, f"flow.blocks.{i}.log_det": block_log_det}
+        return quantities | {"z": z, "log_det": log_det}

@@ -1,0 +1,50 @@
+"""The update rules of common/config.py, and the way between an optimizer and the portable state's moments."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from common import config
+
+
+def create(settings: config.Optimizer) -> optax.GradientTransformation:
+    """Gradient of the loss → direction of descent; the caller multiplies by −(learning rate of the step)."""
+    if settings.optimizer == "rmsprop":
+        scale_by = optax.scale_by_stddev if settings.rmsprop_centered else optax.scale_by_rms
+        scaled = scale_by(
+            decay=settings.rmsprop_decay,
+            eps=settings.rmsprop_epsilon,
+            eps_in_sqrt=settings.rmsprop_epsilon_in_root,
+            initial_scale=settings.rmsprop_initial_accumulator,
+        )
+    else:
+        scaled = optax.scale_by_adam(b1=settings.adam_beta1, b2=settings.adam_beta2, eps=settings.adam_epsilon)
+    return optax.chain(scaled, optax.add_decayed_weights(settings.weight_decay))
+
+
+MOMENTS = {"first_moment": "mu", "second_moment": "nu"}
+
+
+def load_moments(state: Any, moments: dict[str, Array], step: int, settings: config.Optimizer) -> Any:
+    """The optimizer's state with these moments (`first_moment/NAME` … → array) and this number of steps done."""
+    scaled, *rest = state
+    own = {}
+    for portable, field in MOMENTS.items():
+        if field in scaled._fields:
+            own[field] = {name: moments[f"{portable}/{name}"] for name in scaled.nu}
+    if settings.optimizer == "adam":
+        own["count"] = jnp.asarray(step, jnp.int32)
+    return (scaled._replace(**own), *rest)
+
+
+def moments(state: Any) -> dict[str, Array]:
+    """The inverse of `load_moments`."""
+    scaled, *_ = state
+    return {
+        f"{portable}/{name}": value
+        for portable, field in MOMENTS.items()
+        if field in scaled._fields
+        for name, value in getattr(scaled, field).items()
+    }

@@ -1,0 +1,208 @@
+"""The contract of common/protocol.py in JAX: one `lax.scan` over the steps of a chunk, buffers donated."""
+
+import functools
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+
+from backends.jax import optimizers
+from backends.jax.vae import VAE, log_weights, objective
+from common.config import Device, Dtype, Model, Optimizer, Training
+from common.errors import UserError
+from common.noise import NOISE_BLOCK, noise_blocks, seed_for
+from common.parameters import State, group
+from common.protocol import Description
+
+# float64 is a setting of the suite; every array here names its dtype, so that this changes nothing in float32.
+jax.config.update("jax_enable_x64", True)
+# TF32 off.
+jax.config.update("jax_default_matmul_precision", "highest")
+
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}
+
+
+def describe() -> Description:
+    devices = {PLATFORMS[d.platform]: d.device_kind for d in jax.devices() if d.platform in PLATFORMS}
+    return Description(
+        versions={name: version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+        devices={"cpu": platform.machine()} | devices,
+        unavailable=None,
+    )
+
+
+def select(device: Device) -> jax.Device:
+    """The device. Raises `UserError` where it isn't there."""
+    if device not in describe().devices:
+        raise UserError(f"JAX has no device '{device}' here; use --device cpu, or install environments/jax-cuda.txt.")
+    return jax.devices(device)[0]
+
+
+def path(name: str) -> tuple[str | int, ...]:
+    """Where NNX keeps a parameter of this portable name."""
+    keys = name.removesuffix("weight") + "kernel" if name.endswith(".weight") else name
+    return tuple(int(key) if key.isdigit() else key for key in keys.split("."))
+
+
+class Session:
+    def __init__(
+        self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype
+    ):
+        self.device, self.dtype = select(device), jnp.dtype(dtype)
+        self.model, self.settings, self.training = model, optimizer, training
+        with jax.default_device(self.device):
+            vae = VAE(model, dtype=self.dtype, rngs=nnx.Rngs(0))
+        self.graph, _, self.constants = nnx.split(vae, nnx.Param, ...)
+        self.parameters = self._own(group(state, "parameters"))
+        self.ema = self._own(group(state, "ema"))
+        self.step = int(state["step"])
+        self.optimizer = optimizers.create(optimizer)
+        moments = self._own(group(state, "optimizer"))
+        self.moments = optimizers.load_moments(self.optimizer.init(self.parameters), moments, self.step, optimizer)
+
+    def _own(self, arrays: State) -> dict[str, Array]:
+        return {name: jax.device_put(np.asarray(value, self.dtype), self.device) for name, value in arrays.items()}
+
+    def _vae(self, parameters: dict[str, Array]) -> VAE:
+        """The model with these parameters."""
+        state = nnx.from_flat_state({path(name): nnx.Param(value) for name, value in parameters.items()})
+        return nnx.merge(self.graph, state, self.constants)
+
+    def _objective(
+        self, parameters: dict[str, Array], x: Array, noise: Array, kl_weight: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        quantities = self._vae(parameters)(x, noise)
+        return objective(log_weights(quantities, kl_weight)), quantities
+
+    def place(self, images: np.ndarray) -> Array:
+        return jax.device_put(images, self.device)
+
+    def train(
+        self,
+        handle: Array,
+        indices: np.ndarray,
+        *,
+        first_step: int,
+        learning_rates: np.ndarray,
+        kl_weights: np.ndarray,
+        seed: int,
+        noise: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        steps = len(indices)
+        chunk = {
+            "step": np.arange(first_step, first_step + steps, dtype=np.int32),
+            "rows": indices,
+            "learning_rate": learning_rates.astype(self.dtype),
+            "kl_weight": kl_weights.astype(self.dtype),
+        }
+        if noise is not None:
+            chunk["noise"] = noise.astype(self.dtype)
+        key = jax.random.key(seed_for(seed, "training noise"))
+        carry = (self.parameters, self.moments, self.ema)
+        carry, values = self._train(carry, *jax.device_put((handle, key, chunk), self.device))
+        self.parameters, self.moments, self.ema = carry
+        self.step += steps
+        objectives, elbos = jax.device_get(values)
+        return objectives, elbos
+
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def _train(self, carry: Any, handle: Array, key: Array, chunk: dict[str, Array]) -> Any:
+        batch = chunk["rows"].shape[1]
+        shape = (self.training.objective_samples, batch, self.model.latent_size)
+
+        def step(carry: Any, t: dict[str, Array]) -> Any:
+            parameters, moments, ema = carry
+            x = handle[t["rows"]].astype(self.dtype)
+            noise = t["noise"] if "noise" in t else jax.random.normal(jax.random.fold_in(key, t["step"]), shape, self.dtype)
+            gradient = jax.value_and_grad(self._objective, has_aux=True)
+            (value, quantities), ascent = gradient(parameters, x, noise, t["kl_weight"])
+            descent = jax.tree.map(jnp.negative, ascent)
+            updates, moments = self.optimizer.update(descent, moments, parameters)
+            parameters = jax.tree.map(lambda p, u: p - t["learning_rate"] * u, parameters, updates)
+            if ema:
+                ema = optax.incremental_update(parameters, ema, 1 - self.training.ema_decay)
+            return (parameters, moments, ema), (value, log_weights(quantities, 1.0).mean())
+
+        return jax.lax.scan(step, carry, chunk)
+
+    def log_weights(
+        self, handle: Array, indices: np.ndarray, *, samples: range, seed: int, noise: np.ndarray | None
+    ) -> np.ndarray:
+        if noise is None:
+            blocks = noise_blocks(samples)
+            key = jax.random.key(seed_for(seed, "evaluation noise"))
+            epsilon = self._evaluation_noise(key, indices, np.arange(blocks.start, blocks.stop))[: len(samples)]
+        else:
+            epsilon = jax.device_put(noise.astype(self.dtype), self.device)
+        return np.asarray(self._log_weights(self.ema or self.parameters, handle, indices, epsilon))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _evaluation_noise(self, key: Array, images: Array, blocks: Array) -> Array:
+        """[samples, batch, latent]: a block of samples is a function of (key, image, block)."""
+
+        def draw(image: Array, block: Array) -> Array:
+            image_key = jax.random.fold_in(jax.random.fold_in(key, image), block)
+            return jax.random.normal(image_key, (NOISE_BLOCK, self.model.latent_size), self.dtype)
+
+        draws = jax.vmap(lambda image: jax.vmap(lambda block: draw(image, block))(blocks))(images)
+        return jnp.moveaxis(draws.reshape(len(images), -1, self.model.latent_size), 0, 1)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _log_weights(self, parameters: dict[str, Array], handle: Array, indices: Array, noise: Array) -> Array:
+        return log_weights(self._vae(parameters)(handle[indices].astype(self.dtype), noise), 1.0)
+
+    def inspect(
+        self, handle: Array, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float
+    ) -> dict[str, np.ndarray]:
+        arguments = (handle[indices].astype(self.dtype), noise.astype(self.dtype), kl_weight)
+        gradient = jax.jit(jax.value_and_grad(self._objective, has_aux=True))
+        (value, quantities), gradients = gradient(self.parameters, *arguments)
+        quantities |= {"log_weights": log_weights(quantities, kl_weight), "objective": value}
+        quantities |= {f"gradient/{name}": gradient for name, gradient in gradients.items()}
+        return {name: np.asarray(value) for name, value in quantities.items()}
+
+    def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        quantities = self._vae(self.ema or self.parameters).encode(jnp.asarray(images, self.dtype))
+        return np.asarray(quantities["loc"]), np.asarray(quantities["scale"])
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        logits = self._vae(self.ema or self.parameters).decoder(jnp.asarray(latents, self.dtype))
+        return np.asarray(jax.nn.sigmoid(logits))
+
+    def state(self) -> State:
+        arrays = (
+            {f"parameters/{name}": value for name, value in self.parameters.items()}
+            | {f"ema/{name}": value for name, value in self.ema.items()}
+            | {f"optimizer/{name}": value for name, value in optimizers.moments(self.moments).items()}
+        )
+        return {"step": np.array(self.step, dtype=np.int64)} | {name: np.array(value) for name, value in arrays.items()}
+
+    def synchronize(self) -> None:
+        jax.block_until_ready((self.parameters, self.moments, self.ema))
+
+
+create = Session
+
+
+def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Dtype) -> Callable[[int], None]:
+    """See `Backend.probe`: one compiled call a repeat; every product is an output, so that none is optimised away."""
+    where, draws = select(device), np.random.default_rng(0)
+    factors = [
+        (draws.standard_normal((m, k)).astype(dtype), draws.standard_normal((k, n)).astype(dtype)) for m, k, n in products
+    ]
+    placed = jax.device_put(factors, where)
+    multiply = jax.jit(lambda pairs: [left @ right for left, right in pairs])
+
+    def launch(repeats: int) -> None:
+        for _ in range(repeats):
+            results = multiply(placed)
+        jax.block_until_ready(results)
+
+    return launch

@@ -1,0 +1,73 @@
+"""The variational autoencoder (Kingma and Welling 2014): log weights and the training objective, in nats per image."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from backends.jax.flow import Flow
+from backends.jax.networks import MLP
+from common.config import Model
+
+
+def softplus(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return jax.nn.softplus(x)
+
+
+def standard_normal_log_density(x: Float[Array, "*rows latent"]) -> Float[Array, "*rows"]:
+    """log N(x; 0, I)."""
+    return -0.5 * (jnp.square(x) + math.log(2 * math.pi)).sum(-1)
+
+
+class VAE(nnx.Module):
+    """p(z) = N(0, I), p(x|z) = Bernoulli(decoder(z)); q(z|x) is Gaussian, or a flow over one with context h."""
+
+    def __init__(self, model: Model, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.latent = model.latent_size
+        flow = model.variational == "flow"
+        self.encoder = MLP(
+            model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size, dtype=dtype, rngs=rngs
+        )
+        self.flow = (
+            Flow(model.latent_size, model.hidden_size, model.flow_depth, dtype=dtype, rngs=rngs) if flow else None
+        )
+        self.decoder = MLP(model.latent_size, model.hidden_size, model.pixels, dtype=dtype, rngs=rngs)
+
+    def encode(self, x: Float[Array, "batch pixels"]) -> dict[str, Any]:
+        """loc, scale and, for a flow, context, [batch, latent] each: q's Gaussian base is N(loc, scale²)."""
+        out = self.encoder(x)
+        loc, s, *context = jnp.split(out, out.shape[-1] // self.latent, axis=-1)
+        return {"loc": loc, "scale": softplus(s)} | ({"context": context[0]} if context else {})
+
+    def __call__(self, x: Float[Array, "batch pixels"], noise: Float[Array, "samples batch latent"]) -> dict[str, Any]:
+        """Every quantity by name: z [samples, batch, latent], logits [samples, batch, pixels], densities [samples, batch]."""
+        quantities = self.encode(x)
+        loc, scale = quantities["loc"], quantities["scale"]
+        z = loc + scale * noise
+        log_q = standard_normal_log_density(noise) - jnp.log(scale).sum(-1)
+        quantities |= {"base_z": z, "base_log_q": log_q, "z": z}
+        if self.flow is not None:
+            quantities |= self.flow(z, quantities["context"])
+            z, log_q = quantities["z"], log_q - quantities["log_det"]
+        logits = self.decoder(z)
+        return quantities | {
+            "log_q": log_q,
+            "logits": logits,
+            "log_p_x_given_z": (x * logits - softplus(logits)).sum(-1),
+            "log_p_z": standard_normal_log_density(z),
+        }
+
+
+def log_weights(quantities: dict[str, Any], kl_weight: Any) -> Float[Array, "samples batch"]:
+    """log w_β = log p(x|z) + β·(log p(z) − log q(z|x))."""
+    return quantities["log_p_x_given_z"] + kl_weight * (quantities["log_p_z"] - quantities["log_q"])
+
+
+def objective(log_w: Float[Array, "samples batch"]) -> Float[Array, ""]:
+    """Mean over the batch of logmeanexp over samples: the ELBO for one sample, IWAE's bound for more (Burda et al. 2016, eq. 8)."""
+    return (jax.nn.logsumexp(log_w, axis=0) - math.log(len(log_w))).mean()

@@ -1,0 +1,84 @@
+"""Inverse autoregressive flow (Kingma et al. 2016, eq. 10-14)."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.masks import made_masks
+
+
+class MaskedLinear(nn.Linear):
+    """x·(weight ∘ mask) + bias."""
+
+    mask: Tensor
+
+    def __init__(self, mask: np.ndarray):
+        inputs, outputs = mask.shape
+        super().__init__(inputs, outputs)
+        self.register_buffer("mask", torch.tensor(mask.T, dtype=self.weight.dtype), persistent=False)
+
+    def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
+        return F.linear(x, self.weight * self.mask, self.bias)
+
+
+class MADE(nn.Module):
+    """(m, s) of each latent from the latents before it and the context (Germain et al. 2015)."""
+
+    def __init__(self, latent: int, hidden: int):
+        super().__init__()
+        masks = made_masks(latent_size=latent, hidden_size=hidden)
+        self.first = MaskedLinear(masks["first"])
+        self.context = nn.Linear(latent, hidden, bias=False)
+        self.second = MaskedLinear(masks["second"])
+        self.out = MaskedLinear(masks["out"])
+
+    def forward(
+        self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"]
+    ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch latent"]]:
+        hidden = F.relu(self.first(z) + self.context(context))
+        hidden = F.relu(self.second(hidden))
+        m, s = self.out(hidden).chunk(2, dim=-1)
+        return m, s
+
+
+class Block(nn.Module):
+    """z ← gate·z + (1 − gate)·m with gate = σ(s + gate_bias); its log|det ∂z'/∂z| is Σ log gate."""
+
+    def __init__(self, latent: int, hidden: int):
+        super().__init__()
+        self.made = MADE(latent, hidden)
+        self.gate_bias = nn.Parameter(torch.empty(latent))
+
+    def forward(
+        self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"]
+    ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
+        m, s = self.made(z, context)
+        s = s + self.gate_bias
+        gate = torch.sigmoid(s)
+        return gate * z + (1 - gate) * m, F.logsigmoid(s).sum(-1)
+
+
+class Flow(nn.Module):
+    """Blocks in a row; the latent axis is reversed between two of them."""
+
+    def __init__(self, latent: int, hidden: int, depth: int):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(latent, hidden) for _ in range(depth))
+
+    def forward(
+        self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"]
+    ) -> dict[str, Any]:
+        """Each block's z and log_det under `flow.blocks.I.`, the last z as `z` and the sum of all log-dets as `log_det`."""
+        quantities: dict[str, Any] = {}
+        log_det = torch.zeros_like(z[..., 0])
+        for i, block in enumerate(self.blocks):
+            if i > 0:
+                z = z.flip(-1)
+            z, block_log_det = block(z, context)
+            log_det = log_det + block_log_det
+            quantities |= {f"flow.blocks.{i}.z": z, f"flow.blocks.{i}.log_det": block_log_det}
+        return quantities | {"z": z, "log_det": log_det}

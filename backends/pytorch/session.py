@@ -1,0 +1,189 @@
+"""The contract of common/protocol.py in PyTorch: eager, a fused optimizer, everything on the device."""
+
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backends.pytorch import optimizers
+from backends.pytorch.vae import VAE, log_weights, objective
+from common.config import Device, Dtype, Model, Optimizer, Training
+from common.errors import UserError
+from common.noise import NOISE_BLOCK, noise_blocks, seed_for
+from common.parameters import State, group, shapes
+from common.protocol import Description
+
+
+def describe() -> Description:
+    devices = {"cpu": platform.machine()}
+    if torch.cuda.is_available():
+        devices["cuda"] = torch.cuda.get_device_name()
+    return Description(versions={"torch": version("torch")}, devices=devices, unavailable=None)
+
+
+def select(device: Device) -> torch.device:
+    """The device, with TF32 off. Raises `UserError` where it isn't there."""
+    if device not in describe().devices:
+        raise UserError(f"PyTorch has no device '{device}' here; use --device cpu, or install environments/pytorch-cuda.txt.")
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    return torch.device(device)
+
+
+def portable(name: str, tensor: Tensor) -> np.ndarray:
+    """A parameter (or its gradient or moment) as portable array: `nn.Linear` has its weights [out, in]."""
+    array = tensor.detach().cpu().numpy()
+    return (array.T if name.endswith("weight") else array).copy()
+
+
+class Session:
+    def __init__(
+        self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype
+    ):
+        self.device, self.dtype = select(device), getattr(torch, dtype)
+        self.model, self.settings, self.training = model, optimizer, training
+        self.vae = VAE(model).to(device=self.device, dtype=self.dtype)
+        self.parameters = {name: self.vae.get_parameter(name) for name in shapes(model)}
+        self.judged = self.vae
+        self.ema: dict[str, Tensor] = {}
+        for name, value in group(state, "parameters").items():
+            self.parameters[name].data.copy_(self._own(name, value))
+        if training.ema_decay:
+            self.judged = VAE(model).to(device=self.device, dtype=self.dtype)
+            self.ema = {name: self.judged.get_parameter(name) for name in shapes(model)}
+            for name, value in group(state, "ema").items():
+                self.ema[name].data.copy_(self._own(name, value))
+        self.step = int(state["step"])
+        self.optimizer = optimizers.create(self.parameters, optimizer)
+        moments = {name: self._own(name, value) for name, value in group(state, "optimizer").items()}
+        optimizers.load_moments(self.optimizer, self.parameters, moments, self.step, optimizer)
+        self.generator = torch.Generator(self.device)
+
+    def _own(self, name: str, value: np.ndarray) -> Tensor:
+        """The inverse of `portable`."""
+        array = value.T if name.endswith("weight") else value
+        return torch.tensor(np.ascontiguousarray(array), dtype=self.dtype, device=self.device)
+
+    def _images(self, handle: Tensor, indices: np.ndarray) -> Tensor:
+        return handle[torch.as_tensor(indices, device=self.device)].to(self.dtype)
+
+    def _normal(self, shape: tuple[int, ...], *seed: Any) -> Tensor:
+        self.generator.manual_seed(seed_for(*seed))
+        return torch.randn(shape, generator=self.generator, dtype=self.dtype, device=self.device)
+
+    def place(self, images: np.ndarray) -> Tensor:
+        return torch.tensor(images, device=self.device)
+
+    def train(
+        self,
+        handle: Tensor,
+        indices: np.ndarray,
+        *,
+        first_step: int,
+        learning_rates: np.ndarray,
+        kl_weights: np.ndarray,
+        seed: int,
+        noise: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        steps, batch = indices.shape
+        rows = torch.as_tensor(indices, device=self.device)
+        shape = (self.training.objective_samples, batch, self.model.latent_size)
+        results = torch.empty(steps, 2, dtype=self.dtype, device=self.device)
+        for t in range(steps):
+            x = handle[rows[t]].to(self.dtype)
+            if noise is None:
+                epsilon = self._normal(shape, seed, "training noise", first_step + t)
+            else:
+                epsilon = torch.as_tensor(noise[t], dtype=self.dtype, device=self.device)
+            quantities = self.vae(x, epsilon)
+            value = objective(log_weights(quantities, float(kl_weights[t])))
+            self.optimizer.zero_grad()
+            (-value).backward()
+            self.optimizer.param_groups[0]["lr"] = float(learning_rates[t])
+            self.optimizer.step()
+            with torch.no_grad():
+                if self.ema:
+                    torch._foreach_lerp_(
+                        list(self.ema.values()), list(self.parameters.values()), 1 - self.training.ema_decay
+                    )
+                results[t, 0] = value
+                results[t, 1] = log_weights(quantities, 1.0).mean()
+        self.step += steps
+        values = results.cpu().numpy()
+        return values[:, 0], values[:, 1]
+
+    @torch.no_grad()
+    def log_weights(
+        self, handle: Tensor, indices: np.ndarray, *, samples: range, seed: int, noise: np.ndarray | None
+    ) -> np.ndarray:
+        if noise is None:
+            shape = (NOISE_BLOCK, self.model.latent_size)
+            epsilon = torch.stack(
+                [
+                    torch.cat([self._normal(shape, seed, "evaluation noise", int(i), block) for block in noise_blocks(samples)])
+                    for i in indices
+                ],
+                dim=1,
+            )[: len(samples)]
+        else:
+            epsilon = torch.as_tensor(noise, dtype=self.dtype, device=self.device)
+        return log_weights(self.judged(self._images(handle, indices), epsilon), 1.0).cpu().numpy()
+
+    def inspect(
+        self, handle: Tensor, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float
+    ) -> dict[str, np.ndarray]:
+        epsilon = torch.as_tensor(noise, dtype=self.dtype, device=self.device)
+        quantities = self.vae(self._images(handle, indices), epsilon)
+        quantities["log_weights"] = log_weights(quantities, kl_weight)
+        quantities["objective"] = objective(quantities["log_weights"])
+        gradients = torch.autograd.grad(quantities["objective"], list(self.parameters.values()))
+        return {name: value.detach().cpu().numpy() for name, value in quantities.items()} | {
+            f"gradient/{name}": portable(name, gradient)
+            for name, gradient in zip(self.parameters, gradients, strict=True)
+        }
+
+    @torch.no_grad()
+    def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        quantities = self.judged.encode(torch.as_tensor(images, dtype=self.dtype, device=self.device))
+        return quantities["loc"].cpu().numpy(), quantities["scale"].cpu().numpy()
+
+    @torch.no_grad()
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        logits = self.judged.decoder(torch.as_tensor(latents, dtype=self.dtype, device=self.device))
+        return torch.sigmoid(logits).cpu().numpy()
+
+    def state(self) -> State:
+        return (
+            {"step": np.array(self.step, dtype=np.int64)}
+            | {f"parameters/{name}": portable(name, value) for name, value in self.parameters.items()}
+            | {f"ema/{name}": portable(name, value) for name, value in self.ema.items()}
+            | {
+                f"optimizer/{name}": portable(name, value)
+                for name, value in optimizers.moments(self.optimizer, self.parameters, self.settings).items()
+            }
+        )
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+create = Session
+
+
+def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Dtype) -> Callable[[int], None]:
+    """See `Backend.probe`: each product writes into a buffer of its own, made beforehand."""
+    where: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": select(device)}
+    factors = [(torch.randn(m, k, **where), torch.randn(k, n, **where), torch.empty(m, n, **where)) for m, k, n in products]
+
+    def launch(repeats: int) -> None:
+        for _ in range(repeats):
+            for left, right, result in factors:
+                torch.mm(left, right, out=result)
+        if where["device"].type == "cuda":
+            torch.cuda.synchronize()
+
+    return launch

@@ -1,0 +1,68 @@
+"""The variational autoencoder (Kingma and Welling 2014): log weights and the training objective, in nats per image."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from backends.pytorch.flow import Flow
+from backends.pytorch.networks import MLP
+from common.config import Model
+
+
+def softplus(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    # PyTorch's own threshold of 20 drops e^-20, which is 2e-9: too much in float64.
+    return F.softplus(x, threshold=40)
+
+
+def standard_normal_log_density(x: Float[Tensor, "*rows latent"]) -> Float[Tensor, "*rows"]:
+    """log N(x; 0, I)."""
+    return -0.5 * (x.square() + math.log(2 * math.pi)).sum(-1)
+
+
+class VAE(nn.Module):
+    """p(z) = N(0, I), p(x|z) = Bernoulli(decoder(z)); q(z|x) is Gaussian, or a flow over one with context h."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.latent = model.latent_size
+        flow = model.variational == "flow"
+        self.encoder = MLP(model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size)
+        self.flow = Flow(model.latent_size, model.hidden_size, model.flow_depth) if flow else None
+        self.decoder = MLP(model.latent_size, model.hidden_size, model.pixels)
+
+    def encode(self, x: Float[Tensor, "batch pixels"]) -> dict[str, Any]:
+        """loc, scale and, for a flow, context, [batch, latent] each: q's Gaussian base is N(loc, scale²)."""
+        loc, s, *context = self.encoder(x).split(self.latent, dim=-1)
+        return {"loc": loc, "scale": softplus(s)} | ({"context": context[0]} if context else {})
+
+    def forward(self, x: Float[Tensor, "batch pixels"], noise: Float[Tensor, "samples batch latent"]) -> dict[str, Any]:
+        """Every quantity by name: z [samples, batch, latent], logits [samples, batch, pixels], densities [samples, batch]."""
+        quantities = self.encode(x)
+        loc, scale = quantities["loc"], quantities["scale"]
+        z = loc + scale * noise
+        log_q = standard_normal_log_density(noise) - scale.log().sum(-1)
+        quantities |= {"base_z": z, "base_log_q": log_q, "z": z}
+        if self.flow is not None:
+            quantities |= self.flow(z, quantities["context"])
+            z, log_q = quantities["z"], log_q - quantities["log_det"]
+        logits = self.decoder(z)
+        return quantities | {
+            "log_q": log_q,
+            "logits": logits,
+            "log_p_x_given_z": (x * logits - softplus(logits)).sum(-1),
+            "log_p_z": standard_normal_log_density(z),
+        }
+
+
+def log_weights(quantities: dict[str, Any], kl_weight: Any) -> Float[Tensor, "samples batch"]:
+    """log w_β = log p(x|z) + β·(log p(z) − log q(z|x))."""
+    return quantities["log_p_x_given_z"] + kl_weight * (quantities["log_p_z"] - quantities["log_q"])
+
+
+def objective(log_w: Float[Tensor, "samples batch"]) -> Float[Tensor, ""]:
+    """Mean over the batch of logmeanexp over samples: the ELBO for one sample, IWAE's bound for more (Burda et al. 2016, eq. 8)."""
+    return (log_w.logsumexp(0) - math.log(len(log_w))).mean()

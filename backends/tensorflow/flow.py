@@ -1,0 +1,83 @@
+"""Inverse autoregressive flow (Kingma et al. 2016, eq. 10-14)."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from jaxtyping import Float
+
+from common.masks import made_masks
+
+
+class MaskedLinear(keras.layers.Dense):
+    """x·(weight ∘ mask) + bias."""
+
+    def __init__(self, mask: np.ndarray, *, dtype: str):
+        inputs, outputs = mask.shape
+        super().__init__(outputs, dtype=dtype)
+        self.build((None, inputs))
+        self.mask = tf.constant(mask, dtype)
+
+    def call(self, x: Float[tf.Tensor, "*rows inputs"]) -> Float[tf.Tensor, "*rows outputs"]:
+        return tf.tensordot(x, self.kernel * self.mask, axes=1) + self.bias
+
+
+class MADE(keras.layers.Layer):
+    """(m, s) of each latent from the latents before it and the context (Germain et al. 2015)."""
+
+    def __init__(self, latent: int, hidden: int, *, dtype: str):
+        super().__init__(dtype=dtype)
+        masks = made_masks(latent_size=latent, hidden_size=hidden)
+        self.first = MaskedLinear(masks["first"], dtype=dtype)
+        self.context = keras.layers.Dense(hidden, use_bias=False, dtype=dtype)
+        self.context.build((None, latent))
+        self.second = MaskedLinear(masks["second"], dtype=dtype)
+        self.out = MaskedLinear(masks["out"], dtype=dtype)
+
+    def call(
+        self, z: Float[tf.Tensor, "samples batch latent"], context: Float[tf.Tensor, "batch latent"]
+    ) -> tuple[Float[tf.Tensor, "samples batch latent"], Float[tf.Tensor, "samples batch latent"]]:
+        hidden = tf.nn.relu(self.first(z) + self.context(context))
+        hidden = tf.nn.relu(self.second(hidden))
+        m, s = tf.split(self.out(hidden), 2, axis=-1)
+        return m, s
+
+
+class Block(keras.layers.Layer):
+    """z ← gate·z + (1 − gate)·m with gate = σ(s + gate_bias); its log|det ∂z'/∂z| is Σ log gate."""
+
+    def __init__(self, latent: int, hidden: int, *, dtype: str):
+        super().__init__(dtype=dtype)
+        self.made = MADE(latent, hidden, dtype=dtype)
+        self.gate_bias = self.add_weight(shape=(latent,), dtype=dtype, name="gate_bias")
+
+    def call(
+        self, z: Float[tf.Tensor, "samples batch latent"], context: Float[tf.Tensor, "batch latent"]
+    ) -> tuple[Float[tf.Tensor, "samples batch latent"], Float[tf.Tensor, "samples batch"]]:
+        m, s = self.made(z, context)
+        s = s + self.gate_bias
+        gate = tf.sigmoid(s)
+        return gate * z + (1 - gate) * m, tf.reduce_sum(tf.math.log_sigmoid(s), -1)
+
+
+class Flow(keras.layers.Layer):
+    """Blocks in a row; the latent axis is reversed between two of them."""
+
+    def __init__(self, latent: int, hidden: int, depth: int, *, dtype: str):
+        super().__init__(dtype=dtype)
+        self.blocks = [Block(latent, hidden, dtype=dtype) for _ in range(depth)]
+
+    def call(
+        self, z: Float[tf.Tensor, "samples batch latent"], context: Float[tf.Tensor, "batch latent"]
+    ) -> dict[str, Any]:
+        """Each block's z and log_det under `flow.blocks.I.`, the last z as `z` and the sum of all log-dets as `log_det`."""
+        quantities: dict[str, Any] = {}
+        log_det = tf.zeros_like(z[..., 0])
+        for i, block in enumerate(self.blocks):
+            if i > 0:
+                z = tf.reverse(z, [-1])
+            z, block_log_det = block(z, context)
+            log_det = log_det + block_log_det
+            quantities |= {f"flow.blocks.{i}.z": z, f"flow.blocks.{i}.log_det": block_log_det}
+        return quantities | {"z": z, "log_det": log_det}

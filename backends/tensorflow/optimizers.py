@@ -1,0 +1,63 @@
+"""The update rules of common/config.py, and the way between an optimizer and the portable state's moments."""
+
+import keras
+import tensorflow as tf
+
+from common import config
+
+
+class Optimizer(keras.optimizers.Optimizer):
+    """Moments of the gradient, in the parameters' dtype; decoupled weight decay. `rate` is the learning rate of the step."""
+
+    def __init__(self, settings: config.Optimizer, dtype: str):
+        super().__init__(learning_rate=lambda: self.rate)
+        self.rate = tf.Variable(settings.learning_rate, dtype=dtype, trainable=False)
+        self.settings = settings
+
+    def build(self, variables):
+        super().build(variables)
+        self.first, self.second = self.add_optimizer_variables(variables, ["first_moment", "second_moment"])
+
+    def update_step(self, gradient, variable, learning_rate):
+        i = self._get_variable_index(variable)
+        direction = self.direction(gradient, self.first[i], self.second[i])
+        self.assign(variable, (1 - learning_rate * self.settings.weight_decay) * variable - learning_rate * direction)
+
+
+class Adam(Optimizer):
+    """m̂/(√v̂ + ε) (Kingma and Ba 2015, algorithm 1). Keras's own adds ε to the root of v before its bias is corrected."""
+
+    def direction(self, gradient, first, second):
+        beta1, beta2 = self.settings.adam_beta1, self.settings.adam_beta2
+        t = tf.cast(self.iterations + 1, gradient.dtype)
+        self.assign(first, beta1 * first + (1 - beta1) * gradient)
+        self.assign(second, beta2 * second + (1 - beta2) * tf.square(gradient))
+        m = first / (1 - tf.pow(tf.constant(beta1, gradient.dtype), t))
+        v = second / (1 - tf.pow(tf.constant(beta2, gradient.dtype), t))
+        return m / (tf.sqrt(v) + self.settings.adam_epsilon)
+
+
+class RMSprop(Optimizer):
+    """g/(√v + ε) or g/√(v + ε), where Keras has only the latter; centered: v − m² in place of v."""
+
+    def direction(self, gradient, first, second):
+        decay, epsilon = self.settings.rmsprop_decay, self.settings.rmsprop_epsilon
+        self.assign(second, decay * second + (1 - decay) * tf.square(gradient))
+        v = second.value
+        if self.settings.rmsprop_centered:
+            self.assign(first, decay * first + (1 - decay) * gradient)
+            v = v - tf.square(first)
+        return gradient / (tf.sqrt(v + epsilon) if self.settings.rmsprop_epsilon_in_root else tf.sqrt(v) + epsilon)
+
+
+def create(settings: config.Optimizer, dtype: str) -> Optimizer:
+    """The optimizer, not yet built on its variables."""
+    return {"adam": Adam, "rmsprop": RMSprop}[settings.optimizer](settings, dtype)
+
+
+def slots(optimizer: Optimizer, names: list[str], settings: config.Optimizer) -> dict[str, keras.Variable]:
+    """`first_moment/NAME` … → the optimizer's variable; NAME runs over the variables that it was built on, in their order."""
+    result = {f"second_moment/{name}": slot for name, slot in zip(names, optimizer.second, strict=True)}
+    if settings.optimizer == "adam" or settings.rmsprop_centered:
+        result |= {f"first_moment/{name}": slot for name, slot in zip(names, optimizer.first, strict=True)}
+    return result

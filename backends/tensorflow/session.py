@@ -1,0 +1,228 @@
+"""The contract of common/protocol.py in TensorFlow: one XLA-compiled loop over the steps of a chunk."""
+
+import contextlib
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from backends.tensorflow import optimizers
+from backends.tensorflow.vae import VAE, log_weights, objective
+from common.config import Device, Dtype, Model, Optimizer, Training
+from common.errors import UserError
+from common.noise import NOISE_BLOCK, noise_blocks, seed_for
+from common.parameters import State, group, shapes
+from common.protocol import Description
+
+tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+def describe() -> Description:
+    devices = {"cpu": platform.machine()}
+    for gpu in tf.config.list_physical_devices("GPU"):
+        devices.setdefault("cuda", tf.config.experimental.get_device_details(gpu)["device_name"])
+    versions = {"keras": version("keras")}
+    for name in ("tensorflow", "tensorflow-cpu"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return Description(versions=versions, devices=devices, unavailable=None)
+
+
+def select(device: Device) -> str:
+    """The device's name. Raises `UserError` where it isn't there."""
+    if device not in describe().devices:
+        raise UserError(
+            f"TensorFlow has no device '{device}' here; use --device cpu, or install environments/tensorflow-cuda.txt."
+        )
+    return {"cpu": "/CPU:0", "cuda": "/GPU:0"}[device]
+
+
+def variable(vae: VAE, name: str) -> keras.Variable:
+    """The variable of this portable name: `weight` is a Dense layer's `kernel`."""
+    owner: Any = vae
+    for key in name.replace("weight", "kernel").split("."):
+        owner = owner[int(key)] if key.isdigit() else getattr(owner, key)
+    return owner
+
+
+def seed_pair(*seed: Any) -> tf.Tensor:
+    """What stateless draws take."""
+    return tf.constant([seed_for(*seed), 0], tf.uint32)
+
+
+class Session:
+    def __init__(
+        self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype
+    ):
+        self.device, self.dtype = select(device), tf.as_dtype(dtype)
+        self.model, self.settings, self.training = model, optimizer, training
+        with tf.device(self.device):
+            self.vae = self.judged = VAE(model, dtype=dtype)
+            self.parameters = {name: variable(self.vae, name) for name in shapes(model)}
+            self.ema: dict[str, keras.Variable] = {}
+            if training.ema_decay:
+                self.judged = VAE(model, dtype=dtype)
+                self.ema = {name: variable(self.judged, name) for name in shapes(model)}
+            self.optimizer = optimizers.create(optimizer, dtype)
+            self.optimizer.build(list(self.parameters.values()))
+        self.moments = optimizers.slots(self.optimizer, list(self.parameters), optimizer)
+        for variables, prefix in ((self.parameters, "parameters"), (self.ema, "ema"), (self.moments, "optimizer")):
+            for name, value in group(state, prefix).items():
+                if name in variables:
+                    variables[name].assign(value.astype(dtype))
+        self.optimizer.iterations.assign(int(state["step"]))
+
+    def place(self, images: np.ndarray) -> tf.Tensor:
+        with tf.device(self.device):
+            return tf.identity(tf.constant(images))
+
+    def train(
+        self,
+        handle: tf.Tensor,
+        indices: np.ndarray,
+        *,
+        first_step: int,
+        learning_rates: np.ndarray,
+        kl_weights: np.ndarray,
+        seed: int,
+        noise: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        with tf.device(self.device):
+            objectives, elbos = self._train(
+                handle,
+                tf.constant(indices, tf.int32),
+                tf.constant(first_step, tf.int32),
+                tf.constant(learning_rates, self.dtype),
+                tf.constant(kl_weights, self.dtype),
+                seed_pair(seed, "training noise"),
+                None if noise is None else tf.constant(noise, self.dtype),
+            )
+        return objectives.numpy(), elbos.numpy()
+
+    @tf.function(jit_compile=True)
+    def _train(self, handle, rows, first_step, learning_rates, kl_weights, seed, noise):
+        steps, batch = rows.shape
+        shape = (self.training.objective_samples, batch, self.model.latent_size)
+        parameters = list(self.parameters.values())
+        objectives = tf.TensorArray(self.dtype, steps)
+        elbos = tf.TensorArray(self.dtype, steps)
+        t = 0
+        while t < steps:
+            x = tf.cast(tf.gather(handle, rows[t]), self.dtype)
+            if noise is None:
+                step_seed = tf.random.experimental.stateless_fold_in(seed, first_step + t)
+                epsilon = tf.random.stateless_normal(shape, step_seed, self.dtype)
+            else:
+                epsilon = noise[t]
+            with tf.GradientTape() as tape:
+                quantities = self.vae(x, epsilon)
+                value = objective(log_weights(quantities, kl_weights[t]))
+                loss = -value
+            gradients = tape.gradient(loss, [p.value for p in parameters])
+            self.optimizer.rate.assign(learning_rates[t])
+            self.optimizer.apply(gradients, parameters)
+            for average, parameter in zip(self.ema.values(), parameters):
+                average.assign(average + (1 - self.training.ema_decay) * (parameter - average))
+            objectives = objectives.write(t, value)
+            elbos = elbos.write(t, tf.reduce_mean(log_weights(quantities, 1.0)))
+            t += 1
+        return objectives.stack(), elbos.stack()
+
+    def log_weights(
+        self, handle: tf.Tensor, indices: np.ndarray, *, samples: range, seed: int, noise: np.ndarray | None
+    ) -> np.ndarray:
+        with tf.device(self.device):
+            rows = tf.constant(indices, tf.int32)
+            if noise is None:
+                blocks = noise_blocks(samples)
+                pair = seed_pair(seed, "evaluation noise")
+                epsilon = self._evaluation_noise(pair, rows, tf.range(blocks.start, blocks.stop))[: len(samples)]
+            else:
+                epsilon = tf.constant(noise, self.dtype)
+            return self._log_weights(handle, rows, epsilon).numpy()
+
+    @tf.function(jit_compile=True)
+    def _evaluation_noise(self, seed, images, blocks):
+        """[samples, batch, latent]: a block of samples is a function of (seed, image, block)."""
+
+        def draw(image):
+            image_seed = tf.random.experimental.stateless_fold_in(seed, image)
+            return tf.map_fn(
+                lambda block: tf.random.stateless_normal(
+                    (NOISE_BLOCK, self.model.latent_size),
+                    tf.random.experimental.stateless_fold_in(image_seed, block),
+                    self.dtype,
+                ),
+                blocks,
+                fn_output_signature=self.dtype,
+            )
+
+        draws = tf.map_fn(draw, images, fn_output_signature=self.dtype)
+        return tf.transpose(tf.reshape(draws, (len(images), -1, self.model.latent_size)), (1, 0, 2))
+
+    @tf.function(jit_compile=True)
+    def _log_weights(self, handle, indices, noise):
+        return log_weights(self.judged(tf.cast(tf.gather(handle, indices), self.dtype), noise), 1.0)
+
+    def inspect(
+        self, handle: tf.Tensor, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float
+    ) -> dict[str, np.ndarray]:
+        with tf.device(self.device), tf.GradientTape() as tape:
+            quantities = self.vae(tf.cast(tf.gather(handle, indices), self.dtype), tf.constant(noise, self.dtype))
+            quantities["log_weights"] = log_weights(quantities, kl_weight)
+            quantities["objective"] = objective(quantities["log_weights"])
+        gradients = tape.gradient(quantities["objective"], [p.value for p in self.parameters.values()])
+        quantities |= {f"gradient/{name}": g for name, g in zip(self.parameters, gradients, strict=True)}
+        return {name: value.numpy() for name, value in quantities.items()}
+
+    def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with tf.device(self.device):
+            quantities = self.judged.encode(tf.constant(images, self.dtype))
+            return quantities["loc"].numpy(), quantities["scale"].numpy()
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        with tf.device(self.device):
+            return tf.sigmoid(self.judged.decoder(tf.constant(latents, self.dtype))).numpy()
+
+    def state(self) -> State:
+        variables = (
+            {f"parameters/{name}": value for name, value in self.parameters.items()}
+            | {f"ema/{name}": value for name, value in self.ema.items()}
+            | {f"optimizer/{name}": value for name, value in self.moments.items()}
+        )
+        step = np.array(self.optimizer.iterations.numpy(), dtype=np.int64)
+        return {"step": step} | {name: value.numpy().copy() for name, value in variables.items()}
+
+    def synchronize(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.numpy()
+
+
+create = Session
+
+
+def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Dtype) -> Callable[[int], None]:
+    """See `Backend.probe`: one compiled call a repeat; every product is an output, so that none is optimised away."""
+    where, draws = select(device), np.random.default_rng(0)
+    with tf.device(where):
+        factors = [
+            (tf.constant(draws.standard_normal((m, k)), dtype), tf.constant(draws.standard_normal((k, n)), dtype))
+            for m, k, n in products
+        ]
+    multiply = tf.function(lambda: [left @ right for left, right in factors], jit_compile=True)
+
+    def launch(repeats: int) -> None:
+        with tf.device(where):
+            for _ in range(repeats):
+                results = multiply()
+        results[-1].numpy()
+
+    return launch

@@ -1,0 +1,106 @@
+"""Where a run was measured: software, source, machine, threads. No framework is imported for it."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+
+# What a run's numbers depend on. Those that are not installed are left out.
+PACKAGES = (
+    "numpy",
+    "h5py",
+    "scikit-learn",
+    "torch",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "tensorflow",
+    "tensorflow-cpu",
+    "keras",
+)
+SOURCES = ("backends", "common", "benchmarks", "environments", ":!benchmarks/records", ":!benchmarks/baselines")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_PROC_BIND",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "KMP_AFFINITY",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "XLA_FLAGS",
+)
+
+
+def describe() -> dict[str, Any]:
+    """The `environment` of a record that starts now.
+
+    versions: {package: version}, python's among them. commit: git's HEAD, and `dirty` whether a source differs from it; both
+    None outside a git checkout. machine: CPU, cores, memory in bytes, system; `gpu` is for the backend to fill in. threads: the
+    cores that this process may use, and those of THREAD_VARIABLES that are set. load: the system's average over the last minute.
+    """
+    commit, dirty = _commit()
+    return {
+        "versions": versions(),
+        "commit": commit,
+        "dirty": dirty,
+        "machine": dict(_machine()),
+        "threads": {
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),  # not on macOS
+            "variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+        },
+        "load": psutil.getloadavg()[0],
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of those PACKAGES that are installed."""
+    installed = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            installed[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+@functools.cache  # py-cpuinfo can take a second
+def _machine() -> dict[str, Any]:
+    import cpuinfo
+
+    return {
+        "cpu": cpuinfo.get_cpu_info().get("brand_raw") or platform.processor() or platform.machine(),
+        "physical_cores": psutil.cpu_count(logical=False),
+        "logical_cores": psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "os": platform.platform(),
+        "gpu": None,
+    }
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    """HEAD's hash, and whether SOURCES differ from it."""
+    # Unpacked inside another project's checkout, git would answer for that one.
+    top = _git("rev-parse", "--show-toplevel")
+    commit = _git("rev-parse", "HEAD")
+    if top is None or commit is None or Path(top).resolve() != ROOT.resolve():
+        return None, None
+    return commit, bool(_git("status", "--porcelain", "--", *SOURCES))
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints, or None where there is no git, no checkout or no commit."""
+    try:
+        answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

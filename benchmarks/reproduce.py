@@ -1,0 +1,124 @@
+"""Run a README table's rows again and say which differ from their records by more than their error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import records, tables
+from benchmarks.records import RECORDS, Record
+from common.errors import UserError
+
+# The allowed error of a row: how far, in nats of test log p(x), two runs of one setting and one seed may lie apart.
+#
+# On one machine with one set of versions they are equal. Elsewhere float32 sums are taken in another order, training amplifies
+# the difference over thousands of steps, and the two models are as far apart as two seeds' are. Both are scored on the same
+# images, so the standard error over images is common to them and isn't counted; the K importance samples' noise averages out
+# over the images to far less than this.
+TOLERANCE_NATS = {
+    "quick": 0.3,
+    "standard": 0.3,
+    # Their learning rate stays constant: the parameters still move when training stops.
+    "ancestor-pytorch": 1.0,
+    "ancestor-jax": 1.0,
+    "ancestor-tensorflow": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row's verdict; `difference` is new − old test log p(x), nats, or None where there is nothing to compare."""
+
+    difference: float | None
+    agrees: bool
+    verdict: str
+
+
+def compare(old: Record, new: Record) -> Comparison:
+    """Whether a new run's test log p(x) is the old one's, within TOLERANCE_NATS of the preset; the speed isn't judged.
+
+    Runs that failed, or on other data, settings or test images, don't agree.
+    """
+    if new["status"] != "ok":
+        return Comparison(None, False, f"{new['status']}: {new['reason']}")
+    for key in ("dataset.sha256", "test.images", "test.importance_samples", *_settings(old["config"], "config")):
+        if _at(old, key) != _at(new, key):
+            return Comparison(None, False, f"another run: {key} was {_at(old, key)}, is {_at(new, key)}")
+    if old["test"]["log_px"] is None or new["test"]["log_px"] is None:
+        return Comparison(None, False, "no log p(x) to compare")
+    difference = new["test"]["log_px"] - old["test"]["log_px"]
+    if difference == 0:
+        return Comparison(0.0, True, "identical")
+    agrees = abs(difference) <= TOLERANCE_NATS[old["preset"]]
+    return Comparison(difference, agrees, "within error" if agrees else "differs")
+
+
+def reproduce(
+    table: str,
+    *,
+    results: Path,
+    run: Callable[[Record], Record],
+    records_dir: Path = RECORDS,
+    console: Console | None = None,
+) -> int:
+    """Run each "ok" record of a README table again, write the new record into `results`, print both.
+
+    `run` maps a record to that of a new run of its backend, data set, preset, seed and config. A row whose run raises
+    `UserError` (its framework isn't installed, say) doesn't agree, and the others still run. Returns the exit code: 1 if any row
+    doesn't agree, else 0. Raises `UserError` for an unknown table, one with no "ok" record, or `results` that holds the records.
+    """
+    console = console or Console()
+    if results.resolve() == records_dir.resolve():
+        raise UserError(f"{results} holds the records to compare with; give another folder as --results.")
+    olds = [record for record in tables.rows(table, records.read_all(records_dir)) if record["status"] == "ok"]
+    if not olds:
+        raise UserError(f"The table '{table}' has no record of a finished run in {records_dir}, so there is nothing to run again.")
+    lines, verdicts = [], []
+    for old in olds:
+        try:
+            new = run(old)
+            records.write(new, results)
+        except UserError as error:
+            new = old | {"status": "not-run", "reason": str(error), "timing": {}, "test": {}}
+        comparison = compare(old, new)
+        verdicts.append(comparison.agrees)
+        lines.append(_cells(old, new, comparison))
+    tables.show(console, title=f"{table}, run again", columns=list(lines[0]), rows=[list(line.values()) for line in lines])
+    console.print(f"{sum(verdicts)} of {len(verdicts)} rows agree.", highlight=False)
+    return 0 if all(verdicts) else 1
+
+
+def _cells(old: Record, new: Record, comparison: Comparison) -> dict[str, str]:
+    return {
+        "family": old["variational"],
+        "backend": old["backend"],
+        "preset": old["preset"],
+        "seed": str(old["seed"]),
+        "old log p(x)": tables.number(old["test"].get("log_px"), ".3f"),
+        "new log p(x)": tables.number(new["test"].get("log_px"), ".3f"),
+        "difference": tables.number(comparison.difference, "+.3f"),
+        "allowed": tables.number(TOLERANCE_NATS[old["preset"]], ".1f"),
+        "old examples/s": tables.number(old["timing"].get("examples_per_s"), ",.0f"),
+        "new examples/s": tables.number(new["timing"].get("examples_per_s"), ",.0f"),
+        "verdict": comparison.verdict,
+    }
+
+
+def _settings(config: dict[str, Any], place: str) -> list[str]:
+    """The places of a config's settings in its record: "config.model.latent_size" and so on."""
+    places = []
+    for key, value in config.items():
+        places += _settings(value, f"{place}.{key}") if isinstance(value, dict) else [f"{place}.{key}"]
+    return places
+
+
+def _at(record: Record, place: str) -> Any:
+    """The value at a place, "dataset.sha256" say; None where the record lacks it."""
+    value: Any = record
+    for key in place.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

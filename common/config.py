@@ -1,0 +1,190 @@
+"""Every setting of the suite, with its default and its help text. No backend has a default of its own.
+
+A field made by `setting` is a command-line flag; the field's name is the flag's name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from common.errors import UserError
+
+Variational = Literal["mean-field", "flow"]
+InitialWeights = Literal["lecun-normal", "glorot", "torch-linear"]
+Dtype = Literal["float32", "float64"]
+Device = Literal["cpu", "cuda"]
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field that is also a command-line flag."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What is trained. Two equal models have the same parameters, in every backend."""
+
+    variational: Variational = setting("mean-field", "Family of q(z|x): a diagonal Gaussian, or an inverse autoregressive flow.")
+    pixels: int = 784  # not a flag: the data set decides
+    latent_size: int = setting(128, "Dimensions of z.")
+    hidden_size: int = setting(512, "Width of both hidden layers of the encoder, the decoder and each MADE.")
+    flow_depth: int = setting(2, "Inverse autoregressive blocks (flow only).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """The update rule, every term of it. Moments are of the gradient of the objective's batch mean."""
+
+    optimizer: Literal["adam", "rmsprop"] = setting("adam", "Update rule.")
+    learning_rate: float = setting(1e-3, "Learning rate at step 0.")
+    schedule: Literal["constant", "cosine"] = setting("cosine", "Learning rate over the steps; cosine ends at 0.")
+    adam_beta1: float = setting(0.9, "Adam: decay of the first moment.")
+    adam_beta2: float = setting(0.999, "Adam: decay of the second moment.")
+    adam_epsilon: float = setting(1e-8, "Adam: added to the root of the second moment.")
+    rmsprop_decay: float = setting(0.9, "RMSprop: decay of the second moment (and of the mean, if centered).")
+    rmsprop_epsilon: float = setting(1e-8, "RMSprop: added to the second moment, inside or outside its root.")
+    rmsprop_epsilon_in_root: bool = setting(False, "RMSprop: g/sqrt(v + epsilon) rather than g/(sqrt(v) + epsilon).")
+    rmsprop_centered: bool = setting(False, "RMSprop: subtract the squared mean gradient from the second moment.")
+    rmsprop_initial_accumulator: float = setting(0.0, "RMSprop: second moment before the first step.")
+    weight_decay: float = setting(0.0, "Decoupled: each step first scales the parameters by 1 - learning rate * this.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How long, on what, and which state is kept."""
+
+    seed: int = setting(0, "Seeds initial weights, the order of minibatches and all noise, in streams that never overlap.")
+    batch_size: int = setting(128, "Images a step.")
+    steps: int = setting(30_000, "Steps of training.")
+    objective_samples: int = setting(1, "k: 1 trains on the ELBO, more on the importance-weighted bound.")
+    warm_up: int = setting(10_000, "Steps over which the KL weight grows linearly to 1; 0 for none.")
+    initial_weights: InitialWeights = setting("lecun-normal", "Distribution of the initial weights; biases start at 0.")
+    data_bias: bool = setting(True, "Start the decoder's output bias at the training pixels' log-odds.")
+    ema_decay: float = setting(0.0, "Exponential moving average of the parameters, used wherever they are judged; 0 for none.")
+    noise: Literal["device", "shared"] = setting(
+        "device", "Who draws the training noise: each framework on its device, or NumPy, the same for all."
+    )
+    chunk: int = setting(100, "Steps a compiled call; changes no result.")
+    log_interval: int = setting(500, "Steps between points of the training curve; a multiple of the chunk.")
+    validation_interval: int = setting(1_000, "Steps between validations and checkpoints; a multiple of the log interval.")
+    selection: Literal["last", "best-validation"] = setting("last", "Which state is tested.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How a trained model is judged."""
+
+    samples: int = setting(1_000, "K: importance samples an image for log p(x), used exactly.")
+    images: int = setting(0, "Test images, a seeded random subset; 0 for the whole set.")
+    image_batch: int = setting(100, "Images a call; changes no result.")
+    sample_block: int = setting(100, "Samples an image a call; changes no result.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A run's settings, whole: with a backend and a data set they determine its numbers."""
+
+    model: Model = Model()
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    dtype: Dtype = setting("float32", "Precision of parameters and arithmetic; TF32 is off.")
+    device: Device = setting("cpu", "Where the model lives.")
+
+    def replace(self, **changes: Any) -> Config:
+        """This config with some settings changed, each named by its field, whichever section that is in.
+
+        Raises `UserError` for a name that no section has.
+        """
+        sections = {section: getattr(self, section) for section in SECTIONS}
+        top = {}
+        for name, value in changes.items():
+            homes = [section for section, fields in SECTIONS.items() if name in fields]
+            if homes:
+                sections[homes[0]] = dataclasses.replace(sections[homes[0]], **{name: value})
+            elif name in ("dtype", "device"):
+                top[name] = value
+            else:
+                raise UserError(f"There is no setting '{name}'; `python -m benchmarks run --help` lists them.")
+        return dataclasses.replace(self, **sections, **top)
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        """The inverse of `as_dict`."""
+        return cls(
+            model=Model(**values["model"]),
+            optimizer=Optimizer(**values["optimizer"]),
+            training=Training(**values["training"]),
+            evaluation=Evaluation(**values["evaluation"]),
+            dtype=values["dtype"],
+            device=values["device"],
+        )
+
+
+SECTIONS: dict[str, tuple[str, ...]] = {
+    section: tuple(f.name for f in dataclasses.fields(kind))
+    for section, kind in (("model", Model), ("optimizer", Optimizer), ("training", Training), ("evaluation", Evaluation))
+}
+
+
+def check(config: Config, *, train_images: int, test_images: int) -> None:
+    """Raise `UserError` for the first setting that makes no sense alone or with a data set of these sizes."""
+    model, optimizer, training, evaluation = config.model, config.optimizer, config.training, config.evaluation
+    at_least_one = {
+        "--latent-size": model.latent_size,
+        "--hidden-size": model.hidden_size,
+        "--batch-size": training.batch_size,
+        "--steps": training.steps,
+        "--objective-samples": training.objective_samples,
+        "--chunk": training.chunk,
+        "--log-interval": training.log_interval,
+        "--validation-interval": training.validation_interval,
+        "--samples": evaluation.samples,
+        "--image-batch": evaluation.image_batch,
+        "--sample-block": evaluation.sample_block,
+    }
+    if model.variational == "flow":
+        at_least_one["--flow-depth"] = model.flow_depth
+    for flag, value in at_least_one.items():
+        if value < 1:
+            raise UserError(f"{flag} is {value}; it must be at least 1.")
+    not_negative = {
+        "--warm-up": training.warm_up,
+        "--seed": training.seed,
+        "--images": evaluation.images,
+        "--weight-decay": optimizer.weight_decay,
+        "--learning-rate": optimizer.learning_rate,
+        "--adam-epsilon": optimizer.adam_epsilon,
+        "--rmsprop-epsilon": optimizer.rmsprop_epsilon,
+        "--rmsprop-initial-accumulator": optimizer.rmsprop_initial_accumulator,
+    }
+    for flag, number in not_negative.items():
+        if not (number >= 0 and np.isfinite(number)):
+            raise UserError(f"{flag} is {number}; it must be 0 or more.")
+    rates = {
+        "--ema-decay": training.ema_decay,
+        "--adam-beta1": optimizer.adam_beta1,
+        "--adam-beta2": optimizer.adam_beta2,
+        "--rmsprop-decay": optimizer.rmsprop_decay,
+    }
+    for flag, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise UserError(f"{flag} is {rate}; it must be at least 0 and below 1.")
+    if training.log_interval % training.chunk:
+        raise UserError(f"--log-interval is {training.log_interval}; it must be a multiple of --chunk ({training.chunk}).")
+    if training.validation_interval % training.log_interval:
+        raise UserError(
+            f"--validation-interval is {training.validation_interval}; "
+            f"it must be a multiple of --log-interval ({training.log_interval})."
+        )
+    if training.batch_size > train_images:
+        raise UserError(f"--batch-size is {training.batch_size}, but the data set has only {train_images} training images.")
+    if evaluation.images > test_images:
+        raise UserError(f"--images is {evaluation.images}, but the data set has only {test_images} test images.")

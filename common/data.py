@@ -1,0 +1,361 @@
+"""Data sets of binary images: fetch, verify, cache, split; and the order of minibatches."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import math
+import os
+import sys
+import tempfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from common.errors import UserError
+from common.files import write_whole
+from common.noise import generator
+
+Splits = dict[str, np.ndarray]  # "train", "valid", "test" → uint8 [images, pixels] of 0 and 1
+
+SPLITS = ("train", "valid", "test")
+
+# `content_sha256` of the data sets that have a name.
+PINNED = {
+    "binarized-mnist": "72866132faff0190ec996992204f484ae2302fd7aae01e068590676a8580170b",
+    "binarized-digits": "8ecb75d7207acc8632fa6c8f64259e11763f75dddbeb7ac9fea1f872c43b48bc",
+}
+
+MNIST_ADDRESS = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist"
+MNIST_PIXELS = 784
+MNIST_IMAGES = {"train": 50_000, "valid": 10_000, "test": 10_000}
+# Of the three text files as published, decompressed.
+MNIST_SHA256 = {
+    "train": "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+    "valid": "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+    "test": "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+}
+
+DIGITS_IMAGES = {"train": 1197, "valid": 300, "test": 300}
+DIGITS_SEED = 0
+
+# What h5py raises on a damaged file, depending on which bytes are hit.
+DAMAGED_HDF5 = (OSError, KeyError, RuntimeError, ValueError)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Three splits of binary images, uint8 [images, pixels] of 0 and 1; `sha256` is their `content_sha256`."""
+
+    name: str
+    sha256: str
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    image_shape: tuple[int, int]
+
+    @property
+    def pixels(self) -> int:
+        return int(self.train.shape[1])
+
+
+def load(name: str, *, data_dir: Path | None) -> Dataset:
+    """The data set `binarized-mnist`, `binarized-digits`, or that of an HDF5 file, whose name ends in .h5.
+
+    binarized-mnist: Larochelle's files, sampled once by Salakhutdinov and Murray (2008), 28×28, 50,000/10,000/10,000 images;
+    from the cache, or the folder `data_dir` (None: the environment's VAEBENCH_DATA_DIR), or the published address.
+    binarized-digits: see `digits`. HDF5: see `from_hdf5`.
+
+    Raises `UserError` for another name, and for files that are missing, damaged or not what was published.
+    """
+    if name.endswith(".h5"):
+        return from_hdf5(Path(name))
+    if name == "binarized-mnist":
+        return _pinned(name, mnist(data_dir), image_shape=(28, 28))
+    if name == "binarized-digits":
+        return _pinned(name, digits(), image_shape=(8, 8))
+    raise UserError(f"There is no data set '{name}'; choose from {', '.join(PINNED)}, or give a file whose name ends in .h5.")
+
+
+def content_sha256(splits: Splits) -> str:
+    """What identifies a data set, wherever it came from: a SHA-256 in hexadecimal over train, valid and test, in this order.
+
+    Each is the line "SPLIT IMAGES PIXELS\\n" in ASCII and then its images' bits, eight a byte, first pixel highest, every image
+    padded with zeros to whole bytes.
+    """
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        images, pixels = splits[split].shape
+        digest.update(f"{split} {images} {pixels}\n".encode())
+        digest.update(np.packbits(splits[split], axis=1).tobytes())
+    return digest.hexdigest()
+
+
+def _pinned(name: str, splits: Splits, *, image_shape: tuple[int, int]) -> Dataset:
+    """Raises `UserError` where the content isn't the pinned one."""
+    sha256 = content_sha256(splits)
+    if sha256 != PINNED[name]:
+        raise UserError(
+            f"The content of {name} has SHA-256 {sha256}, not {PINNED[name]}: its source (scikit-learn's digits, or NumPy) has "
+            "changed; install the versions pinned in environments/."
+        )
+    return Dataset(name=name, sha256=sha256, **splits, image_shape=image_shape)
+
+
+# --- binarized-mnist ---
+
+
+def mnist(data_dir: Path | None) -> Splits:
+    """Binarized MNIST from the cache, else from a folder, else from the published address; then it is in the cache.
+
+    A folder that was asked for must have the three files, even when the cache makes reading them needless.
+
+    Raises `UserError` where no source has the published content.
+    """
+    folder = data_dir or (Path(os.environ["VAEBENCH_DATA_DIR"]) if os.environ.get("VAEBENCH_DATA_DIR") else None)
+    sources = {split: _mnist_file(folder, split) for split in SPLITS} if folder else None
+    cache = cache_dir() / "binarized-mnist.h5"
+    if os.path.isfile(cache):
+        splits = _read_mnist_cache(cache)
+        if splits is not None:
+            return splits
+        print(f"The cache {cache} is damaged; making it again.", file=sys.stderr)
+    splits = {split: read_amat(sources[split], split=split) for split in SPLITS} if sources else _download_mnist()
+    try:
+        write_whole(cache, lambda path: _write_mnist_cache(path, splits))
+    except UserError as error:
+        print(f"Going on without a cache: {error}", file=sys.stderr)
+    return splits
+
+
+def cache_dir() -> Path:
+    """The environment's VAEBENCH_CACHE_DIR, else the system's place for a user's caches."""
+    if os.environ.get("VAEBENCH_CACHE_DIR"):
+        return Path(os.environ["VAEBENCH_CACHE_DIR"])
+    import pooch
+
+    return Path(pooch.os_cache("vaebench"))
+
+
+def _mnist_file(folder: Path, split: str) -> Path:
+    """The split's .amat or .amat.gz. Raises `UserError` where the folder has neither."""
+    plain = folder / f"binarized_mnist_{split}.amat"
+    compressed = folder / f"binarized_mnist_{split}.amat.gz"
+    for path in (plain, compressed):
+        if os.path.isfile(path):  # false, where Path.is_file raises, in a folder that may not be entered
+            return path
+    raise UserError(
+        f"{folder} has no {plain.name} (nor {compressed.name}); put {MNIST_ADDRESS}/{plain.name} there, "
+        "or leave out --data-dir and VAEBENCH_DATA_DIR to have it fetched."
+    )
+
+
+def _download_mnist() -> Splits:
+    """Raises `UserError` where the address can't be reached or has other files than were published."""
+    import pooch
+
+    splits = {}
+    # The text is 16 times the size of the cache, so it isn't kept.
+    with tempfile.TemporaryDirectory() as folder:
+        for split in SPLITS:
+            address = f"{MNIST_ADDRESS}/binarized_mnist_{split}.amat"
+            try:
+                path = pooch.retrieve(address, known_hash=f"sha256:{MNIST_SHA256[split]}", fname=f"{split}.amat", path=folder)
+            except OSError as error:  # the network's exceptions are among them, without a strerror
+                reason = error.strerror or type(error).__name__
+                raise UserError(
+                    f"Cannot download {address} ({reason}); give a folder that has the three files as --data-dir."
+                ) from error
+            except ValueError as error:  # pooch's wrong hash
+                raise UserError(
+                    f"{address} no longer has the published file, by its SHA-256; give a folder with the three as --data-dir."
+                ) from error
+            splits[split] = read_amat(Path(path), split=split)
+    return splits
+
+
+def read_amat(path: Path, *, split: str) -> np.ndarray:
+    """A split's published text file, plain or gzipped → uint8 [images, pixels]; its SHA-256 is verified before it is parsed.
+
+    Raises `UserError` where the file can't be read, is a damaged gzip file, or isn't the published one.
+    """
+    again = f"fetch {MNIST_ADDRESS}/binarized_mnist_{split}.amat again"
+    # One byte more than there should be shows that a file is too long, without reading all of it.
+    limit = MNIST_IMAGES[split] * MNIST_PIXELS * 2 + 1
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            text = file.read(limit)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} is a truncated or damaged gzip file ({error}); {again}.") from error
+    except OSError as error:
+        raise UserError(f"Cannot read {path} ({error.strerror}); {again}, or make the file readable.") from error
+    sha256 = hashlib.sha256(text).hexdigest()
+    if sha256 != MNIST_SHA256[split]:
+        raise UserError(f"The text of {path} has SHA-256 {sha256}, not the published {MNIST_SHA256[split]}; {again}.")
+    return parse_amat(text, path=path, pixels=MNIST_PIXELS)
+
+
+def parse_amat(text: bytes, *, path: Path, pixels: int) -> np.ndarray:
+    """Lines of single 0s and 1s with single spaces between them → uint8 [images, pixels].
+
+    Raises `UserError` that names `path` for any other text.
+    """
+    if len(text) == 0 or len(text) % (2 * pixels):
+        raise UserError(f"{path} is not made of whole lines of {pixels} single-character pixels; fetch it again.")
+    pairs = np.frombuffer(text, np.uint8).reshape(-1, pixels, 2)  # a pixel and what follows it
+    if (pairs[:, :-1, 1] != ord(" ")).any() or (pairs[:, -1, 1] != ord("\n")).any():
+        raise UserError(f"{path} is not made of lines of {pixels} pixels with single spaces between them; fetch it again.")
+    images: np.ndarray = pairs[:, :, 0] - np.uint8(ord("0"))  # what is below "0" wraps around to far above 1
+    bad_lines = np.flatnonzero((images > 1).any(axis=1))
+    if len(bad_lines):
+        raise UserError(f"{path} has a pixel that is neither 0 nor 1 in line {bad_lines[0] + 1}; fetch it again.")
+    return images
+
+
+def _read_mnist_cache(path: Path) -> Splits | None:
+    """The cached splits, or None where the file is damaged."""
+    packed_pixels = MNIST_PIXELS // 8
+    splits = {}
+    try:
+        with h5py.File(path, "r") as file:
+            for split in SPLITS:
+                # A damaged header must not make us read gigabytes, so the shape is looked at first.
+                if file[split].shape != (MNIST_IMAGES[split], packed_pixels) or file[split].dtype != np.uint8:
+                    return None
+                splits[split] = np.unpackbits(file[split][...], axis=1)
+    except (*DAMAGED_HDF5, AttributeError):  # a group, which has no shape
+        return None
+    return splits if content_sha256(splits) == PINNED["binarized-mnist"] else None
+
+
+def _write_mnist_cache(path: Path, splits: Splits) -> None:
+    with h5py.File(path, "w") as file:
+        for split in SPLITS:
+            file[split] = np.packbits(splits[split], axis=1)
+
+
+# --- binarized-digits ---
+
+
+def digits() -> Splits:
+    """The 1797 8×8 digits inside scikit-learn, grey g from 0 to 16, split 1197/300/300 and binarized, both once and for all.
+
+    NumPy's PCG64 seeded with DIGITS_SEED gives first u [images], then v [images, pixels], uniform on [0, 1). Images are taken
+    in the order of rising u; a pixel is 1 where v < g/16. Only uniform draws are used: NumPy may change its shuffles.
+    """
+    from sklearn.datasets import load_digits
+
+    grey = load_digits().data
+    draws = np.random.Generator(np.random.PCG64(DIGITS_SEED))
+    order = np.argsort(draws.random(len(grey)), kind="stable")
+    images = (draws.random(grey.shape) < grey / 16).astype(np.uint8)[order]
+    ends = np.cumsum([DIGITS_IMAGES[split] for split in SPLITS])
+    return dict(zip(SPLITS, np.split(images, ends[:-1]), strict=True))
+
+
+# --- HDF5 ---
+
+
+def from_hdf5(path: Path) -> Dataset:
+    """The data sets `train`, `valid`, `test` of an HDF5 file, [images, pixels] of 0 and 1, integers, booleans or floats.
+
+    The image's shape is the file's attribute `image_shape` (rows, columns); without it a square if that fits, else one row.
+
+    Raises `UserError` for a file that is missing, damaged, or not so.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"There is no file {path}; give the path of an HDF5 file with train, valid and test.")
+    if not h5py.is_hdf5(path):
+        raise UserError(f"{path} is not a readable HDF5 file; write it again, with h5py for example.")
+    try:
+        with h5py.File(path, "r") as file:
+            splits = {split: _read_split(file, split, path=path) for split in SPLITS}
+            shape = file.attrs.get("image_shape")
+    except DAMAGED_HDF5 as error:
+        reason = " ".join(str(error).split())  # it can have several lines
+        raise UserError(f"{path} is a truncated or damaged HDF5 file ({reason}); write it again.") from error
+    widths = {split: images.shape[1] for split, images in splits.items()}
+    if len(set(widths.values())) > 1:
+        listed = ", ".join(f"{split} {pixels}" for split, pixels in widths.items())
+        raise UserError(f"The splits of {path} differ in their pixels ({listed}); give all three the same number.")
+    image_shape = _image_shape(shape, pixels=widths["train"], path=path)
+    return Dataset(name=str(path), sha256=content_sha256(splits), **splits, image_shape=image_shape)
+
+
+def _read_split(file: h5py.File, split: str, *, path: Path) -> np.ndarray:
+    stored = file.get(split)
+    if not isinstance(stored, h5py.Dataset):
+        raise UserError(f"{path} has no data set '{split}'; it needs train, valid and test, each [images, pixels].")
+    if stored.ndim != 2:
+        raise UserError(f"'{split}' of {path} has {stored.ndim} axes; it must have two, [images, pixels].")
+    if 0 in stored.shape:
+        raise UserError(f"'{split}' of {path} is empty, {list(stored.shape)}; it needs at least one image of one pixel.")
+    if stored.dtype.kind not in "biuf":
+        raise UserError(f"'{split}' of {path} has type {stored.dtype}; it must be an integer, boolean or float type.")
+    values = stored[...]
+    if not ((values == 0) | (values == 1)).all():
+        raise UserError(f"'{split}' of {path} has values other than 0 and 1; binarize it first.")
+    images: np.ndarray = values.astype(np.uint8)
+    return images
+
+
+def _image_shape(stored: Any, *, pixels: int, path: Path) -> tuple[int, int]:
+    """Rows and columns from the attribute as it is stored, or None; raises `UserError` where it isn't two sizes of `pixels`."""
+    if stored is None:
+        side = math.isqrt(pixels)
+        return (side, side) if side * side == pixels else (1, pixels)
+    shape = np.asarray(stored)
+    if shape.shape != (2,) or shape.dtype.kind not in "iu" or shape.min() < 1 or int(shape[0]) * int(shape[1]) != pixels:
+        raise UserError(f"The attribute image_shape of {path} is {stored}; it must be two integers whose product is {pixels}.")
+    return int(shape[0]), int(shape[1])
+
+
+# --- what is drawn from a data set ---
+
+
+def minibatches(*, images: int, batch_size: int, first_step: int, steps: int, seed: int) -> np.ndarray:
+    """The images of minibatches first_step …, int32 [steps, batch].
+
+    Minibatch t is positions t·batch … (t + 1)·batch − 1 of the epochs' permutations laid end to end, so that its size never
+    changes and no image is lost. It is a function of (seed, t): how steps are grouped into calls changes nothing.
+
+    Raises `UserError` for a batch larger than the data set.
+    """
+    if batch_size > images:
+        raise UserError(f"A batch of {batch_size} exceeds the {images} training images; set --batch-size to at most that.")
+    epochs, places = np.divmod(np.arange(first_step * batch_size, (first_step + steps) * batch_size), images)
+    order = np.empty(steps * batch_size, np.int32)
+    for epoch in np.unique(epochs):
+        inside = epochs == epoch
+        order[inside] = _permutation(images, seed, int(epoch))[places[inside]]
+    return order.reshape(steps, batch_size)
+
+
+@functools.lru_cache(maxsize=4)  # consecutive calls share an epoch
+def _permutation(images: int, seed: int, epoch: int) -> np.ndarray:
+    permutation = generator(seed, "data order", epoch).permutation(images).astype(np.int32)
+    permutation.setflags(write=False)
+    return permutation
+
+
+def subset(*, images: int, of: int, seed: int) -> np.ndarray:
+    """A random choice without replacement of `images` from 0 … of − 1, rising, int32 [images]; 0 images means all of them.
+
+    With one seed, a larger subset contains a smaller one. Raises `UserError` for more images than there are.
+    """
+    if images > of:
+        raise UserError(f"A subset of {images} images was asked for, but there are only {of}; set --images to at most that.")
+    chosen = generator(seed, "subset").permutation(of)[: images or of]
+    return np.sort(chosen).astype(np.int32)
+
+
+def pixel_log_odds(train: np.ndarray) -> np.ndarray:
+    """log(p/(1 − p)) of each pixel's frequency p = (ones + 1)/(n + 2), float64 [pixels], from n images [n, pixels]."""
+    ones = train.sum(axis=0, dtype=np.int64)
+    log_odds: np.ndarray = np.log(ones + 1) - np.log(len(train) - ones + 1)
+    return log_odds

@@ -1,0 +1,41 @@
+"""Where every random number of the suite comes from: named streams that never overlap, and noise that frameworks can share."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+# Evaluation noise is drawn in blocks of this many samples an image. It is a constant of the protocol: another value is other noise.
+NOISE_BLOCK = 50
+
+
+def sequence(seed: int, stream: str, *position: int) -> np.random.SeedSequence:
+    """The seed of one draw: a hash of the run's seed, the stream's name and the position in the stream (a step, an epoch …)."""
+    return np.random.SeedSequence((seed, zlib.crc32(stream.encode()), *position))
+
+
+def seed_for(seed: int, stream: str, *position: int) -> int:
+    """`sequence` as 32 bits: what a framework's own generator takes."""
+    return int(sequence(seed, stream, *position).generate_state(1)[0])
+
+
+def generator(seed: int, stream: str, *position: int) -> np.random.Generator:
+    """NumPy's Philox at the start of `sequence`."""
+    return np.random.Generator(np.random.Philox(sequence(seed, stream, *position)))
+
+
+def training_noise(*, seed: int, first_step: int, steps: int, shape: tuple[int, int, int], dtype: str) -> np.ndarray:
+    """Standard normal draws [steps, samples, batch, latent] for steps first_step …, each a function of (seed, step) alone."""
+    draws = [generator(seed, "training noise", first_step + t).standard_normal(shape) for t in range(steps)]
+    return np.stack(draws).astype(dtype)
+
+
+def noise_blocks(samples: range) -> range:
+    """The evaluation noise blocks that hold these samples; the first sample must open a block.
+
+    Raises `ValueError` where it doesn't, or where samples are not consecutive.
+    """
+    if samples.step != 1 or samples.start % NOISE_BLOCK or len(samples) == 0:
+        raise ValueError(f"{samples} must be consecutive samples from a multiple of {NOISE_BLOCK}")
+    return range(samples.start // NOISE_BLOCK, -(-samples.stop // NOISE_BLOCK))

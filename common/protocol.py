@@ -1,0 +1,109 @@
+"""The contract between the harness and a backend: NumPy at the border, keyword arguments, no default.
+
+A backend is a package `backends/NAME` whose module `session` offers the functions of `Backend`. Shapes are named
+[samples, batch, latent]; values are nats per image.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from common.config import Device, Dtype, Model, Optimizer, Training
+from common.errors import UserError
+from common.parameters import State
+
+BACKENDS = ("pytorch", "jax", "tensorflow")
+
+
+@dataclass(frozen=True)
+class Description:
+    """Which versions and devices a backend has here, or why it can't be used."""
+
+    versions: dict[str, str]
+    devices: dict[str, str]  # "cpu" or "cuda" → the hardware's name
+    unavailable: str | None
+
+
+class Session(Protocol):
+    """A model with its optimizer on a device."""
+
+    def place(self, images: np.ndarray) -> Any:
+        """A data set, uint8 [images, pixels], onto the device, once. The handle is for this session only."""
+
+    def train(
+        self,
+        handle: Any,
+        indices: np.ndarray,
+        *,
+        first_step: int,
+        learning_rates: np.ndarray,
+        kl_weights: np.ndarray,
+        seed: int,
+        noise: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A chunk of steps: (objective [steps], elbo [steps]), each the minibatch's mean before its step; the ELBO has β = 1.
+
+        indices [steps, batch], learning_rates [steps], kl_weights [steps]. Noise is drawn on the device, a function of
+        (seed, step), unless given: [steps, samples, batch, latent]. Returns when the device is idle.
+        """
+
+    def log_weights(
+        self, handle: Any, indices: np.ndarray, *, samples: range, seed: int, noise: np.ndarray | None
+    ) -> np.ndarray:
+        """log p(x,z) − log q(z|x), z ~ q(z|x), [samples, batch], for images indices [batch], by the judged parameters.
+
+        Noise is a function of (seed, image, block of NOISE_BLOCK samples), unless given: [samples, batch, latent].
+        `samples` opens a block (see `noise.noise_blocks`).
+        """
+
+    def inspect(self, handle: Any, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float) -> dict[str, np.ndarray]:
+        """Every quantity of the model by name, and `gradient/NAME` of the objective for every parameter."""
+
+    def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(loc, scale) of the Gaussian base of q(z|x), [batch, latent] each, for images [batch, pixels]."""
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """p(x = 1|z), [batch, pixels], for latents [batch, latent]."""
+
+    def state(self) -> State:
+        """The portable state as it is now."""
+
+    def synchronize(self) -> None:
+        """Return when the device is idle."""
+
+
+class Backend(Protocol):
+    """What `backends.NAME.session` offers."""
+
+    def describe(self) -> Description: ...
+
+    def create(
+        self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype
+    ) -> Session: ...
+
+    def probe(
+        self, *, products: list[tuple[int, int, int]], device: Device, dtype: Dtype
+    ) -> Callable[[int], None]:
+        """A function that runs these matrix products, [m, k]·[k, n] each, `repeats` times, and returns when the device is idle."""
+
+
+def load(name: str) -> Backend:
+    """The backend of that name, imported now.
+
+    Raises `UserError` for a name that isn't in BACKENDS, or a backend whose framework can't be imported.
+    """
+    if name not in BACKENDS:
+        raise UserError(f"There is no backend '{name}'; choose from {', '.join(BACKENDS)}.")
+    try:
+        return cast(Backend, importlib.import_module(f"backends.{name}.session"))
+    except ImportError as error:
+        raise UserError(
+            f"Backend '{name}' is unavailable ({error}); install environments/{name}-cpu.txt or {name}-cuda.txt."
+        ) from error
+
+

@@ -1,0 +1,532 @@
+"""Data sets: every source gives the published content or says why not; the order of minibatches."""
+
+import gzip
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from common import data
+from common.data import SPLITS, content_sha256, load, minibatches, parse_amat, pixel_log_odds, subset
+from common.errors import UserError
+
+REAL_DATA = os.environ.get("VAEBENCH_DATA_DIR")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty cache and no data folder, whatever the user's are."""
+    monkeypatch.setenv("VAEBENCH_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("VAEBENCH_DATA_DIR", raising=False)
+    return tmp_path / "cache" / "binarized-mnist.h5"
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    import pooch
+
+    def refuse(*_, **__):
+        raise ConnectionError("no network in tests")
+
+    monkeypatch.setattr(pooch, "retrieve", refuse)
+
+
+def random_splits(*, pixels, sizes=(20, 6, 5)):
+    draws = np.random.default_rng(0)
+    return {split: draws.integers(0, 2, (size, pixels), dtype=np.uint8) for split, size in zip(SPLITS, sizes, strict=True)}
+
+
+def amat(images):
+    return "".join(" ".join(map(str, image)) + "\n" for image in images).encode()
+
+
+def same(dataset, splits):
+    return all(np.array_equal(getattr(dataset, split), splits[split]) for split in SPLITS)
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A small data set published in place of binarized MNIST: (folder with its three .amat files, splits)."""
+    splits = random_splits(pixels=784)
+    folder = tmp_path / "published"
+    folder.mkdir()
+    for split in SPLITS:
+        (folder / f"binarized_mnist_{split}.amat").write_bytes(amat(splits[split]))
+    monkeypatch.setattr(data, "MNIST_IMAGES", {split: len(splits[split]) for split in SPLITS})
+    monkeypatch.setattr(data, "MNIST_SHA256", {split: hashlib.sha256(amat(splits[split])).hexdigest() for split in SPLITS})
+    monkeypatch.setitem(data.PINNED, "binarized-mnist", content_sha256(splits))
+    return folder, splits
+
+
+# --- binarized-mnist, on a small stand-in ---
+
+
+def test_a_folder_of_plain_and_gzipped_files(published):
+    folder, splits = published
+    plain = folder / "binarized_mnist_train.amat"
+    (folder / "binarized_mnist_train.amat.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    dataset = load("binarized-mnist", data_dir=folder)
+    assert same(dataset, splits)
+    assert dataset.train.dtype == np.uint8
+    assert dataset.sha256 == content_sha256(splits)
+    assert (dataset.name, dataset.pixels, dataset.image_shape) == ("binarized-mnist", 784, (28, 28))
+
+
+def test_the_environment_names_the_folder_and_the_argument_goes_before_it(published, tmp_path, monkeypatch):
+    folder, splits = published
+    monkeypatch.setenv("VAEBENCH_DATA_DIR", str(folder))
+    assert same(load("binarized-mnist", data_dir=None), splits)
+    with pytest.raises(UserError, match="elsewhere has no binarized_mnist_train"):
+        load("binarized-mnist", data_dir=tmp_path / "elsewhere")
+
+
+def test_the_cache_alone_is_enough(published, cache):
+    folder, splits = published
+    first = load("binarized-mnist", data_dir=folder)
+    assert cache.stat().st_size < 31 * 98 + 4096
+    second = load("binarized-mnist", data_dir=None)
+    assert same(second, splits)
+    assert second.sha256 == first.sha256
+
+
+def test_a_folder_that_lacks_a_file_is_an_error_even_with_a_cache(published, cache):
+    folder, _ = published
+    load("binarized-mnist", data_dir=folder)
+    assert cache.exists()
+    (folder / "binarized_mnist_valid.amat").unlink()
+    with pytest.raises(UserError, match=r"has no binarized_mnist_valid\.amat .*http://"):
+        load("binarized-mnist", data_dir=folder)
+
+
+def test_download(published, monkeypatch, cache):
+    import pooch
+
+    folder, splits = published
+    asked = []
+
+    def retrieve(url, known_hash, fname, path):
+        asked.append((url, known_hash))
+        target = Path(path) / fname
+        target.write_bytes((folder / url.rsplit("/", 1)[1]).read_bytes())
+        return str(target)
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    assert same(load("binarized-mnist", data_dir=None), splits)
+    assert asked == [
+        (f"{data.MNIST_ADDRESS}/binarized_mnist_{split}.amat", f"sha256:{data.MNIST_SHA256[split]}") for split in SPLITS
+    ]
+    load("binarized-mnist", data_dir=None)
+    assert len(asked) == 3
+    assert [path.name for path in cache.parent.iterdir()] == [cache.name]
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (ConnectionError("long story"), r"Cannot download http.*train\.amat \(ConnectionError\).*--data-dir"),
+        (ValueError("SHA256 hash of downloaded file does not match"), "no longer has the published file.*--data-dir"),
+    ],
+)
+def test_a_failed_download_is_a_user_error(monkeypatch, failure, message):
+    import pooch
+
+    def retrieve(*_, **__):
+        raise failure
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    with pytest.raises(UserError, match=message):
+        load("binarized-mnist", data_dir=None)
+
+
+@pytest.mark.parametrize("length", [0, 5, 200, -10, -1])
+def test_a_truncated_gzip_file(published, length):
+    folder, _ = published
+    plain = folder / "binarized_mnist_test.amat"
+    compressed = folder / "binarized_mnist_test.amat.gz"
+    compressed.write_bytes(gzip.compress(plain.read_bytes())[:length])
+    plain.unlink()
+    # An empty file decompresses to nothing, which has another hash.
+    with pytest.raises(UserError, match=r"test\.amat\.gz (is a truncated or damaged gzip file|has SHA-256).*again"):
+        load("binarized-mnist", data_dir=folder)
+
+
+def test_damaged_gzip_files(published):
+    folder, _ = published
+    plain = folder / "binarized_mnist_test.amat"
+    good = gzip.compress(plain.read_bytes())
+    plain.unlink()
+    compressed = folder / "binarized_mnist_test.amat.gz"
+    for place in range(0, len(good), 40):
+        damaged = bytearray(good)
+        damaged[place] ^= 0xFF
+        compressed.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"test\.amat\.gz"):
+            load("binarized-mnist", data_dir=folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda text: text[:-1], lambda text: text + b"0", lambda text: text.replace(b"1", b"0", 1), lambda text: b""],
+    ids=["shorter", "longer", "one pixel", "empty"],
+)
+def test_a_file_that_is_not_the_published_one_is_refused_before_parsing(published, monkeypatch, change):
+    folder, _ = published
+    path = folder / "binarized_mnist_valid.amat"
+    path.write_bytes(change(path.read_bytes()))
+    parsed = []
+    monkeypatch.setattr(data, "parse_amat", lambda text, **_: parsed.append(len(text)))
+    with pytest.raises(UserError, match=r"valid\.amat has SHA-256 \w{64}, not the published \w{64}; fetch http"):
+        data.read_amat(path, split="valid")
+    assert parsed == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "whole lines"),
+        (b"0 1 0", "whole lines"),
+        (b"0 1 0\n0 1\n", "whole lines"),
+        (b"0 1 0\n0 1 1 1 0 0\n", "single spaces"),  # the size of three lines, but not their breaks
+        (b"0 1 0\n0,1 0\n", "single spaces"),
+        (b"0 1 0 0 1 0\n", "single spaces"),
+        (b"0 1 0\n0 2 0\n", "neither 0 nor 1 in line 2"),
+        (b"0 1 0\n0 / 0\n", "neither 0 nor 1 in line 2"),
+        (b"\x00 1 0\n0 1 0\n", "neither 0 nor 1 in line 1"),
+    ],
+)
+def test_text_that_is_not_lines_of_pixels(text, message):
+    with pytest.raises(UserError, match=f"some/file.*{message}"):
+        parse_amat(text, path=Path("some/file"), pixels=3)
+
+
+def test_parsing_inverts_writing():
+    images = random_splits(pixels=9)["train"]
+    assert np.array_equal(parse_amat(amat(images), path=Path("some/file"), pixels=9), images)
+
+
+def damage_text(path):
+    path.write_text("not HDF5")
+
+
+def damage_length(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def damage_key(path):
+    with h5py.File(path, "a") as file:
+        del file["valid"]
+
+
+def damage_group(path):
+    with h5py.File(path, "a") as file:
+        del file["valid"]
+        file.create_group("valid")
+
+
+def damage_shape(path):
+    with h5py.File(path, "a") as file:
+        del file["test"]
+        file.create_dataset("test", (2**40, 98), np.uint8, chunks=(1, 98))
+
+
+def damage_bit(path):
+    with h5py.File(path, "a") as file:
+        file["test"][0, 0] ^= 1
+
+
+@pytest.mark.parametrize("damage", [damage_text, damage_length, damage_key, damage_group, damage_shape, damage_bit])
+def test_a_damaged_cache_is_made_again_or_an_error(published, cache, capsys, damage):
+    folder, splits = published
+    load("binarized-mnist", data_dir=folder)
+    damage(cache)
+    with pytest.raises(UserError, match="Cannot download"):
+        load("binarized-mnist", data_dir=None)
+    assert f"The cache {cache} is damaged" in capsys.readouterr().err
+    assert same(load("binarized-mnist", data_dir=folder), splits)
+    assert same(load("binarized-mnist", data_dir=None), splits)
+
+
+def test_a_cache_that_cannot_be_written_is_one_line_and_no_error(published, tmp_path, monkeypatch, capsys):
+    folder, splits = published
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VAEBENCH_CACHE_DIR", str(tmp_path / "file" / "below"))
+    assert same(load("binarized-mnist", data_dir=folder), splits)
+    printed = capsys.readouterr().err
+    assert printed.startswith("Going on without a cache: Cannot write ")
+    assert printed.count("\n") == 1
+
+
+def test_the_content_hash_is_as_documented():
+    splits = {split: np.array([[1, 0, 0, 0, 0, 0, 0, 1, 1]], np.uint8) for split in SPLITS}
+    expected = hashlib.sha256(b"".join(f"{split} 1 9\n".encode() + b"\x81\x80" for split in SPLITS)).hexdigest()
+    assert content_sha256(splits) == expected
+
+
+# --- binarized-mnist itself ---
+
+
+@pytest.mark.skipif(not REAL_DATA, reason="VAEBENCH_DATA_DIR is unset: it names the folder with binarized MNIST")
+def test_the_real_data():
+    folder = Path(REAL_DATA)
+    dataset = load("binarized-mnist", data_dir=folder)
+    assert (dataset.train.shape, dataset.valid.shape, dataset.test.shape) == ((50_000, 784), (10_000, 784), (10_000, 784))
+    assert dataset.sha256 == data.PINNED["binarized-mnist"]
+    for split in SPLITS:
+        images = getattr(dataset, split)
+        assert set(np.unique(images)) == {0, 1}
+        # Back to the published text: the parse is exact, pixel by pixel.
+        text = np.full((len(images), 784, 2), ord(" "), np.uint8)
+        text[:, :, 0] = images + ord("0")
+        text[:, -1, 1] = ord("\n")
+        assert hashlib.sha256(text.tobytes()).hexdigest() == data.MNIST_SHA256[split]
+    started = time.perf_counter()
+    cached = load("binarized-mnist", data_dir=None)
+    assert time.perf_counter() - started < 1
+    assert same(cached, {split: getattr(dataset, split) for split in SPLITS})
+
+
+# --- binarized-digits ---
+
+
+def test_digits():
+    dataset = load("binarized-digits", data_dir=None)
+    assert (dataset.train.shape, dataset.valid.shape, dataset.test.shape) == ((1197, 64), (300, 64), (300, 64))
+    assert dataset.train.dtype == np.uint8
+    assert (dataset.pixels, dataset.image_shape) == (64, (8, 8))
+    assert same(load("binarized-digits", data_dir=None), {split: getattr(dataset, split) for split in SPLITS})
+
+
+def test_digits_are_the_grey_ones_each_once():
+    from sklearn.datasets import load_digits
+
+    grey = load_digits().data / 16
+    dataset = load("binarized-digits", data_dir=None)
+    images = np.concatenate([dataset.train, dataset.valid, dataset.test])
+    surely_black, surely_white = grey == 0, grey == 1
+    assert images.sum(axis=0)[surely_black.all(axis=0)].sum() == 0
+    assert abs(images.mean() - grey.mean()) < 4 * np.sqrt((grey * (1 - grey)).sum()) / grey.size
+    # Each binarized image fits at least one grey one in its sure pixels, and no grey image is left out.
+    fits = ~((images @ surely_black.T.astype(float)) + ((1 - images) @ surely_white.T.astype(float))).astype(bool)
+    assert fits.any(axis=0).all()
+    assert fits.any(axis=1).all()
+
+
+def test_other_digits_are_refused(monkeypatch):
+    import sklearn.datasets
+
+    changed = sklearn.datasets.load_digits()
+    changed.data[0] = 16 - changed.data[0]
+    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: changed)
+    with pytest.raises(UserError, match="scikit-learn's digits, or NumPy.*has changed; install"):
+        load("binarized-digits", data_dir=None)
+
+
+def test_another_name_is_refused():
+    with pytest.raises(UserError, match=r"no data set 'mnist'; choose from binarized-mnist, binarized-digits, .*\.h5"):
+        load("mnist", data_dir=None)
+
+
+def test_no_framework_is_imported():
+    code = "import sys, common.data; print([m for m in ('torch', 'jax', 'tensorflow', 'keras', 'sklearn') if m in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
+
+
+# --- HDF5 ---
+
+
+def write_h5(path, splits, **attributes):
+    with h5py.File(path, "w") as file:
+        for split, images in splits.items():
+            file[split] = images
+        file.attrs.update(attributes)
+    return str(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.bool_, np.float16, np.float32, np.float64])
+def test_hdf5_of_any_number_type(tmp_path, dtype):
+    splits = random_splits(pixels=12)
+    name = write_h5(tmp_path / "mine.h5", {split: images.astype(dtype) for split, images in splits.items()})
+    dataset = load(name, data_dir=None)
+    assert same(dataset, splits)
+    assert dataset.train.dtype == np.uint8
+    assert (dataset.name, dataset.sha256, dataset.pixels) == (name, content_sha256(splits), 12)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "attributes", "shape"),
+    [(12, {}, (1, 12)), (16, {}, (4, 4)), (16, {"image_shape": (2, 8)}, (2, 8)), (1, {}, (1, 1))],
+)
+def test_hdf5_image_shape(tmp_path, pixels, attributes, shape):
+    name = write_h5(tmp_path / "mine.h5", random_splits(pixels=pixels), **attributes)
+    assert load(name, data_dir=None).image_shape == shape
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (16,), (1, 4, 4), (-4, -4), (0, 16), (4.0, 4.0), "4x4", (2**32, 2**32)])
+def test_hdf5_with_a_wrong_image_shape(tmp_path, shape):
+    name = write_h5(tmp_path / "mine.h5", random_splits(pixels=16), image_shape=shape)
+    with pytest.raises(UserError, match=r"image_shape of .*mine\.h5 is .*product is 16"):
+        load(name, data_dir=None)
+
+
+def test_hdf5_with_one_image_a_split(tmp_path):
+    splits = random_splits(pixels=3, sizes=(1, 1, 1))
+    assert same(load(write_h5(tmp_path / "mine.h5", splits), data_dir=None), splits)
+
+
+@pytest.mark.parametrize(
+    ("split", "images", "message"),
+    [
+        ("valid", None, "no data set 'valid'"),
+        ("test", np.zeros(4, np.uint8), "'test' of .* has 1 axes"),
+        ("test", np.zeros((2, 2, 2), np.uint8), "'test' of .* has 3 axes"),
+        ("test", np.uint8(1), "'test' of .* has 0 axes"),
+        ("test", h5py.Empty("f"), "'test' of .* has 0 axes"),
+        ("train", np.zeros((0, 4), np.uint8), r"'train' of .* is empty, \[0, 4\]"),
+        ("train", np.zeros((4, 0), np.uint8), r"'train' of .* is empty, \[4, 0\]"),
+        ("valid", np.zeros((2, 5), np.uint8), r"differ in their pixels \(train 4, valid 5, test 4\)"),
+        ("valid", np.full((2, 4), 2), "'valid' of .* other than 0 and 1"),
+        ("valid", np.full((2, 4), -1), "'valid' of .* other than 0 and 1"),
+        ("valid", np.full((2, 4), 256), "'valid' of .* other than 0 and 1"),
+        ("valid", np.full((2, 4), 0.5), "'valid' of .* other than 0 and 1"),
+        ("valid", np.full((2, 4), np.nan), "'valid' of .* other than 0 and 1"),
+        ("valid", np.full((2, 4), b"1"), "'valid' of .* has type"),
+        ("valid", np.full((2, 4), 1j), "'valid' of .* has type complex128"),
+    ],
+)
+def test_hdf5_with_one_wrong_split(tmp_path, split, images, message):
+    splits = random_splits(pixels=4)
+    if images is None:
+        del splits[split]
+    else:
+        splits[split] = images
+    with pytest.raises(UserError, match=message):
+        load(write_h5(tmp_path / "mine.h5", splits), data_dir=None)
+
+
+def test_hdf5_group_in_place_of_a_split(tmp_path):
+    splits = random_splits(pixels=4)
+    name = write_h5(tmp_path / "mine.h5", {"train": splits["train"], "valid": splits["valid"], "test/a": splits["test"]})
+    with pytest.raises(UserError, match="no data set 'test'"):
+        load(name, data_dir=None)
+
+
+def test_hdf5_missing_or_another_format(tmp_path):
+    with pytest.raises(UserError, match=r"no file .*mine\.h5"):
+        load(str(tmp_path / "mine.h5"), data_dir=None)
+    (tmp_path / "folder.h5").mkdir()
+    with pytest.raises(UserError, match="no file"):
+        load(str(tmp_path / "folder.h5"), data_dir=None)
+    (tmp_path / "mine.h5").write_text("0 1 0\n")
+    with pytest.raises(UserError, match="not a readable HDF5 file"):
+        load(str(tmp_path / "mine.h5"), data_dir=None)
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
+def test_hdf5_truncated(tmp_path, kept):
+    name = write_h5(tmp_path / "mine.h5", random_splits(pixels=64, sizes=(500, 100, 100)))
+    os.truncate(name, int(kept * os.path.getsize(name)))
+    with pytest.raises(UserError, match=r"mine\.h5 is a truncated or damaged HDF5 file") as caught:
+        load(name, data_dir=None)
+    assert "\n" not in str(caught.value)
+
+
+# --- the order of minibatches ---
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(10, 3), (12, 4), (7, 7), (5, 1), (1, 1), (100, 64)])
+def test_every_epoch_has_every_image_once(images, batch_size):
+    epochs = 6
+    order = minibatches(images=images, batch_size=batch_size, first_step=0, steps=epochs * images, seed=0)
+    assert order.dtype == np.int32
+    assert order.shape == (epochs * images, batch_size)
+    for epoch in order.reshape(-1, images)[:epochs]:
+        assert sorted(epoch) == list(range(images))
+
+
+def test_the_order_is_pinned():
+    # Records compare only while this order stays: two permutations of 10 laid end to end.
+    order = minibatches(images=10, batch_size=4, first_step=0, steps=5, seed=0)
+    assert order.tolist() == [[7, 1, 6, 8], [0, 9, 3, 4], [2, 5, 5, 6], [7, 4, 0, 2], [9, 3, 1, 8]]
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 7, 30])
+def test_grouping_of_steps_changes_nothing(chunk):
+    whole = minibatches(images=23, batch_size=5, first_step=0, steps=60, seed=3)
+    parts = [
+        minibatches(images=23, batch_size=5, first_step=first, steps=min(chunk, 60 - first), seed=3)
+        for first in range(0, 60, chunk)
+    ]
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+def test_epochs_and_seeds_differ_and_a_seed_repeats():
+    def epoch(number, seed):
+        return tuple(minibatches(images=50, batch_size=50, first_step=number, steps=1, seed=seed)[0])
+
+    # 1 and 1 + 2**32, or seed and epoch exchanged: what a careless generator takes for one another.
+    assert len({epoch(number, seed) for number in range(5) for seed in (0, 1, 2, 3, 4, 1 + 2**32)}) == 30
+    data._permutation.cache_clear()
+    assert epoch(1, 0) == tuple(minibatches(images=50, batch_size=50, first_step=0, steps=2, seed=0)[1])
+
+
+def test_the_first_image_of_an_epoch_is_uniform():
+    order = minibatches(images=5, batch_size=5, first_step=0, steps=2000, seed=0)
+    firsts = Counter(order[:, 0].tolist())
+    assert all(abs(firsts[image] - 400) < 4 * np.sqrt(2000 * 0.2 * 0.8) for image in range(5))
+
+
+def test_a_result_can_be_written_to_without_changing_the_next():
+    first = minibatches(images=8, batch_size=8, first_step=0, steps=1, seed=0)
+    kept = first.copy()
+    first[:] = 0
+    assert np.array_equal(minibatches(images=8, batch_size=8, first_step=0, steps=1, seed=0), kept)
+
+
+def test_late_steps_are_reached_at_once_and_none_are_none():
+    started = time.perf_counter()
+    late = minibatches(images=50_000, batch_size=128, first_step=10**12, steps=100, seed=0)
+    assert time.perf_counter() - started < 1
+    assert 0 <= late.min() < late.max() < 50_000
+    assert minibatches(images=10, batch_size=3, first_step=5, steps=0, seed=0).shape == (0, 3)
+
+
+def test_a_batch_larger_than_the_data_set_is_refused():
+    with pytest.raises(UserError, match="batch of 11 exceeds the 10 training images; set --batch-size"):
+        minibatches(images=10, batch_size=11, first_step=0, steps=1, seed=0)
+
+
+# --- subsets and frequencies ---
+
+
+def test_subset():
+    chosen = subset(images=100, of=10_000, seed=0)
+    assert chosen.dtype == np.int32
+    assert len(set(chosen)) == 100
+    assert np.array_equal(chosen, np.sort(chosen))
+    assert 0 <= chosen[0] < 500  # not a prefix, nor a suffix
+    assert 9_500 < chosen[-1] < 10_000
+    assert np.array_equal(subset(images=100, of=10_000, seed=0), chosen)
+    assert not np.array_equal(subset(images=100, of=10_000, seed=1), chosen)
+    assert set(chosen) < set(subset(images=101, of=10_000, seed=0))
+    for everything in (0, 10):
+        assert np.array_equal(subset(images=everything, of=10, seed=0), np.arange(10))
+    with pytest.raises(UserError, match="11 images .* only 10"):
+        subset(images=11, of=10, seed=0)
+
+
+def test_pixel_log_odds():
+    train = np.array([[0, 1, 1], [0, 1, 0], [0, 1, 1], [0, 1, 0]], np.uint8)
+    p = np.array([1, 5, 3]) / 6
+    assert pixel_log_odds(train).dtype == np.float64
+    np.testing.assert_allclose(pixel_log_odds(train), np.log(p / (1 - p)), rtol=1e-14)
+    many = np.ones((1000, 1), np.uint8)  # more ones than a byte can count
+    np.testing.assert_allclose(pixel_log_odds(many), np.log(1001), rtol=1e-14)
