@@ -46,7 +46,7 @@ def describe() -> dict[str, Any]:
 
     versions: {package: version}, python's among them. commit: git's HEAD, and `dirty` whether a source differs from it; both
     None outside a git checkout. machine: CPU, cores, memory in bytes, system; `gpu` is for the backend to fill in. threads: the
-    cores that this process may use, and those of THREAD_VARIABLES that are set. load: the system's average over the last minute.
+    cores that this process may use, and those of THREAD_VARIABLES that are set. load: the system's mean over the last minute.
     """
     commit, dirty = _commit()
     return {

@@ -4,7 +4,7 @@
     backend, variational, preset, seed, device, precision, config, dataset {name, sha256}
     environment                    {versions, commit, machine, threads}, from `environment.describe`
     parameters                     scalars in the model
-    curve                          means since the point before: {step, objective, elbo}; on validation data: {valid_step, valid_elbo}
+    curve                          training means {step, objective, elbo}; on validation data {valid_step, valid_elbo}
     timing.setup_s, compile_s      before the first step; compiling
     timing.steady_s                all chunks of training, without compiling, validation and checkpoints
     timing.examples_per_s          median over chunks; examples_per_s_iqr the third quartile less the first

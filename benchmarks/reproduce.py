@@ -31,11 +31,12 @@ TOLERANCE_NATS = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row's verdict; `difference` is new − old test log p(x), nats, or None where there is nothing to compare."""
+    """A row's verdict; `difference` is the new less the old test log p(x), nats, or None, and then there is a reason."""
 
-    difference: float | None
     agrees: bool
     verdict: str
+    difference: float | None = None
+    reason: str | None = None
 
 
 def compare(old: Record, new: Record) -> Comparison:
@@ -44,17 +45,17 @@ def compare(old: Record, new: Record) -> Comparison:
     Runs that failed, or on other data, settings or test images, don't agree.
     """
     if new["status"] != "ok":
-        return Comparison(None, False, f"{new['status']}: {new['reason']}")
+        return Comparison(False, new["status"], reason=new["reason"])
     for key in ("dataset.sha256", "test.images", "test.importance_samples", *_settings(old["config"], "config")):
         if _at(old, key) != _at(new, key):
-            return Comparison(None, False, f"another run: {key} was {_at(old, key)}, is {_at(new, key)}")
+            return Comparison(False, "another run", reason=f"{key} was {_at(old, key)}, is {_at(new, key)}")
     if old["test"]["log_px"] is None or new["test"]["log_px"] is None:
-        return Comparison(None, False, "no log p(x) to compare")
+        return Comparison(False, "no figure", reason="there is no log p(x) to compare")
     difference = new["test"]["log_px"] - old["test"]["log_px"]
     if difference == 0:
-        return Comparison(0.0, True, "identical")
+        return Comparison(True, "identical", difference)
     agrees = abs(difference) <= TOLERANCE_NATS[old["preset"]]
-    return Comparison(difference, agrees, "within error" if agrees else "differs")
+    return Comparison(agrees, "within error" if agrees else "differs", difference)
 
 
 def reproduce(
@@ -68,16 +69,18 @@ def reproduce(
     """Run each "ok" record of a README table again, write the new record into `results`, print both.
 
     `run` maps a record to that of a new run of its backend, data set, preset, seed and config. A row whose run raises
-    `UserError` (its framework isn't installed, say) doesn't agree, and the others still run. Returns the exit code: 1 if any row
-    doesn't agree, else 0. Raises `UserError` for an unknown table, one with no "ok" record, or `results` that holds the records.
+    `UserError` (its framework isn't installed, say) doesn't agree, and the others still run.
+
+    Returns the exit code: 1 if any row doesn't agree, else 0. Raises `UserError` for an unknown table, one without an "ok"
+    record, or `results` that is the folder of the records.
     """
     console = console or Console()
     if results.resolve() == records_dir.resolve():
         raise UserError(f"{results} holds the records to compare with; give another folder as --results.")
     olds = [record for record in tables.rows(table, records.read_all(records_dir)) if record["status"] == "ok"]
     if not olds:
-        raise UserError(f"The table '{table}' has no record of a finished run in {records_dir}, so there is nothing to run again.")
-    lines, verdicts = [], []
+        raise UserError(f"The table '{table}' has no record of a finished run in {records_dir}; there is nothing to run again.")
+    lines, verdicts, reasons = [], [], []
     for old in olds:
         try:
             new = run(old)
@@ -86,8 +89,14 @@ def reproduce(
             new = old | {"status": "not-run", "reason": str(error), "timing": {}, "test": {}}
         comparison = compare(old, new)
         verdicts.append(comparison.agrees)
+        if comparison.reason:
+            reasons.append(
+                f"{old['backend']} {old['variational']}, seed {old['seed']}: {comparison.verdict}: {comparison.reason}"
+            )
         lines.append(_cells(old, new, comparison))
     tables.show(console, title=f"{table}, run again", columns=list(lines[0]), rows=[list(line.values()) for line in lines])
+    for reason in reasons:
+        console.print(reason, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{sum(verdicts)} of {len(verdicts)} rows agree.", highlight=False)
     return 0 if all(verdicts) else 1
 

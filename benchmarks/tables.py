@@ -1,4 +1,4 @@
-"""Tables of records: the README's, from committed records alone, and the one that a sweep ends in. Both print the same cells."""
+"""Tables of records: the README's, from committed records alone, and the one that a sweep ends in. Both show the same cells."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -26,7 +27,7 @@ ABSENT = "-"
 # Columns that are shown only where a table's rows differ in them.
 WHERE_VARYING = ("device", "precision", "seed")
 LABELS = ("family", "backend", *WHERE_VARYING, "status", "preset", "verdict", "old README: ELBO / log p(x)")
-RESULTS = ("ELBO", "log p(x) ± s.e.", "K", "images", "steps", "examples/s (IQR)", "step / floor", "compile, s", "training, min")
+RESULTS = ("ELBO", "log p(x) ± s.e.", "K", "images", "steps", "examples/s (IQR)", "step / floor", "compile (s)", "train (min)")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ TABLES = {
 }
 TERMINAL_COLUMNS = (
     *("family", "backend", *WHERE_VARYING, "status", "ELBO", "log p(x) ± s.e."),
-    *("examples/s (IQR)", "step / floor", "training, min", "compile, s", "memory, MiB"),
+    *("examples/s (IQR)", "step / floor", "train (min)", "compile (s)", "peak (MiB)"),
 )
 
 
@@ -96,9 +97,9 @@ def cells(record: Record) -> dict[str, str]:
         "steps": number(record["config"]["training"].get("steps"), ",.0f"),
         "examples/s (IQR)": number(timing["examples_per_s"], ",.0f") + ("" if iqr is None else f" ({iqr:,.0f})"),
         "step / floor": number(timing["floor_ratio"], ".2f"),
-        "compile, s": number(timing["compile_s"], ".1f"),
-        "training, min": number(timing["steady_s"], ".1f", scale=1 / 60),
-        "memory, MiB": number(record["peak_memory_bytes"], ",.0f", scale=2**-20),
+        "compile (s)": number(timing["compile_s"], ".1f"),
+        "train (min)": number(timing["steady_s"], ".1f", scale=1 / 60),
+        "peak (MiB)": number(record["peak_memory_bytes"], ",.0f", scale=2**-20),
         "old README: ELBO / log p(x)": _old_results(record),
     }
 
@@ -109,8 +110,11 @@ def number(value: float | None, form: str, *, scale: float = 1.0) -> str:
 
 
 def _old_results(record: Record) -> str:
-    reported = OLD_RESULTS.get((record["backend"], record["variational"]), ())
-    return "; ".join(f"{old.elbo} / {old.log_px} ({old.steps:,} steps, K {old.samples})" for old in reported) or ABSENT
+    reported = [
+        f"{old.elbo:.2f} / {old.log_px:.2f} ({old.steps:,} steps, K {old.samples:,})"
+        for old in OLD_RESULTS.get((record["backend"], record["variational"]), ())
+    ]
+    return "; ".join(reported) or ABSENT
 
 
 def in_order(records: Iterable[Record]) -> list[Record]:
@@ -133,11 +137,12 @@ def shown(columns: Sequence[str], records: Sequence[Record]) -> list[str]:
 
 def notes(records: Sequence[Record]) -> list[str]:
     """A line for each row that has no result, with its reason."""
-    return [
-        f"{record['backend']} {record['variational']}, seed {record['seed']}: {record['status']}: {' '.join(record['reason'].split())}"
-        for record in records
-        if record["status"] != "ok"
-    ]
+    lines = []
+    for record in records:
+        if record["status"] != "ok":
+            reason = " ".join(record["reason"].split())
+            lines.append(f"{record['backend']} {record['variational']}, seed {record['seed']}: {record['status']}: {reason}")
+    return lines
 
 
 # --- the README ---
@@ -264,15 +269,34 @@ def terminal(records: Iterable[Record], *, console: Console | None = None) -> No
 def show(
     console: Console, *, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], section_ends: Sequence[int] = ()
 ) -> None:
-    """Print cells, with rules around them on a terminal and none in a pipe; `section_ends` are rows that a rule comes before."""
-    table = RichTable(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
-    for column in columns:
-        left = column in LABELS
-        table.add_column(Text(column), justify="left" if left else "right", no_wrap=not console.is_terminal)
-    for i, row in enumerate(rows):
-        if i in section_ends:
-            table.add_section()
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(title, markup=False, highlight=False)
-    # A pipe has no width to fit into.
-    console.print(table, width=None if console.is_terminal else 1000, crop=False)
+    """Print cells: ruled on a terminal that is wide enough, else one plain line a row. `section_ends` are rows after a gap."""
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    lines = [list(columns), *(list(row) for row in rows)]
+    # Rich would cut numbers to fit: cells are broken between words here, as little as the width asks for, or not ruled at all.
+    narrower = [[_broken(cell) for cell in line] for line in lines]
+    for layout in (lines, [narrower[0], *lines[1:]], narrower):
+        table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+        for column, header in zip(columns, layout[0], strict=True):
+            table.add_column(Text(header), justify="left" if column in LABELS else "right", no_wrap=True)
+        for i, row in enumerate(layout[1:]):
+            if i in section_ends:
+                table.add_section()
+            table.add_row(*(Text(cell) for cell in row))
+        if (
+            console.is_terminal
+            and Measurement.get(console, console.options.update_width(10_000), table).maximum <= console.width
+        ):
+            console.print(table)
+            return
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    for line in lines:
+        aligned = [
+            cell.ljust(width) if column in LABELS else cell.rjust(width)
+            for column, cell, width in zip(columns, line, widths, strict=True)
+        ]
+        console.print("  ".join(aligned).rstrip(), markup=False, highlight=False, soft_wrap=True)
+
+
+def _broken(cell: str) -> str:
+    """A cell with a word a line, but an error beside its sign."""
+    return cell.replace(" ", "\n").replace("±\n", "± ")

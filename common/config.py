@@ -69,8 +69,8 @@ class Training:
         "device", "Who draws the training noise: each framework on its device, or NumPy, the same for all."
     )
     chunk: int = setting(100, "Steps a compiled call; changes no result.")
-    log_interval: int = setting(500, "Steps between points of the training curve; a multiple of the chunk.")
-    validation_interval: int = setting(1_000, "Steps between validations and checkpoints; a multiple of the log interval.")
+    log_interval: int = setting(500, "Steps between points of the training curve.")
+    validation_interval: int = setting(1_000, "Steps between validations and checkpoints.")
     selection: Literal["last", "best-validation"] = setting("last", "Which state is tested.")
 
 
@@ -177,13 +177,6 @@ def check(config: Config, *, train_images: int, test_images: int) -> None:
     for flag, rate in rates.items():
         if not 0 <= rate < 1:
             raise UserError(f"{flag} is {rate}; it must be at least 0 and below 1.")
-    if training.log_interval % training.chunk:
-        raise UserError(f"--log-interval is {training.log_interval}; it must be a multiple of --chunk ({training.chunk}).")
-    if training.validation_interval % training.log_interval:
-        raise UserError(
-            f"--validation-interval is {training.validation_interval}; "
-            f"it must be a multiple of --log-interval ({training.log_interval})."
-        )
     if training.batch_size > train_images:
         raise UserError(f"--batch-size is {training.batch_size}, but the data set has only {train_images} training images.")
     if evaluation.images > test_images:

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 
 # Evaluation noise is drawn in blocks of this many samples an image. It is a constant of the protocol: another value is other noise.
-NOISE_BLOCK = 50
+NOISE_BLOCK = 25
 
 
 def sequence(seed: int, stream: str, *position: int) -> np.random.SeedSequence:

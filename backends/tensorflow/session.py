@@ -54,8 +54,8 @@ def variable(vae: VAE, name: str) -> keras.Variable:
 
 
 def seed_pair(*seed: Any) -> tf.Tensor:
-    """What stateless draws take."""
-    return tf.constant([seed_for(*seed), 0], tf.uint32)
+    """What stateless draws take: 32 bits, as int32."""
+    return tf.constant(np.array([seed_for(*seed), 0], np.uint32).view(np.int32))
 
 
 class Session:
@@ -119,7 +119,7 @@ class Session:
             x = tf.cast(tf.gather(handle, rows[t]), self.dtype)
             if noise is None:
                 step_seed = tf.random.experimental.stateless_fold_in(seed, first_step + t)
-                epsilon = tf.random.stateless_normal(shape, step_seed, self.dtype)
+                epsilon = tf.random.stateless_normal(shape, step_seed, dtype=self.dtype)
             else:
                 epsilon = noise[t]
             with tf.GradientTape() as tape:
@@ -159,7 +159,7 @@ class Session:
                 lambda block: tf.random.stateless_normal(
                     (NOISE_BLOCK, self.model.latent_size),
                     tf.random.experimental.stateless_fold_in(image_seed, block),
-                    self.dtype,
+                    dtype=self.dtype,
                 ),
                 blocks,
                 fn_output_signature=self.dtype,

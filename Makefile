@@ -1,0 +1,91 @@
+# Every command of the project; `make help` lists them. Works with GNU make 3.81 and later.
+
+SHELL := /bin/sh
+PY := .venv/bin/python
+PIP_INSTALL = $(PY) -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
+
+# Prints the interpreter behind this one (an active virtual environment may be the very one to remake), if it can be used.
+CHECK_PYTHON := import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit(3); \
+	import ensurepip, venv; print(sys._base_executable)
+
+ifneq ($(DATA_DIR),)
+export VAEBENCH_DATA_DIR := $(DATA_DIR)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup bench test lint format list tables clean always
+
+help: ## List the targets and the variables (the default)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@awk -F ' *## ' '/^# [A-Z_]+=.* ## / {printf "%-25s %s\n", substr($$1, 3), $$2}' $(firstword $(MAKEFILE_LIST))
+# ARGS="--seed 1" ## more arguments for the command behind bench, test, list, tables or reproduce-*
+# PYTHON=python3.12 ## the Python that .venv is made with, instead of the first that fits
+# TORCH_INDEX=url ## one more package index to make .venv from, such as PyTorch's index of CPU builds
+# DATA_DIR=folder ## where the files of binarized-mnist are
+
+setup: .venv/ready-dev ## Make .venv with all that the targets below need; each makes its part itself
+
+bench: .venv/ready ## Train, test and time all six models on the 8×8 digits; ends in a table
+	$(PY) -m benchmarks run --preset quick $(ARGS)
+
+test: .venv/ready-dev ## Run the tests
+	$(PY) -m pytest $(ARGS)
+
+lint: .venv/ready-dev ## Check format, style and types
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+format: .venv/ready-dev ## Format the code and fix what can be fixed without thought
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+list: .venv/ready ## Show the backends that are installed here with their devices, or why one is unavailable
+	$(PY) -m benchmarks list $(ARGS)
+
+tables: .venv/ready ## Write the tables of README.md from benchmarks/records/
+	$(PY) -m benchmarks tables $(ARGS)
+
+reproduce-quick: ## Run the rows of README.md's table "quick" again and compare (minutes)
+reproduce-standard: ## The same for its table "standard" (hours on a CPU)
+reproduce-ancestor: ## The same for its table "ancestor" (hours on a CPU)
+reproduce-%: .venv/ready always
+	$(PY) -m benchmarks reproduce $* $(ARGS)
+always:
+
+clean: ## Remove .venv and the tools' caches; results/ stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .benchmarks
+	find backends benchmarks common tests -name __pycache__ -prune -exec rm -rf {} +
+
+# .venv has two stamps, each written only after success: `ready` for cpu.txt, `ready-dev` for dev.txt too. They bear the time of
+# the set-up's start, so that pins changed during it count. Where `ready` is missing or older than its pins, .venv is made anew.
+.venv/ready: environments/base.txt environments/cpu.txt $(wildcard environments/*-cpu.txt)
+	@set -e; \
+	if [ -n "$(PYTHON)" ]; then set -- "$(PYTHON)"; else set -- python3 python3.13 python3.12 python3.11; fi; \
+	python=; lacking=; \
+	for candidate in "$$@"; do \
+		status=0; found=$$("$$candidate" -c '$(CHECK_PYTHON)' 2>/dev/null) || status=$$?; \
+		if [ $$status = 0 ]; then python=$$found; break; fi; \
+		if [ $$status = 1 ] && [ -z "$$lacking" ]; then lacking=$$candidate; fi; \
+	done; \
+	if [ -z "$$python" ] && [ -n "$$lacking" ]; then \
+		echo "'$$lacking' lacks the modules venv and ensurepip: install them (Debian and Ubuntu: the package python3-venv)," \
+			"or name another Python: make PYTHON=/path/to/python3.12." >&2; exit 1; \
+	elif [ -z "$$python" ]; then \
+		version=$$("$$1" -c 'import platform; print(platform.python_version())' 2>/dev/null) || version='not found'; \
+		echo "vaebench needs Python 3.11, 3.12 or 3.13, and '$$1' is $$version:" \
+			"install one of them, or name it: make PYTHON=/path/to/python3.12." >&2; exit 1; \
+	fi; \
+	echo "Making .venv with $$python; this takes minutes, once."; \
+	rm -rf .venv; \
+	"$$python" -m venv .venv; \
+	touch .venv/started; \
+	$(PIP_INSTALL) -r environments/cpu.txt; \
+	mv .venv/started .venv/ready
+
+.venv/ready-dev: .venv/ready environments/dev.txt
+	@set -e; \
+	touch .venv/started-dev; \
+	$(PIP_INSTALL) -r environments/cpu.txt -r environments/dev.txt; \
+	mv .venv/started-dev .venv/ready-dev

@@ -1,0 +1,98 @@
+"""ELBO, log p(x), their errors and the effective sample size, from raw log weights. Nats per image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from common.noise import NOISE_BLOCK
+from common.protocol import Session
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Means over images; a standard error (…_se) is that of the mean over images."""
+
+    elbo: float
+    elbo_se: float
+    log_px: float
+    log_px_se: float
+    ess: float
+    importance_samples: int
+    images: int
+
+
+def log_mean_exp(log_w: np.ndarray) -> np.ndarray:
+    """log of the mean weight of each image, [batch], from log weights [samples, batch]."""
+    top = log_w.max(axis=0)
+    return np.asarray(top + np.log(np.exp(log_w - top).mean(axis=0)))
+
+
+def effective_sample_size(log_w: np.ndarray) -> np.ndarray:
+    """(Σw)²/Σw², [batch], from log weights [samples, batch] (Kong 1992)."""
+    w = np.exp(log_w - log_w.max(axis=0))
+    return np.asarray(w.sum(axis=0) ** 2 / np.square(w).sum(axis=0))
+
+
+def stream(
+    session: Session, handle: Any, *, images: np.ndarray, samples: int, seed: int, image_batch: int, sample_block: int
+) -> Iterator[np.ndarray]:
+    """Log weights float64 [samples, batch] of the images indices [images], batch by batch; memory does not grow with the images.
+
+    Neither image_batch nor sample_block changes a sample: noise is a function of (seed, image, sample). Every call has the shape of
+    the first, so that a compiled backend compiles once: the last batch is filled up with its last image and cut again.
+    """
+    sample_block = -(-min(sample_block, samples) // NOISE_BLOCK) * NOISE_BLOCK
+    image_batch = min(image_batch, len(images))
+    for first in range(0, len(images), image_batch):
+        batch = images[first : first + image_batch]
+        rows = np.pad(batch, (0, image_batch - len(batch)), mode="edge")
+        blocks = [
+            session.log_weights(handle, rows, samples=range(k, min(k + sample_block, samples)), seed=seed, noise=None)
+            for k in range(0, samples, sample_block)
+        ]
+        yield np.concatenate(blocks).astype(np.float64)[:, : len(batch)]
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean of these values; 0 for a single one."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def estimate(
+    session: Session,
+    handle: Any,
+    *,
+    images: np.ndarray,
+    samples: int,
+    seed: int,
+    image_batch: int,
+    sample_block: int,
+    report: Callable[[int], None],
+) -> Estimates:
+    """Judge the session's model on images indices [images] with exactly K = `samples` importance samples an image.
+
+    ELBO: mean of log w. log p(x): log mean w, a lower bound in expectation that tightens with K (Burda et al. 2016, theorem 1).
+    `report` is told how many more images are done.
+    """
+    elbo, log_px, ess = [], [], []
+    for log_w in stream(
+        session, handle, images=images, samples=samples, seed=seed, image_batch=image_batch, sample_block=sample_block
+    ):
+        elbo.append(log_w.mean(axis=0))
+        log_px.append(log_mean_exp(log_w))
+        ess.append(effective_sample_size(log_w))
+        report(log_w.shape[1])
+    elbos, log_pxs = np.concatenate(elbo), np.concatenate(log_px)
+    return Estimates(
+        elbo=float(elbos.mean()),
+        elbo_se=standard_error(elbos),
+        log_px=float(log_pxs.mean()),
+        log_px_se=standard_error(log_pxs),
+        ess=float(np.concatenate(ess).mean()),
+        importance_samples=samples,
+        images=len(images),
+    )

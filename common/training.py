@@ -1,0 +1,111 @@
+"""The loop: chunks of steps, the curve, validation, selection, checkpoints. The same for every backend."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from common import estimators
+from common.checkpoints import Checkpoint
+from common.data import Dataset, minibatches
+from common.noise import seed_for, training_noise
+from common.parameters import judged
+from common.protocol import Session
+from common.schedules import kl_weights, learning_rates
+
+VALIDATION_BATCH = 1000  # images a call; changes no result
+
+# Columns of a run's history. Curve: means over the steps since the point before. Clock: a row a chunk of steps; `first` is 1 for a
+# process's first chunk of its length, which compiles.
+CURVE = ("step", "objective", "elbo", "valid_step", "valid_elbo")
+CLOCK = ("chunk_steps", "chunk_seconds", "chunk_first")
+
+
+def train(
+    session: Session,
+    checkpoint: Checkpoint,
+    *,
+    dataset: Dataset,
+    save: Callable[[Checkpoint], None],
+    report: Callable[[int, float], None],
+    between: Callable[[], None],
+) -> None:
+    """Train from the checkpoint's step to the last, updating the checkpoint; `save` gets it after each validation.
+
+    A chunk ends at each multiple of `chunk`, `log_interval` and `validation_interval`: where it ends changes no result.
+    `report(step, elbo)` is called after each chunk, with its mean ELBO; `between()` too, outside the clock.
+    """
+    training, optimizer = checkpoint.config.training, checkpoint.config.optimizer
+    history = checkpoint.history
+    for column in (*CURVE, *CLOCK):
+        history.setdefault(column, [])
+    train_images, valid_images = session.place(dataset.train), session.place(dataset.valid)
+    step = int(checkpoint.state["step"])
+    compiled: set[int] = set()
+    objectives: list[float] = []
+    elbos: list[float] = []
+    while step < training.steps:
+        intervals = (training.chunk, training.log_interval, training.validation_interval)
+        steps = min(*((step // n + 1) * n for n in intervals), training.steps) - step
+        window = {"first_step": step, "steps": steps}
+        arguments: dict[str, Any] = {
+            "indices": minibatches(
+                images=len(dataset.train), batch_size=training.batch_size, seed=training.seed, **window
+            ),
+            "learning_rates": learning_rates(optimizer, total_steps=training.steps, **window),
+            "kl_weights": kl_weights(training, **window),
+            "noise": None,
+        }
+        if training.noise == "shared":
+            shape = (training.objective_samples, training.batch_size, checkpoint.config.model.latent_size)
+            arguments["noise"] = training_noise(seed=training.seed, shape=shape, dtype=checkpoint.config.dtype, **window)
+        session.synchronize()
+        start = time.perf_counter()
+        objective, elbo = session.train(train_images, first_step=step, seed=training.seed, **arguments)
+        session.synchronize()
+        seconds = time.perf_counter() - start
+        for column, value in zip(CLOCK, (steps, seconds, steps not in compiled), strict=True):
+            history[column].append(float(value))
+        compiled.add(steps)
+        step += steps
+        objectives.extend(objective.tolist())
+        elbos.extend(elbo.tolist())
+        report(step, float(elbo.mean()))
+        between()
+        last = step == training.steps
+        if last or step % training.log_interval == 0:
+            history["step"].append(step)
+            history["objective"].append(float(np.mean(objectives)))
+            history["elbo"].append(float(np.mean(elbos)))
+            objectives, elbos = [], []
+        if last or step % training.validation_interval == 0:
+            valid_elbo = validate(session, valid_images, images=len(dataset.valid), seed=training.seed)
+            history["valid_step"].append(step)
+            history["valid_elbo"].append(valid_elbo)
+            checkpoint.state = session.state()
+            if valid_elbo > checkpoint.best_valid_elbo:
+                checkpoint.best_step, checkpoint.best_valid_elbo = step, valid_elbo
+                checkpoint.best = judged(checkpoint.state)
+            if objectives:  # an interval of the curve that a validation cuts: a resumed run would not know its beginning
+                history["step"].append(step)
+                history["objective"].append(float(np.mean(objectives)))
+                history["elbo"].append(float(np.mean(elbos)))
+                objectives, elbos = [], []
+            save(checkpoint)
+
+
+def validate(session: Session, handle: Any, *, images: int, seed: int) -> float:
+    """The ELBO of the whole validation set, one sample an image, with the same noise each time."""
+    return estimators.estimate(
+        session,
+        handle,
+        images=np.arange(images, dtype=np.int32),
+        samples=1,
+        seed=seed_for(seed, "validation"),
+        image_batch=VALIDATION_BATCH,
+        sample_block=1,
+        report=lambda images: None,
+    ).elbo

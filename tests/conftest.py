@@ -1,0 +1,16 @@
+"""What every test runs under."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory):
+    """A cache of the session's own, so that the user's is neither read nor written, and no display. Subprocesses inherit both."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "VAEBENCH_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setitem(os.environ, "MPLBACKEND", "agg")
+        yield
