@@ -25,6 +25,7 @@ ANCESTOR_PYTORCH = ANCESTOR.replace(
     rmsprop_epsilon_in_root=False,
     initial_weights="torch-linear",
     selection="best-validation",
+    validation_interval=10_000,
 )
 ANCESTOR_JAX = ANCESTOR.replace(
     rmsprop_decay=0.9, rmsprop_epsilon=1e-8 / 128**2, rmsprop_epsilon_in_root=True, initial_weights="lecun-normal"

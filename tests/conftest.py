@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory):
-    """A cache of the session's own, so that the user's is neither read nor written, and no display. Subprocesses inherit both."""
+    """A cache of the session's own, so that the user's is neither read nor written, and no display, for subprocesses too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "VAEBENCH_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setitem(os.environ, "MPLBACKEND", "agg")

@@ -1,0 +1,1 @@
+"""The harness: command line, isolated runs, clock, records, tables."""

@@ -1,0 +1,275 @@
+"""python -m benchmarks: run | evaluate | list | tables | reproduce."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from benchmarks import records, reproduce, runs, tables
+from benchmarks.presets import PRESETS, preset
+from benchmarks.progress import Progress
+from common import checkpoints, data, protocol
+from common.config import SECTIONS, Config, Variational, check
+from common.errors import UserError
+
+FAMILIES = ("mean-field", "flow")
+
+# Spellings of the scripts that this suite replaces, where another name means the same here.
+OLD_SPELLINGS = {
+    "--max-iterations": ["--steps"],
+    "--n-samples": ["--samples"],
+    "--train-dir": ["--results"],
+    "--use-gpu": ["--device", "cuda"],
+}
+
+
+def setting_fields(config: Config, *, leave_out: tuple[str, ...]) -> list[tuple[str, Any, Any]]:
+    """Every setting as (name, type with its help, default), for a flat command line."""
+    owners = [(getattr(config, section), name) for section, names in SECTIONS.items() for name in names]
+    owners += [(config, "dtype"), (config, "device")]
+    result = []
+    for owner, name in owners:
+        field = {f.name: f for f in dataclasses.fields(owner)}[name]
+        if "help" in field.metadata and name not in leave_out:
+            kind = typing.get_type_hints(type(owner))[name]
+            result.append((name, Annotated[kind, tyro.conf.arg(help=field.metadata["help"])], getattr(owner, name)))
+    return result
+
+
+def parse(kind: type, arguments: list[str], *, command: str, description: str) -> Any:
+    """The arguments as a `kind`; a bad one ends here, with a sentence and exit code 2."""
+    return tyro.cli(kind, args=arguments, prog=f"python -m benchmarks {command}", description=description)
+
+
+def translate(arguments: list[str]) -> list[str]:
+    """The old scripts' spellings as this suite's."""
+    result = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        names = OLD_SPELLINGS.get(flag.replace("_", "-"), [flag])
+        result += [*names[:-1], names[-1] + equals + value]
+    return result
+
+
+def named(arguments: list[str], flag: str, default: str) -> str:
+    """The value of a flag that decides the other flags' defaults."""
+    for i, argument in enumerate(arguments):
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+        if argument == flag and i + 1 < len(arguments):
+            return arguments[i + 1]
+    return default
+
+
+def run(arguments: list[str]) -> int:
+    name = named(arguments, "--preset", "quick")
+    default = preset(name)
+    kind = dataclasses.make_dataclass(
+        "Run",
+        [
+            ("preset", Annotated[str, tyro.conf.arg(help=f"Named settings: {', '.join(PRESETS)}.")], name),
+            (
+                "backend",
+                Annotated[tuple[str, ...], tyro.conf.arg(help=f"One or more of {', '.join(protocol.BACKENDS)}; all by default.")],
+                (),
+            ),
+            ("variational", Annotated[tuple[Variational, ...], tyro.conf.arg(help="One or both families.")], FAMILIES),
+            ("seed", Annotated[tuple[int, ...], tyro.conf.arg(help="One or more seeds, a run each.")], (default.training.seed,)),
+            (
+                "data",
+                Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")],
+                "binarized-digits",
+            ),
+            ("data_dir", Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")], None),
+            ("results", Annotated[Path, tyro.conf.arg(help="Folder for records and checkpoints.")], Path("results")),
+            (
+                "resume",
+                Annotated[bool, tyro.conf.arg(help="Go on from the checkpoints in the results folder.")],
+                False,
+            ),
+            *setting_fields(default, leave_out=("variational", "seed")),
+        ],
+    )
+    asked = parse(kind, arguments, command="run", description="Train and test models; each ends in a record.")
+    settings = {field: getattr(asked, field) for field, *_ in setting_fields(default, leave_out=("variational", "seed"))}
+    backends = asked.backend or protocol.BACKENDS
+    jobs = [
+        runs.Job(
+            backend=backend,
+            preset=asked.preset,
+            data=asked.data,
+            data_dir=str(asked.data_dir) if asked.data_dir else None,
+            config=default.replace(variational=family, seed=seed, **settings),
+            results=str(asked.results),
+            resume=asked.resume,
+        )
+        for seed in asked.seed
+        for family in asked.variational
+        for backend in backends
+    ]
+    jobs = [with_pixels(job) for job in jobs]
+    done, worst = [], 0
+    for job in jobs:
+        code = runs.in_process(job)
+        if code == 2 or (code == runs.UNAVAILABLE and asked.backend):
+            return 2
+        if code:
+            record = job.blank(dataset=data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None))
+            reason = "its framework is not installed" if code == runs.UNAVAILABLE else f"its process ended with code {code}"
+            status = "not-run" if code == runs.UNAVAILABLE else "failed"
+            records.write(record | {"status": status, "reason": f"{job.backend}: {reason}."}, Path(job.results))
+            worst = max(worst, 0 if code == runs.UNAVAILABLE else 1)
+        done.append(records.read(job.record))
+    tables.terminal(done)
+    return max([worst, *(1 for record in done if record["status"] == "failed")])
+
+
+def with_pixels(job: runs.Job) -> runs.Job:
+    """The job, checked, its model as wide as the data set's images."""
+    dataset = runs.checked(job)
+    return dataclasses.replace(job, config=job.config.replace(pixels=dataset.pixels))
+
+
+def evaluate(arguments: list[str]) -> int:
+    @dataclasses.dataclass
+    class Evaluate:
+        checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="An .h5 file that a run wrote.")]
+        samples: Annotated[int | None, tyro.conf.arg(help="K; as in the run by default.")] = None
+        images: Annotated[int | None, tyro.conf.arg(help="Test images, a seeded random subset; 0 for all.")] = None
+        backend: Annotated[str | None, tyro.conf.arg(help="Any backend; the one that trained by default.")] = None
+        device: Annotated[str, tyro.conf.arg(help="cpu or cuda.")] = "cpu"
+        data: Annotated[str | None, tyro.conf.arg(help="Another place of the data set that it was trained on.")] = None
+        data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
+
+    asked = parse(Evaluate, arguments, command="evaluate", description="ELBO and log p(x) of a checkpoint.")
+    checkpoint = checkpoints.load(asked.checkpoint)
+    given = {"samples": asked.samples, "images": asked.images, "device": asked.device}
+    config = checkpoint.config.replace(**{name: value for name, value in given.items() if value is not None})
+    dataset = data.load(asked.data or checkpoint.dataset, data_dir=asked.data_dir)
+    if dataset.sha256 != checkpoint.sha256:
+        raise UserError(f"{asked.checkpoint} was trained on other data ({checkpoint.dataset}); give that as --data.")
+    check(config, train_images=len(dataset.train), test_images=len(dataset.test))
+    name = asked.backend or checkpoint.backend
+    backend = protocol.load(name)
+    progress = Progress(f"{name} {config.model.variational}")
+    test = runs.evaluate(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)
+    print(
+        f"ELBO {test.elbo:.3f} ± {test.elbo_se:.3f}, log p(x) {test.log_px:.3f} ± {test.log_px_se:.3f} nats per image "
+        f"(K = {test.importance_samples}, {test.images} images, effective sample size {test.ess:.1f})"
+    )
+    return 0
+
+
+def listing(arguments: list[str]) -> int:
+    if arguments:
+        raise UserError("`python -m benchmarks list` takes no arguments.")
+    for name in protocol.BACKENDS:
+        answer = subprocess.run(
+            [sys.executable, "-m", "benchmarks", "describe", name], capture_output=True, text=True, check=False
+        )
+        if answer.returncode:
+            lines = answer.stderr.strip().splitlines()
+            print(f"{name}: {lines[-1] if lines else 'unavailable'}")
+        else:
+            found = json.loads(answer.stdout.splitlines()[-1])
+            versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())
+            devices = ", ".join(f"{device} ({hardware})" for device, hardware in found["devices"].items())
+            print(f"{name}: {versions}; {devices}")
+    return 0
+
+
+def describe(arguments: list[str]) -> int:
+    print(json.dumps(dataclasses.asdict(protocol.load(arguments[0]).describe())))
+    return 0
+
+
+def worker(arguments: list[str]) -> int:
+    job = runs.Job.from_json(sys.stdin.read())
+    if job.resume and job.record.exists():
+        return 0
+    try:
+        protocol.load(job.backend)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return runs.UNAVAILABLE
+    runs.run(job)
+    return 0
+
+
+def write_tables(arguments: list[str]) -> int:
+    tables.write()
+    return 0
+
+
+def run_again(arguments: list[str]) -> int:
+    @dataclasses.dataclass
+    class Reproduce:
+        table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=f"One of {', '.join(tables.TABLES)}.")]
+        data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
+        results: Annotated[Path, tyro.conf.arg(help="Folder for the new records.")] = Path("results/reproduce")
+
+    asked = parse(Reproduce, arguments, command="reproduce", description="Run a README table's rows again and compare.")
+
+    def again(old: records.Record) -> records.Record:
+        job = runs.Job(
+            backend=old["backend"],
+            preset=old["preset"],
+            data=old["dataset"]["name"],
+            data_dir=str(asked.data_dir) if asked.data_dir else None,
+            config=Config.from_dict(old["config"]),
+            results=str(asked.results),
+            resume=True,
+        )
+        runs.checked(job)
+        if code := runs.in_process(job):
+            raise UserError(f"The run of {job.record.name} ended with code {code}; its message stands above.")
+        return records.read(job.record)
+
+    return reproduce.reproduce(asked.table, results=asked.results, run=again)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": run,
+    "evaluate": evaluate,
+    "list": listing,
+    "tables": write_tables,
+    "reproduce": run_again,
+    "worker": worker,
+    "describe": describe,
+}
+HELP = """python -m benchmarks COMMAND …
+
+  run                    train and test models: --backend, --variational, --data, --preset, --seed; --help lists every setting
+  evaluate CHECKPOINT    ELBO and log p(x) of a checkpoint, in any backend
+  list                   the backends, their versions and devices
+  tables                 write the README's tables from benchmarks/records
+  reproduce TABLE        run a README table's rows again and compare"""
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    command, *rest = arguments
+    try:
+        if command not in COMMANDS:
+            raise UserError(f"There is no command '{command}'; choose from run, evaluate, list, tables, reproduce.")
+        return COMMANDS[command](translate(rest))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped; --resume goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

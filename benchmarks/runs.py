@@ -1,0 +1,238 @@
+"""One run, from a job to a record, inside a process of its own; and the parent's side of that process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import environment, records
+from benchmarks.floor import Floor
+from benchmarks.progress import Progress
+from common import checkpoints, data, estimators, parameters, protocol, training
+from common.checkpoints import Checkpoint
+from common.config import Config, check
+from common.errors import UserError
+from common.noise import seed_for
+from common.parameters import State
+
+UNAVAILABLE = 3  # a worker's exit code: its framework can't be imported
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker process is asked to do."""
+
+    backend: str
+    preset: str
+    data: str
+    data_dir: str | None
+    config: Config
+    results: str
+    resume: bool
+
+    def as_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        values = json.loads(text)
+        return cls(**values | {"config": Config.from_dict(values["config"])})
+
+    def blank(self, *, dataset: data.Dataset) -> records.Record:
+        """The record of a run that has no result yet."""
+        return records.blank(
+            self.config, backend=self.backend, dataset_name=dataset.name, dataset_sha256=dataset.sha256, preset=self.preset
+        )
+
+    @property
+    def record(self) -> Path:
+        """Where its record goes; the checkpoint lies beside it."""
+        name = records.name(self.config, self.backend, self.data, self.preset, self.config.training.seed)
+        return Path(self.results) / name
+
+
+def in_process(job: Job) -> int:
+    """Run the job in a process of its own, so that no framework's threads, memory or imports touch another's.
+
+    Returns its exit code; the record is at `job.record` when that is 0.
+    """
+    command = [sys.executable, "-m", "benchmarks", "worker"]
+    return subprocess.run(command, input=job.as_json(), text=True, check=False).returncode
+
+
+def evaluate(
+    backend: protocol.Backend, selected: State, *, config: Config, dataset: data.Dataset, progress: Progress
+) -> estimators.Estimates:
+    """Judge these parameters on the test images that the config names."""
+    # The moving average, if any, is in `selected` already.
+    settings = dataclasses.replace(config.training, ema_decay=0.0)
+    state = parameters.fresh_state(selected, optimizer=config.optimizer, training=settings, dtype=config.dtype)
+    session = backend.create(
+        config.model, state, optimizer=config.optimizer, training=settings, device=config.device, dtype=config.dtype
+    )
+    images = data.subset(images=config.evaluation.images, of=len(dataset.test), seed=config.training.seed)
+    with progress.phase("test", total=len(images), unit="images") as advance:
+        return estimators.estimate(
+            session,
+            session.place(dataset.test),
+            images=images,
+            samples=config.evaluation.samples,
+            seed=seed_for(config.training.seed, "test"),
+            image_batch=config.evaluation.image_batch,
+            sample_block=config.evaluation.sample_block,
+            report=lambda done: advance(done, None),
+        )
+
+
+def run(job: Job) -> records.Record:
+    """Train, test, write the record and return it.
+
+    Raises `UserError` for a checkpoint of other settings, and whatever the data set, the backend or the disk refuse.
+    """
+    began = time.perf_counter()
+    config, path = job.config, job.record.with_suffix(".h5")
+    dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
+    backend = protocol.load(job.backend)
+    record = job.blank(dataset=dataset) | {"environment": environment.describe()}
+    if job.resume and path.exists():
+        checkpoint = resumed(job, checkpoints.load(path), dataset=dataset)
+    else:
+        initial = parameters.initial_parameters(
+            config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(dataset.train)
+        )
+        state = parameters.fresh_state(initial, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
+        checkpoint = Checkpoint(config, job.backend, job.preset, dataset.name, dataset.sha256, state)
+    session = backend.create(
+        config.model,
+        checkpoint.state,
+        optimizer=config.optimizer,
+        training=config.training,
+        device=config.device,
+        dtype=config.dtype,
+    )
+    floor = Floor(backend, config, seconds=checkpoint.history.setdefault("floor_seconds", []))
+    setup_s = time.perf_counter() - began
+    progress = Progress(f"{job.backend} {config.model.variational}")
+    first_step = int(checkpoint.state["step"])
+    with progress.phase("train", total=config.training.steps, unit="steps", rows=config.training.batch_size) as advance:
+        done = first_step
+        advance(done, None)
+
+        def report(step: int, elbo: float) -> None:
+            nonlocal done
+            advance(step - done, elbo)
+            done = step
+
+        training.train(
+            session,
+            checkpoint,
+            dataset=dataset,
+            save=lambda checkpoint: checkpoints.save(checkpoint, path),
+            report=report,
+            between=floor.measure,
+        )
+    began = time.perf_counter()
+    test = evaluate(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)
+    record |= {
+        "status": "ok",
+        "reason": None,
+        "parameters": parameters.count(config.model),
+        "curve": {
+            column: [int(v) if column.endswith("step") else v for v in checkpoint.history[column]] for column in training.CURVE
+        },
+        "timing": timing(checkpoint.history, batch_size=config.training.batch_size)
+        | {"setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
+        "peak_memory_bytes": peak_memory_bytes(),
+        "test": dataclasses.asdict(test),
+    }
+    devices = backend.describe().devices
+    record["environment"]["machine"]["gpu"] = devices.get("cuda") if config.device == "cuda" else None
+    records.write(record, Path(job.results))
+    return record
+
+
+def resumed(job: Job, checkpoint: Checkpoint, *, dataset: data.Dataset) -> Checkpoint:
+    """The checkpoint, if it is of the job's settings and data. Raises `UserError` if not."""
+    theirs, ours = checkpoint.config.as_dict(), job.config.as_dict()
+    # Neither changes what is trained.
+    for settings in (theirs, ours):
+        del settings["evaluation"], settings["device"]
+    differing = [
+        f"{name} {theirs[section][name]}, not {value}"
+        for section, values in ours.items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+        if theirs[section][name] != value
+    ]
+    if theirs["dtype"] != ours["dtype"]:
+        differing.append(f"dtype {theirs['dtype']}, not {ours['dtype']}")
+    if checkpoint.sha256 != dataset.sha256:
+        differing.append(f"data set {checkpoint.dataset}, not {dataset.name}")
+    if differing:
+        raise UserError(
+            f"The checkpoint {job.record.with_suffix('.h5')} has {differing[0]}; "
+            "resume it with its own settings, or leave out --resume."
+        )
+    return dataclasses.replace(checkpoint, config=job.config)
+
+
+def timing(history: dict[str, list[float]], *, batch_size: int) -> dict[str, Any]:
+    """A record's `timing`, from the chunks that trained; null where too few were timed.
+
+    A process's first chunk of its length compiles: it is kept out of the median, and what it took beyond a median chunk of its
+    steps is compile_s.
+    """
+    steps, seconds, first = (np.array(history[column]) for column in training.CLOCK)
+    steady = (first == 0) & (steps == steps.max())
+    result: dict[str, Any] = dict.fromkeys(records.SECTIONS["timing"])
+    if not steady.any():
+        return result
+    step_s = seconds[steady] / steps[steady]
+    compile_s = float(np.maximum(seconds - np.median(step_s) * steps, 0)[first == 1].sum())
+    low, high = np.percentile(batch_size / step_s, [25, 75])
+    result |= {
+        "compile_s": compile_s,
+        "steady_s": float(seconds.sum()) - compile_s,
+        "examples_per_s": float(batch_size / np.median(step_s)),
+        "examples_per_s_iqr": float(high - low),
+    }
+    if history["floor_seconds"]:
+        floor_s = float(np.median(history["floor_seconds"]))
+        result |= {"floor_s": floor_s, "floor_ratio": float(np.median(step_s)) / floor_s}
+    return result
+
+
+def peak_memory_bytes() -> int | None:
+    """The most memory this process has held; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def checked(job: Job) -> data.Dataset:
+    """The job's data set, its settings checked against it and its results folder against the disk, before anything is run."""
+    dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
+    check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
+    if job.backend not in protocol.BACKENDS:
+        raise UserError(f"There is no backend '{job.backend}'; choose from {', '.join(protocol.BACKENDS)}.")
+    try:
+        Path(job.results).mkdir(parents=True, exist_ok=True)
+        probe = Path(job.results) / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"The results folder {job.results} can't be written ({error.strerror}); give another as --results."
+        ) from error
+    return dataset

@@ -1,0 +1,1 @@
+"""What all backends share; NumPy only."""
