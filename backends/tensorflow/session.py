@@ -114,8 +114,9 @@ class Session:
         parameters = list(self.parameters.values())
         objectives = tf.TensorArray(self.dtype, steps)
         elbos = tf.TensorArray(self.dtype, steps)
-        t = 0
-        while t < steps:
+        # A Python number here would unroll the loop.
+        t = tf.constant(0)
+        while t < tf.constant(steps):
             x = tf.cast(tf.gather(handle, rows[t]), self.dtype)
             if noise is None:
                 step_seed = tf.random.experimental.stateless_fold_in(seed, first_step + t)
