@@ -78,11 +78,17 @@ def run(arguments: list[str]) -> int:
             ("preset", Annotated[str, tyro.conf.arg(help=f"Named settings: {', '.join(PRESETS)}.")], name),
             (
                 "backend",
-                Annotated[tuple[str, ...], tyro.conf.arg(help=f"One or more of {', '.join(protocol.BACKENDS)}; all by default.")],
+                Annotated[
+                    tuple[str, ...], tyro.conf.arg(help=f"One or more of {', '.join(protocol.BACKENDS)}; all by default.")
+                ],
                 (),
             ),
             ("variational", Annotated[tuple[Variational, ...], tyro.conf.arg(help="One or both families.")], FAMILIES),
-            ("seed", Annotated[tuple[int, ...], tyro.conf.arg(help="One or more seeds, a run each.")], (default.training.seed,)),
+            (
+                "seed",
+                Annotated[tuple[int, ...], tyro.conf.arg(help="One or more seeds, a run each.")],
+                (default.training.seed,),
+            ),
             (
                 "data",
                 Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")],

@@ -12,8 +12,8 @@ QUICK = STANDARD.replace(
     latent_size=16, hidden_size=128, steps=4_000, warm_up=1_000, log_interval=500, validation_interval=1_000
 )
 
-# The scripts of jaanli/variational-autoencoder. They sum the loss over a batch of B where this suite takes the mean, so their ε is
-# divided by B outside the root and by B² inside it, and TensorFlow's accumulator of 1 becomes 1/B².
+# The scripts of jaanli/variational-autoencoder. They sum the loss over a batch of B where this suite takes the mean,
+# so their ε is divided by B outside the root and by B² inside it, and TensorFlow's accumulator of 1 becomes 1/B².
 ANCESTOR = STANDARD.replace(
     optimizer="rmsprop", learning_rate=1e-3, schedule="constant", warm_up=0, data_bias=False, selection="last"
 )

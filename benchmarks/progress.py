@@ -54,8 +54,9 @@ class Progress:
 
                 def advance(units: int, elbo: float | None) -> None:
                     count(units)
-                    shown = {} if elbo is None else {"elbo": f"ELBO {elbo:.2f}"}
-                    bar.update(task, advance=units, speed=speed(), **shown)
+                    bar.update(task, advance=units, speed=speed())
+                    if elbo is not None:
+                        bar.update(task, elbo=f"ELBO {elbo:.2f}")
 
                 yield advance
         else:

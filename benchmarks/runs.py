@@ -19,6 +19,7 @@ from benchmarks.progress import Progress
 from common import checkpoints, data, estimators, parameters, protocol, training
 from common.checkpoints import Checkpoint
 from common.config import Config, check
+from common.data import Dataset
 from common.errors import UserError
 from common.noise import seed_for
 from common.parameters import State
@@ -46,7 +47,7 @@ class Job:
         values = json.loads(text)
         return cls(**values | {"config": Config.from_dict(values["config"])})
 
-    def blank(self, *, dataset: data.Dataset) -> records.Record:
+    def blank(self, *, dataset: Dataset) -> records.Record:
         """The record of a run that has no result yet."""
         return records.blank(
             self.config, backend=self.backend, dataset_name=dataset.name, dataset_sha256=dataset.sha256, preset=self.preset
@@ -69,7 +70,7 @@ def in_process(job: Job) -> int:
 
 
 def evaluate(
-    backend: protocol.Backend, selected: State, *, config: Config, dataset: data.Dataset, progress: Progress
+    backend: protocol.Backend, selected: State, *, config: Config, dataset: Dataset, progress: Progress
 ) -> estimators.Estimates:
     """Judge these parameters on the test images that the config names."""
     # The moving average, if any, is in `selected` already.
@@ -159,7 +160,7 @@ def run(job: Job) -> records.Record:
     return record
 
 
-def resumed(job: Job, checkpoint: Checkpoint, *, dataset: data.Dataset) -> Checkpoint:
+def resumed(job: Job, checkpoint: Checkpoint, *, dataset: Dataset) -> Checkpoint:
     """The checkpoint, if it is of the job's settings and data. Raises `UserError` if not."""
     theirs, ours = checkpoint.config.as_dict(), job.config.as_dict()
     # Neither changes what is trained.
@@ -220,7 +221,7 @@ def peak_memory_bytes() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def checked(job: Job) -> data.Dataset:
+def checked(job: Job) -> Dataset:
     """The job's data set, its settings checked against it and its results folder against the disk, before anything is run."""
     dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
     check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))

@@ -1,9 +1,9 @@
 """The portable HDF5 file of a run: any backend continues or evaluates what any other has trained. No pickle.
 
-    attributes       schema, config (JSON), backend, preset, dataset, sha256 (of the data set's content)
-    state/…          the portable state of common/parameters.py
-    best/NAME        the judged parameters at the highest validation ELBO; attributes step, valid_elbo
-    history/…        the curve and the clock, one array a column (`training.History`)
+attributes       schema, config (JSON), backend, preset, dataset, sha256 (of the data set's content)
+state/…          the portable state of common/parameters.py
+best/NAME        the judged parameters at the highest validation ELBO; attributes step, valid_elbo
+history/…        the curve and the clock, one array a column (`training.History`)
 """
 
 from __future__ import annotations

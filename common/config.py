@@ -28,7 +28,9 @@ def setting(default: Any, help: str) -> Any:
 class Model:
     """What is trained. Two equal models have the same parameters, in every backend."""
 
-    variational: Variational = setting("mean-field", "Family of q(z|x): a diagonal Gaussian, or an inverse autoregressive flow.")
+    variational: Variational = setting(
+        "mean-field", "Family of q(z|x): a diagonal Gaussian, or an inverse autoregressive flow."
+    )
     pixels: int = 784  # not a flag: the data set decides
     latent_size: int = setting(128, "Dimensions of z.")
     hidden_size: int = setting(512, "Width of both hidden layers of the encoder, the decoder and each MADE.")

@@ -40,10 +40,10 @@ def effective_sample_size(log_w: np.ndarray) -> np.ndarray:
 def stream(
     session: Session, handle: Any, *, images: np.ndarray, samples: int, seed: int, image_batch: int, sample_block: int
 ) -> Iterator[np.ndarray]:
-    """Log weights float64 [samples, batch] of the images indices [images], batch by batch; memory does not grow with the images.
+    """Log weights float64 [samples, batch] of images indices [images], batch by batch: memory does not grow with them.
 
-    Neither image_batch nor sample_block changes a sample: noise is a function of (seed, image, sample). Every call has the shape of
-    the first, so that a compiled backend compiles once: the last batch is filled up with its last image and cut again.
+    Neither image_batch nor sample_block changes a sample: noise is a function of (seed, image, sample). Every batch has
+    the shape of the first, so that a compiled backend compiles once: the last is filled up with its last image and cut.
     """
     sample_block = -(-min(sample_block, samples) // NOISE_BLOCK) * NOISE_BLOCK
     image_batch = min(image_batch, len(images))

@@ -8,7 +8,8 @@ import numpy as np
 def degrees(*, latent_size: int, hidden_size: int) -> np.ndarray:
     """Degrees ⌊i·latent/hidden⌋ of hidden units i = 0 … hidden−1, [hidden].
 
-    A unit of degree d sees the latents 1 … d. Degree 0 sees the context alone, so that the first latent too depends on the image.
+    A unit of degree d sees the latents 1 … d. Degree 0 sees the context alone, so that the first latent too depends on
+    the image.
     """
     return np.arange(hidden_size) * latent_size // hidden_size
 
@@ -16,7 +17,8 @@ def degrees(*, latent_size: int, hidden_size: int) -> np.ndarray:
 def made_masks(*, latent_size: int, hidden_size: int) -> dict[str, np.ndarray]:
     """0/1 masks of the three layers, [in, out] each, by the layers' names; latents are numbered from 1.
 
-    first [latent, hidden]: in ≤ hidden; second [hidden, hidden]: hidden ≤ hidden; out [hidden, 2·latent]: hidden < out, for m, then s.
+    first [latent, hidden]: in ≤ hidden; second [hidden, hidden]: hidden ≤ hidden; out [hidden, 2·latent]: hidden < out,
+    for m, then s.
     """
     latents = np.arange(1, latent_size + 1)
     hidden = degrees(latent_size=latent_size, hidden_size=hidden_size)

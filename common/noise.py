@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-# Evaluation noise is drawn in blocks of this many samples an image. It is a constant of the protocol: another value is other noise.
+# Evaluation noise is drawn in blocks of this many samples an image. A constant of the protocol: another value is other noise.
 NOISE_BLOCK = 25
 
 

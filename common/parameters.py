@@ -100,8 +100,8 @@ def initial_weight(layer: Layer, *, distribution: InitialWeights, draws: np.rand
 def initial_parameters(model: Model, *, training: Training, pixel_log_odds: np.ndarray) -> State:
     """Name → initial value, float64, a function of (seed, name). Biases are 0 but for:
 
-    the decoder's output bias, the data's log-odds [pixels] (`data_bias`); gate_bias, 2. MADE's output weights are 0, so that a block
-    starts as z ← σ(2)·z exactly.
+    the decoder's output bias, the data's log-odds [pixels] (`data_bias`); gate_bias, 2. MADE's output weights are 0, so
+    that a block starts as z ← σ(2)·z exactly.
     """
     values = {name: np.zeros(shape) for name, shape in shapes(model).items()}
     for layer in layers(model):

@@ -86,10 +86,8 @@ class Backend(Protocol):
         self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype
     ) -> Session: ...
 
-    def probe(
-        self, *, products: list[tuple[int, int, int]], device: Device, dtype: Dtype
-    ) -> Callable[[int], None]:
-        """A function that runs these matrix products, [m, k]·[k, n] each, `repeats` times, and returns when the device is idle."""
+    def probe(self, *, products: list[tuple[int, int, int]], device: Device, dtype: Dtype) -> Callable[[int], None]:
+        """A function that runs these products, [m, k]·[k, n] each, `repeats` times, and returns when the device is idle."""
 
 
 def load(name: str) -> Backend:
@@ -105,5 +103,3 @@ def load(name: str) -> Backend:
         raise UserError(
             f"Backend '{name}' is unavailable ({error}); install environments/{name}-cpu.txt or {name}-cuda.txt."
         ) from error
-
-

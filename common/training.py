@@ -18,8 +18,8 @@ from common.schedules import kl_weights, learning_rates
 
 VALIDATION_BATCH = 1000  # images a call; changes no result
 
-# Columns of a run's history. Curve: means over the steps since the point before. Clock: a row a chunk of steps; `first` is 1 for a
-# process's first chunk of its length, which compiles.
+# Columns of a run's history. Curve: means over the steps since the point before. Clock: a row a chunk of steps;
+# `first` is 1 for a process's first chunk of its length, which compiles.
 CURVE = ("step", "objective", "elbo", "valid_step", "valid_elbo")
 CLOCK = ("chunk_steps", "chunk_seconds", "chunk_first")
 
@@ -52,9 +52,7 @@ def train(
         steps = min(*((step // n + 1) * n for n in intervals), training.steps) - step
         window = {"first_step": step, "steps": steps}
         arguments: dict[str, Any] = {
-            "indices": minibatches(
-                images=len(dataset.train), batch_size=training.batch_size, seed=training.seed, **window
-            ),
+            "indices": minibatches(images=len(dataset.train), batch_size=training.batch_size, seed=training.seed, **window),
             "learning_rates": learning_rates(optimizer, total_steps=training.steps, **window),
             "kl_weights": kl_weights(training, **window),
             "noise": None,

@@ -69,9 +69,7 @@ class Flow(nnx.Module):
     def __init__(self, latent: int, hidden: int, depth: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.blocks = nnx.List([Block(latent, hidden, dtype=dtype, rngs=rngs) for _ in range(depth)])
 
-    def __call__(
-        self, z: Float[Array, "samples batch latent"], context: Float[Array, "batch latent"]
-    ) -> dict[str, Any]:
+    def __call__(self, z: Float[Array, "samples batch latent"], context: Float[Array, "batch latent"]) -> dict[str, Any]:
         """Each block's z and log_det under `flow.blocks.I.`, the last z as `z` and the sum of all log-dets as `log_det`."""
         quantities: dict[str, Any] = {}
         log_det = jnp.zeros_like(z[..., 0])

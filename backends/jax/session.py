@@ -52,9 +52,7 @@ def path(name: str) -> tuple[str | int, ...]:
 
 
 class Session:
-    def __init__(
-        self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype
-    ):
+    def __init__(self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype):
         self.device, self.dtype = select(device), jnp.dtype(dtype)
         self.model, self.settings, self.training = model, optimizer, training
         with jax.default_device(self.device):
@@ -158,9 +156,7 @@ class Session:
     def _log_weights(self, parameters: dict[str, Array], handle: Array, indices: Array, noise: Array) -> Array:
         return log_weights(self._vae(parameters)(handle[indices].astype(self.dtype), noise), 1.0)
 
-    def inspect(
-        self, handle: Array, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float
-    ) -> dict[str, np.ndarray]:
+    def inspect(self, handle: Array, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float) -> dict[str, np.ndarray]:
         arguments = (handle[indices].astype(self.dtype), noise.astype(self.dtype), kl_weight)
         gradient = jax.jit(jax.value_and_grad(self._objective, has_aux=True))
         (value, quantities), gradients = gradient(self.parameters, *arguments)

@@ -30,12 +30,8 @@ class VAE(nnx.Module):
     def __init__(self, model: Model, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.latent = model.latent_size
         flow = model.variational == "flow"
-        self.encoder = MLP(
-            model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size, dtype=dtype, rngs=rngs
-        )
-        self.flow = (
-            Flow(model.latent_size, model.hidden_size, model.flow_depth, dtype=dtype, rngs=rngs) if flow else None
-        )
+        self.encoder = MLP(model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size, dtype=dtype, rngs=rngs)
+        self.flow = Flow(model.latent_size, model.hidden_size, model.flow_depth, dtype=dtype, rngs=rngs) if flow else None
         self.decoder = MLP(model.latent_size, model.hidden_size, model.pixels, dtype=dtype, rngs=rngs)
 
     def encode(self, x: Float[Array, "batch pixels"]) -> dict[str, Any]:
@@ -69,5 +65,5 @@ def log_weights(quantities: dict[str, Any], kl_weight: Any) -> Float[Array, "sam
 
 
 def objective(log_w: Float[Array, "samples batch"]) -> Float[Array, ""]:
-    """Mean over the batch of logmeanexp over samples: the ELBO for one sample, IWAE's bound for more (Burda et al. 2016, eq. 8)."""
+    """Mean over the batch of logmeanexp over samples: the ELBO for one, else IWAE's bound (Burda et al. 2016, eq. 8)."""
     return (jax.nn.logsumexp(log_w, axis=0) - math.log(len(log_w))).mean()

@@ -69,9 +69,7 @@ class Flow(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(Block(latent, hidden) for _ in range(depth))
 
-    def forward(
-        self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"]
-    ) -> dict[str, Any]:
+    def forward(self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"]) -> dict[str, Any]:
         """Each block's z and log_det under `flow.blocks.I.`, the last z as `z` and the sum of all log-dets as `log_det`."""
         quantities: dict[str, Any] = {}
         log_det = torch.zeros_like(z[..., 0])

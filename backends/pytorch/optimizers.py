@@ -1,5 +1,7 @@
 """The update rules of common/config.py, and the way between an optimizer and the portable state's moments."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -9,12 +11,12 @@ from common import config
 class RMSprop(torch.optim.Optimizer):
     """g/(√v + ε) or, as `torch.optim.RMSprop` cannot, g/√(v + ε); centered: v − m² in place of v. Decoupled weight decay."""
 
-    def __init__(self, parameters, settings: config.Optimizer):
+    def __init__(self, parameters: Iterable[Tensor], settings: config.Optimizer):
         super().__init__(parameters, {"lr": settings.learning_rate})
         self.settings = settings
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: None = None) -> None:
         decay, epsilon = self.settings.rmsprop_decay, self.settings.rmsprop_epsilon
         for group in self.param_groups:
             lr, parameters = group["lr"], group["params"]
@@ -76,9 +78,7 @@ def load_moments(
         optimizer.state[parameter] = own
 
 
-def moments(
-    optimizer: torch.optim.Optimizer, parameters: dict[str, Tensor], settings: config.Optimizer
-) -> dict[str, Tensor]:
+def moments(optimizer: torch.optim.Optimizer, parameters: dict[str, Tensor], settings: config.Optimizer) -> dict[str, Tensor]:
     """The inverse of `load_moments`."""
     return {
         f"{portable}/{name}": optimizer.state[parameter][own]

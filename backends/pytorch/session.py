@@ -40,9 +40,7 @@ def portable(name: str, tensor: Tensor) -> np.ndarray:
 
 
 class Session:
-    def __init__(
-        self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype
-    ):
+    def __init__(self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype):
         self.device, self.dtype = select(device), getattr(torch, dtype)
         self.model, self.settings, self.training = model, optimizer, training
         self.vae = VAE(model).to(device=self.device, dtype=self.dtype)
@@ -106,9 +104,7 @@ class Session:
             self.optimizer.step()
             with torch.no_grad():
                 if self.ema:
-                    torch._foreach_lerp_(
-                        list(self.ema.values()), list(self.parameters.values()), 1 - self.training.ema_decay
-                    )
+                    torch._foreach_lerp_(list(self.ema.values()), list(self.parameters.values()), 1 - self.training.ema_decay)
                 results[t, 0] = value
                 results[t, 1] = log_weights(quantities, 1.0).mean()
         self.step += steps
@@ -132,17 +128,14 @@ class Session:
             epsilon = torch.as_tensor(noise, dtype=self.dtype, device=self.device)
         return log_weights(self.judged(self._images(handle, indices), epsilon), 1.0).cpu().numpy()
 
-    def inspect(
-        self, handle: Tensor, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float
-    ) -> dict[str, np.ndarray]:
+    def inspect(self, handle: Tensor, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float) -> dict[str, np.ndarray]:
         epsilon = torch.as_tensor(noise, dtype=self.dtype, device=self.device)
         quantities = self.vae(self._images(handle, indices), epsilon)
         quantities["log_weights"] = log_weights(quantities, kl_weight)
         quantities["objective"] = objective(quantities["log_weights"])
         gradients = torch.autograd.grad(quantities["objective"], list(self.parameters.values()))
         return {name: value.detach().cpu().numpy() for name, value in quantities.items()} | {
-            f"gradient/{name}": portable(name, gradient)
-            for name, gradient in zip(self.parameters, gradients, strict=True)
+            f"gradient/{name}": portable(name, gradient) for name, gradient in zip(self.parameters, gradients, strict=True)
         }
 
     @torch.no_grad()

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -64,5 +63,5 @@ def log_weights(quantities: dict[str, Any], kl_weight: Any) -> Float[Tensor, "sa
 
 
 def objective(log_w: Float[Tensor, "samples batch"]) -> Float[Tensor, ""]:
-    """Mean over the batch of logmeanexp over samples: the ELBO for one sample, IWAE's bound for more (Burda et al. 2016, eq. 8)."""
+    """Mean over the batch of logmeanexp over samples: the ELBO for one, else IWAE's bound (Burda et al. 2016, eq. 8)."""
     return (log_w.logsumexp(0) - math.log(len(log_w))).mean()

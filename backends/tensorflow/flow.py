@@ -68,9 +68,7 @@ class Flow(keras.layers.Layer):
         super().__init__(dtype=dtype)
         self.blocks = [Block(latent, hidden, dtype=dtype) for _ in range(depth)]
 
-    def call(
-        self, z: Float[tf.Tensor, "samples batch latent"], context: Float[tf.Tensor, "batch latent"]
-    ) -> dict[str, Any]:
+    def call(self, z: Float[tf.Tensor, "samples batch latent"], context: Float[tf.Tensor, "batch latent"]) -> dict[str, Any]:
         """Each block's z and log_det under `flow.blocks.I.`, the last z as `z` and the sum of all log-dets as `log_det`."""
         quantities: dict[str, Any] = {}
         log_det = tf.zeros_like(z[..., 0])

@@ -10,24 +10,31 @@ class Optimizer(keras.optimizers.Optimizer):
     """Moments of the gradient, in the parameters' dtype; decoupled weight decay. `rate` is the learning rate of the step."""
 
     def __init__(self, settings: config.Optimizer, dtype: str):
-        super().__init__(learning_rate=lambda: self.rate)
-        self.rate = tf.Variable(settings.learning_rate, dtype=dtype, trainable=False)
+        super().__init__(learning_rate=self._rate)
+        self.rate: tf.Variable = tf.Variable(settings.learning_rate, dtype=dtype, trainable=False)
         self.settings = settings
 
-    def build(self, variables):
+    def _rate(self) -> tf.Variable:
+        return self.rate
+
+    def build(self, variables: list[keras.Variable]) -> None:
         super().build(variables)
         self.first, self.second = self.add_optimizer_variables(variables, ["first_moment", "second_moment"])
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
         i = self._get_variable_index(variable)
         direction = self.direction(gradient, self.first[i], self.second[i])
         self.assign(variable, (1 - learning_rate * self.settings.weight_decay) * variable - learning_rate * direction)
+
+    def direction(self, gradient: tf.Tensor, first: keras.Variable, second: keras.Variable) -> tf.Tensor:
+        """The direction of descent, after updating the moments."""
+        raise NotImplementedError
 
 
 class Adam(Optimizer):
     """m̂/(√v̂ + ε) (Kingma and Ba 2015, algorithm 1). Keras's own adds ε to the root of v before its bias is corrected."""
 
-    def direction(self, gradient, first, second):
+    def direction(self, gradient: tf.Tensor, first: keras.Variable, second: keras.Variable) -> tf.Tensor:
         beta1, beta2 = self.settings.adam_beta1, self.settings.adam_beta2
         t = tf.cast(self.iterations + 1, gradient.dtype)
         self.assign(first, beta1 * first + (1 - beta1) * gradient)
@@ -40,7 +47,7 @@ class Adam(Optimizer):
 class RMSprop(Optimizer):
     """g/(√v + ε) or g/√(v + ε), where Keras has only the latter; centered: v − m² in place of v."""
 
-    def direction(self, gradient, first, second):
+    def direction(self, gradient: tf.Tensor, first: keras.Variable, second: keras.Variable) -> tf.Tensor:
         decay, epsilon = self.settings.rmsprop_decay, self.settings.rmsprop_epsilon
         self.assign(second, decay * second + (1 - decay) * tf.square(gradient))
         v = second.value

@@ -59,9 +59,7 @@ def seed_pair(*seed: Any) -> tf.Tensor:
 
 
 class Session:
-    def __init__(
-        self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype
-    ):
+    def __init__(self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype):
         self.device, self.dtype = select(device), tf.as_dtype(dtype)
         self.model, self.settings, self.training = model, optimizer, training
         with tf.device(self.device):
@@ -108,7 +106,16 @@ class Session:
         return objectives.numpy(), elbos.numpy()
 
     @tf.function(jit_compile=True)
-    def _train(self, handle, rows, first_step, learning_rates, kl_weights, seed, noise):
+    def _train(
+        self,
+        handle: tf.Tensor,
+        rows: tf.Tensor,
+        first_step: tf.Tensor,
+        learning_rates: tf.Tensor,
+        kl_weights: tf.Tensor,
+        seed: tf.Tensor,
+        noise: tf.Tensor | None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         steps, batch = rows.shape
         shape = (self.training.objective_samples, batch, self.model.latent_size)
         parameters = list(self.parameters.values())
@@ -130,7 +137,7 @@ class Session:
             gradients = tape.gradient(loss, [p.value for p in parameters])
             self.optimizer.rate.assign(learning_rates[t])
             self.optimizer.apply(gradients, parameters)
-            for average, parameter in zip(self.ema.values(), parameters):
+            for average, parameter in zip(self.ema.values(), parameters, strict=True):
                 average.assign(average + (1 - self.training.ema_decay) * (parameter - average))
             objectives = objectives.write(t, value)
             elbos = elbos.write(t, tf.reduce_mean(log_weights(quantities, 1.0)))
@@ -151,10 +158,10 @@ class Session:
             return self._log_weights(handle, rows, epsilon).numpy()
 
     @tf.function(jit_compile=True)
-    def _evaluation_noise(self, seed, images, blocks):
+    def _evaluation_noise(self, seed: tf.Tensor, images: tf.Tensor, blocks: tf.Tensor) -> tf.Tensor:
         """[samples, batch, latent]: a block of samples is a function of (seed, image, block)."""
 
-        def draw(image):
+        def draw(image: tf.Tensor) -> tf.Tensor:
             image_seed = tf.random.experimental.stateless_fold_in(seed, image)
             return tf.map_fn(
                 lambda block: tf.random.stateless_normal(
@@ -170,12 +177,10 @@ class Session:
         return tf.transpose(tf.reshape(draws, (len(images), -1, self.model.latent_size)), (1, 0, 2))
 
     @tf.function(jit_compile=True)
-    def _log_weights(self, handle, indices, noise):
+    def _log_weights(self, handle: tf.Tensor, indices: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         return log_weights(self.judged(tf.cast(tf.gather(handle, indices), self.dtype), noise), 1.0)
 
-    def inspect(
-        self, handle: tf.Tensor, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float
-    ) -> dict[str, np.ndarray]:
+    def inspect(self, handle: tf.Tensor, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float) -> dict[str, np.ndarray]:
         with tf.device(self.device), tf.GradientTape() as tape:
             quantities = self.vae(tf.cast(tf.gather(handle, indices), self.dtype), tf.constant(noise, self.dtype))
             quantities["log_weights"] = log_weights(quantities, kl_weight)

@@ -38,9 +38,7 @@ class VAE(keras.layers.Layer):
         loc, s, *context = tf.split(out, out.shape[-1] // self.latent, axis=-1)
         return {"loc": loc, "scale": softplus(s)} | ({"context": context[0]} if context else {})
 
-    def call(
-        self, x: Float[tf.Tensor, "batch pixels"], noise: Float[tf.Tensor, "samples batch latent"]
-    ) -> dict[str, Any]:
+    def call(self, x: Float[tf.Tensor, "batch pixels"], noise: Float[tf.Tensor, "samples batch latent"]) -> dict[str, Any]:
         """Every quantity by name: z [samples, batch, latent], logits [samples, batch, pixels], densities [samples, batch]."""
         quantities = self.encode(x)
         loc, scale = quantities["loc"], quantities["scale"]
@@ -65,5 +63,5 @@ def log_weights(quantities: dict[str, Any], kl_weight: Any) -> Float[tf.Tensor, 
 
 
 def objective(log_w: Float[tf.Tensor, "samples batch"]) -> Float[tf.Tensor, ""]:
-    """Mean over the batch of logmeanexp over samples: the ELBO for one sample, IWAE's bound for more (Burda et al. 2016, eq. 8)."""
+    """Mean over the batch of logmeanexp over samples: the ELBO for one, else IWAE's bound (Burda et al. 2016, eq. 8)."""
     return tf.reduce_mean(tf.reduce_logsumexp(log_w, axis=0) - math.log(len(log_w)))

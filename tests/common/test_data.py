@@ -325,7 +325,7 @@ def test_other_digits_are_refused(monkeypatch):
     changed = sklearn.datasets.load_digits()
     changed.data[0] = 16 - changed.data[0]
     monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: changed)
-    with pytest.raises(UserError, match="scikit-learn's digits, or NumPy.*has changed; install"):
+    with pytest.raises(UserError, match=r"scikit-learn's digits, or NumPy.*has changed; install"):
         load("binarized-digits", data_dir=None)
 
 
@@ -519,7 +519,7 @@ def test_subset():
     assert set(chosen) < set(subset(images=101, of=10_000, seed=0))
     for everything in (0, 10):
         assert np.array_equal(subset(images=everything, of=10, seed=0), np.arange(10))
-    with pytest.raises(UserError, match="11 images .* only 10"):
+    with pytest.raises(UserError, match=r"11 images .* only 10"):
         subset(images=11, of=10, seed=0)
 
 
