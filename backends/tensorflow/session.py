@@ -137,8 +137,8 @@ class Session:
             gradients = tape.gradient(loss, [p.value for p in parameters])
             self.optimizer.rate.assign(learning_rates[t])
             self.optimizer.apply(gradients, parameters)
-            for average, parameter in zip(self.ema.values(), parameters, strict=True):
-                average.assign(average + (1 - self.training.ema_decay) * (parameter - average))
+            for name, average in self.ema.items():
+                average.assign(average + (1 - self.training.ema_decay) * (self.parameters[name] - average))
             objectives = objectives.write(t, value)
             elbos = elbos.write(t, tf.reduce_mean(log_weights(quantities, 1.0)))
             t += 1
