@@ -129,7 +129,8 @@ def run(arguments: list[str]) -> int:
             return 2
         if code:
             record = job.blank(dataset=data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None))
-            reason = "its framework is not installed" if code == runs.UNAVAILABLE else f"its process ended with code {code}"
+            missing = "its framework can't be imported; `python -m benchmarks list` says why"
+            reason = missing if code == runs.UNAVAILABLE else f"its process ended with code {code}"
             status = "not-run" if code == runs.UNAVAILABLE else "failed"
             records.write(record | {"status": status, "reason": f"{job.backend}: {reason}."}, Path(job.results))
             worst = max(worst, 0 if code == runs.UNAVAILABLE else 1)
@@ -199,7 +200,7 @@ def describe(arguments: list[str]) -> int:
 
 def worker(arguments: list[str]) -> int:
     job = runs.Job.from_json(sys.stdin.read())
-    if job.resume and job.record.exists():
+    if job.resume and runs.finished(job):
         return 0
     try:
         protocol.load(job.backend)
@@ -211,6 +212,8 @@ def worker(arguments: list[str]) -> int:
 
 
 def write_tables(arguments: list[str]) -> int:
+    if arguments:
+        raise UserError("`python -m benchmarks tables` takes no arguments.")
     tables.write()
     return 0
 

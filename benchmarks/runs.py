@@ -160,6 +160,16 @@ def run(job: Job) -> records.Record:
     return record
 
 
+def finished(job: Job) -> bool:
+    """Whether its record has a result, of its settings and data; one that failed is to be resumed."""
+    if not job.record.exists():
+        return False
+    record = records.read(job.record)
+    dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
+    same = (record["config"], record["dataset"]["sha256"]) == (job.config.as_dict(), dataset.sha256)
+    return record["status"] == "ok" and same
+
+
 def resumed(job: Job, checkpoint: Checkpoint, *, dataset: Dataset) -> Checkpoint:
     """The checkpoint, if it is of the job's settings and data. Raises `UserError` if not."""
     theirs, ours = checkpoint.config.as_dict(), job.config.as_dict()

@@ -23,7 +23,15 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def small(family: str, **changes: object) -> Config:
-    settings = {"dtype": "float64", "latent_size": 4, "hidden_size": 11, "flow_depth": 3, "batch_size": 20, "steps": 40, "warm_up": 10}
+    settings = {
+        "dtype": "float64",
+        "latent_size": 4,
+        "hidden_size": 11,
+        "flow_depth": 2,
+        "batch_size": 20,
+        "steps": 40,
+        "warm_up": 10,
+    }
     return Config(model=Model(pixels=12)).replace(variational=family, **settings | changes)
 
 

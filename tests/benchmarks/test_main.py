@@ -1,0 +1,261 @@
+"""The command line: what it refuses, and which settings it arrives at. No model is trained here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from benchmarks import records, runs
+from benchmarks.__main__ import main, translate
+from benchmarks.presets import PRESETS
+from common import checkpoints, data, parameters
+from common.checkpoints import Checkpoint
+from common.config import SECTIONS, Config
+
+SETTINGS = [name for names in SECTIONS.values() for name in names if name != "pixels"] + ["dtype", "device"]
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[runs.Job]:
+    """The jobs that `run` would start, in place of starting them; each ends as if the user had been wrong."""
+    started: list[runs.Job] = []
+
+    def refuse(job: runs.Job) -> int:
+        started.append(job)
+        return 2
+
+    monkeypatch.setattr(runs, "in_process", refuse)
+    return started
+
+
+@pytest.fixture
+def refused(jobs: list[runs.Job], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Calls the command line, expects that it starts nothing and writes nothing, and returns its words."""
+
+    def call(*arguments: str) -> str:
+        try:
+            code: object = main(list(arguments))
+        except SystemExit as error:  # tyro's
+            code = error.code
+        printed = capsys.readouterr()
+        assert code == 2
+        assert jobs == []
+        assert printed.out == ""
+        assert "Traceback" not in printed.err
+        results = tmp_path / "results"
+        assert not results.exists() or list(results.iterdir()) == []
+        return printed.err
+
+    return call
+
+
+def digits_checkpoint(path: Path, config: Config) -> Checkpoint:
+    """An untrained model's file."""
+    digits = data.load("binarized-digits", data_dir=None)
+    config = config.replace(pixels=digits.pixels)
+    initial = parameters.initial_parameters(
+        config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(digits.train)
+    )
+    state = parameters.fresh_state(initial, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
+    checkpoint = Checkpoint(config, "pytorch", "quick", digits.name, digits.sha256, state)
+    checkpoints.save(checkpoint, path)
+    return checkpoint
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--backend theano", "theano"),
+        ("--backend pytorch theano", "theano"),
+        ("--variational laplace", "laplace"),
+        ("--data binarized-cats", "binarized-cats"),
+        ("--data absent.h5", "absent.h5"),
+        ("--data binarized-mnist --data-dir absent", "absent"),
+        ("--learning-rates 1", "--learning-rates"),
+        ("--pixels 3", "--pixels"),
+        ("--preset fast", "fast"),
+        ("--preset fast --help", "fast"),
+        ("--preset", "--preset"),
+        ("--steps many", "many"),
+        ("--steps", "--steps"),
+        ("--steps 0", "--steps"),
+        ("--samples 0", "--samples"),
+        ("--n_samples=0", "--samples"),
+        ("--batch-size 1198", "1197"),
+        ("--images 301", "300"),
+        ("--seed -1", "--seed"),
+        ("--learning-rate nan", "--learning-rate"),
+        ("--ema-decay 1", "--ema-decay"),
+        ("--dtype float16", "float16"),
+        ("--device tpu", "tpu"),
+        ("stray", "stray"),
+    ],
+)
+def test_run_refuses(refused: Callable[..., str], tmp_path: Path, arguments: str, words: str) -> None:
+    assert words in refused("run", *arguments.split(), f"--results={tmp_path / 'results'}")
+
+
+@pytest.mark.parametrize(
+    "arguments", ["train", "tables --now", "list --now", "reproduce", "reproduce table-9", "evaluate", "evaluate absent.h5"]
+)
+def test_other_commands_refuse(refused: Callable[..., str], arguments: str) -> None:
+    assert arguments.split()[-1].removeprefix("--now") in refused(*arguments.split())
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3, 3), (0, 9)])
+def test_an_h5_file_of_the_wrong_shape_is_refused(refused: Callable[..., str], tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = tmp_path / "wrong.h5"
+    with h5py.File(path, "w") as file:
+        for split in data.SPLITS:
+            file[split] = np.zeros(shape, np.uint8)
+    assert "wrong.h5" in refused("run", "--data", str(path), "--results", str(tmp_path / "results"))
+
+
+@pytest.mark.parametrize("below", ["", "/deeper"])
+def test_a_file_in_place_of_the_results_folder_is_refused(refused: Callable[..., str], tmp_path: Path, below: str) -> None:
+    path = tmp_path / "file"
+    path.write_text("mine")
+    assert "--results" in refused("run", f"--results={path}{below}")
+    assert path.read_text() == "mine"
+
+
+def test_a_damaged_checkpoint_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    digits_checkpoint(path, Config().replace(latent_size=2, hidden_size=8))
+    whole = path.read_bytes()
+    for content in (b"", b"text", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        assert "model.h5" in refused("evaluate", str(path))
+
+
+def test_a_checkpoint_of_another_model_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    checkpoint = digits_checkpoint(path, Config().replace(latent_size=2, hidden_size=8))
+    checkpoint.config = checkpoint.config.replace(latent_size=3)
+    checkpoints.save(checkpoint, path)
+    assert "another model" in refused("evaluate", str(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--samples 0", "--samples"),
+        ("--images 301", "300"),
+        ("--backend theano", "theano"),
+        ("--data absent.h5", "absent.h5"),
+        ("--latent-size 3", "--latent-size"),
+    ],
+)
+def test_evaluate_refuses(refused: Callable[..., str], tmp_path: Path, arguments: str, words: str) -> None:
+    path = tmp_path / "model.h5"
+    digits_checkpoint(path, Config().replace(latent_size=2, hidden_size=8))
+    assert words in refused("evaluate", str(path), *arguments.split())
+
+
+def test_evaluate_refuses_other_data(refused: Callable[..., str], tmp_path: Path) -> None:
+    path, other = tmp_path / "model.h5", tmp_path / "other.h5"
+    digits_checkpoint(path, Config().replace(latent_size=2, hidden_size=8))
+    with h5py.File(other, "w") as file:
+        for split in data.SPLITS:
+            file[split] = np.zeros((200, 64), np.uint8)
+    assert "other data" in refused("evaluate", str(path), "--data", str(other))
+
+
+def test_a_process_ends_with_the_code_and_the_sentence(tmp_path: Path) -> None:
+    for argument in ("--samples=0", "--nonsense=0"):
+        command = [sys.executable, "-m", "benchmarks", "run", argument, "--results", str(tmp_path / "results")]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (answer.returncode, answer.stdout) == (2, "")
+        assert argument.partition("=")[0] in answer.stderr
+        assert "Traceback" not in answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- settings ---
+
+
+def test_old_spellings_mean_the_same(jobs: list[runs.Job], tmp_path: Path) -> None:
+    old = "--variational flow --latent_size 8 --max_iterations=20 --log_interval 10 --data_dir X --n_samples 7 --use_gpu"
+    assert translate(old.split()) == (
+        "--variational flow --latent_size 8 --steps=20 --log_interval 10 --data_dir X --samples 7 --device cuda".split()
+    )
+    assert main(["run", *old.split(), "--backend", "jax", f"--train_dir={tmp_path}"]) == 2
+    (job,) = jobs
+    changed = {"variational": "flow", "latent_size": 8, "steps": 20, "log_interval": 10, "samples": 7, "device": "cuda"}
+    assert job.config == PRESETS["quick"].replace(**changed, pixels=64)
+    assert (job.data_dir, job.results) == ("X", str(tmp_path))
+
+
+def test_every_setting_is_a_flag_with_its_help_and_the_presets_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    for name, config in PRESETS.items():
+        with pytest.raises(SystemExit) as end:
+            main(["run", "--preset", name, "--help"])
+        assert end.value.code == 0
+        text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+        fields = [
+            (field, getattr(owner, field.name))
+            for owner in (*(getattr(config, section) for section in SECTIONS), config)
+            for field in dataclasses.fields(owner)
+            if "help" in field.metadata
+        ]
+        assert {field.name for field, _ in fields} == set(SETTINGS)
+        for field, value in fields:
+            assert f"--{field.name.replace('_', '-')}" in text
+            if field.name not in ("variational", "seed"):  # several can be given, and their help says so
+                assert f"{field.metadata['help']} (default: {value})" in text
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("spelling", ["--preset {}", "--preset={}"])
+def test_without_other_flags_the_config_is_the_presets(jobs: list[runs.Job], tmp_path: Path, name: str, spelling: str) -> None:
+    assert main(["run", *spelling.format(name).split(), "--results", str(tmp_path)]) == 2
+    assert jobs[0].config == PRESETS[name].replace(pixels=64)
+    assert (jobs[0].preset, jobs[0].data, jobs[0].resume) == (name, "binarized-digits", False)
+
+
+@pytest.mark.parametrize("setting", [name for name in SETTINGS if name not in ("variational", "seed")])
+def test_a_flag_changes_its_setting_and_no_other(jobs: list[runs.Job], tmp_path: Path, setting: str) -> None:
+    owners = [getattr(Config(), section) for section in SECTIONS] + [Config()]
+    default = next(getattr(owner, setting) for owner in owners if hasattr(owner, setting))
+    choices = {"optimizer": "rmsprop", "schedule": "constant", "initial_weights": "glorot", "noise": "shared"}
+    choices |= {"selection": "best-validation", "dtype": "float64", "device": "cuda"}
+    flag = f"--{setting.replace('_', '-')}"
+    if isinstance(default, bool):
+        value: object = not default
+        arguments = [flag if value else f"--no{flag[1:]}"]
+    else:
+        value = choices.get(setting, 0.5 if isinstance(default, float) else 3)
+        arguments = [flag, str(value)]
+    assert main(["run", "--preset", "standard", "--results", str(tmp_path), *arguments]) == 2
+    assert jobs[0].config == Config().replace(pixels=64, **{setting: value})
+
+
+def test_each_seed_family_and_backend_is_a_run_with_a_record_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[runs.Job] = []
+    monkeypatch.setattr(runs, "in_process", lambda job: started.append(job) or 1)
+    assert main(["run", "--seed", "3", "5", "--backend", "jax", "pytorch", "--results", str(tmp_path)]) == 1
+    asked = {(job.config.training.seed, job.config.model.variational, job.backend) for job in started}
+    assert asked == {
+        (seed, family, name) for seed in (3, 5) for family in ("mean-field", "flow") for name in ("jax", "pytorch")
+    }
+    assert len(records.read_all(tmp_path)) == len(started) == 8
+    for job in started:
+        assert runs.Job.from_json(json.dumps(json.loads(job.as_json()))) == job
+        assert job.record.exists()
