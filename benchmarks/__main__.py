@@ -64,7 +64,7 @@ def named(arguments: list[str], flag: str, default: str) -> str:
     for i, argument in enumerate(arguments):
         if argument.startswith(f"{flag}="):
             return argument.partition("=")[2]
-        if argument == flag and i + 1 < len(arguments):
+        if argument == flag and i + 1 < len(arguments) and not arguments[i + 1].startswith("-"):
             return arguments[i + 1]
     return default
 

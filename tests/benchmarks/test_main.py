@@ -88,6 +88,7 @@ def digits_checkpoint(path: Path, config: Config) -> Checkpoint:
         ("--preset fast", "fast"),
         ("--preset fast --help", "fast"),
         ("--preset", "--preset"),
+        ("--preset quick --preset standard", "--preset"),
         ("--steps many", "many"),
         ("--steps", "--steps"),
         ("--steps 0", "--steps"),
@@ -189,7 +190,21 @@ def test_a_process_ends_with_the_code_and_the_sentence(tmp_path: Path) -> None:
 def test_old_spellings_mean_the_same(jobs: list[runs.Job], tmp_path: Path) -> None:
     old = "--variational flow --latent_size 8 --max_iterations=20 --log_interval 10 --data_dir X --n_samples 7 --use_gpu"
     assert translate(old.split()) == (
-        "--variational flow --latent_size 8 --steps=20 --log_interval 10 --data_dir X --samples 7 --device cuda".split()
+        [
+            "--variational",
+            "flow",
+            "--latent_size",
+            "8",
+            "--steps=20",
+            "--log_interval",
+            "10",
+            "--data_dir",
+            "X",
+            "--samples",
+            "7",
+            "--device",
+            "cuda",
+        ]
     )
     assert main(["run", *old.split(), "--backend", "jax", f"--train_dir={tmp_path}"]) == 2
     (job,) = jobs

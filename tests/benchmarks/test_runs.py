@@ -1,0 +1,241 @@
+"""Small real runs: their records, their checkpoints judged again, stopped and resumed; and what becomes of failed ones."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import records, runs
+from benchmarks.__main__ import main
+from common import checkpoints, protocol
+from common.checkpoints import Checkpoint
+
+TINY = (
+    "--variational mean-field --latent-size 2 --hidden-size 8 --steps 60 --chunk 10 --log-interval 20 --validation-interval 20 "
+    "--samples 30 --images 50 --warm-up 10"
+).split()
+AVERAGED = ("--selection", "best-validation", "--ema-decay", "0.9")
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers run here: each framework is imported once, and what the test patches holds in them too."""
+
+    def work(job: runs.Job) -> int:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(job.as_json()))
+        try:
+            return main(["worker"])
+        except RuntimeError:
+            return 1
+
+    monkeypatch.setattr(runs, "in_process", work)
+
+
+def run(folder: Path, *arguments: str) -> int:
+    return main(["run", *TINY, "--results", str(folder), *arguments])
+
+
+def record_in(folder: Path) -> records.Record:
+    (record,) = records.read_all(folder)
+    return record
+
+
+def checkpoint_in(folder: Path) -> Checkpoint:
+    (path,) = folder.glob("*.h5")
+    return checkpoints.load(path)
+
+
+def estimates(printed: str) -> dict[str, str]:
+    """The numbers of `evaluate`'s line."""
+    found = re.search(r"ELBO (\S+) ± (\S+), log p\(x\) (\S+) ± (\S+) nats .*K = (\d+), (\d+) images", printed)
+    assert found, printed
+    return dict(zip(("elbo", "elbo_se", "log_px", "log_px_se", "importance_samples", "images"), found.groups(), strict=True))
+
+
+def same_arrays(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    return ours.keys() == theirs.keys() and all(
+        ours[name].dtype == theirs[name].dtype and np.array_equal(ours[name], theirs[name]) for name in ours
+    )
+
+
+@pytest.fixture
+def stop_after_first_checkpoint(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes the next run end in a crash once its first checkpoint is written, and the runs after it whole."""
+
+    def arm() -> None:
+        save = checkpoints.save
+
+        def save_and_crash(checkpoint: Checkpoint, path: Path) -> None:
+            save(checkpoint, path)
+            monkeypatch.setattr(checkpoints, "save", save)
+            raise RuntimeError("killed")
+
+        monkeypatch.setattr(checkpoints, "save", save_and_crash)
+
+    return arm
+
+
+def test_a_run_in_its_own_process_and_its_checkpoint_judged_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-m", "benchmarks", "run", *TINY, "--backend", "jax", "--results", str(tmp_path)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "train 60/60 steps" in answer.stderr
+    assert "\r" not in answer.stderr
+
+    record, (path,) = record_in(tmp_path), tmp_path.glob("*.h5")
+    assert path.with_suffix(".json").exists()
+    assert (record["status"], record["reason"], record["backend"]) == ("ok", None, "jax")
+    assert record["curve"]["step"] == record["curve"]["valid_step"] == [20, 40, 60]
+    test = record["test"]
+    assert (test["importance_samples"], test["images"]) == (30, 50)
+    assert test["log_px"] > test["elbo"]
+    assert 1 <= test["ess"] <= 30
+    assert all(value is not None for section in ("timing", "test") for value in record[section].values())
+    assert record["peak_memory_bytes"] > 0
+    assert f"{test['log_px']:.2f} ± {test['log_px_se']:.2f}" in answer.stdout
+
+    assert main(["evaluate", str(path)]) == 0
+    again = estimates(capsys.readouterr().out)
+    assert again == {name: f"{test[name]:.3f}" if isinstance(test[name], float) else str(test[name]) for name in again}
+
+    assert main(["evaluate", str(path), "--backend", "pytorch", "--samples", "300"]) == 0
+    other = estimates(capsys.readouterr().out)
+    assert (other["importance_samples"], other["images"]) == ("300", "50")
+    # The same images: only the noise differs, which is far less than the error over images.
+    assert abs(float(other["log_px"]) - test["log_px"]) < test["log_px_se"] / 2
+    assert abs(float(other["elbo"]) - test["elbo"]) < test["elbo_se"] / 2
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("backend", protocol.BACKENDS)
+@pytest.mark.parametrize("settings", [(), AVERAGED], ids=["last", "best-validation"])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    tmp_path: Path, stop_after_first_checkpoint: Callable[[], None], backend: str, settings: tuple[str, ...]
+) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    settings = ("--backend", backend, *settings)
+    assert run(whole, *settings) == 0
+    stop_after_first_checkpoint()
+    assert run(halves, *settings) == 1
+    assert record_in(halves)["status"] == "failed"
+    assert int(checkpoint_in(halves).state["step"]) == 20
+    assert run(halves, *settings, "--resume") == 0
+
+    old, new = record_in(whole), record_in(halves)
+    assert new["status"] == "ok"
+    assert (new["curve"], new["test"], new["config"]) == (old["curve"], old["test"], old["config"])
+    before, after = checkpoint_in(whole), checkpoint_in(halves)
+    assert same_arrays(after.state, before.state)
+    assert same_arrays(after.best, before.best)
+    assert (after.best_step, after.best_valid_elbo) == (before.best_step, before.best_valid_elbo)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_resume_leaves_a_finished_run_and_tests_it_anew_where_only_the_test_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(tmp_path, "--backend", "pytorch") == 0
+    (path,) = tmp_path.glob("*.json")
+    before = path.read_bytes()
+    monkeypatch.setattr(checkpoints, "save", lambda *_: pytest.fail("it trains"))
+    assert run(tmp_path, "--backend", "pytorch", "--resume") == 0
+    assert path.read_bytes() == before
+    curve = record_in(tmp_path)["curve"]
+    assert run(tmp_path, "--backend", "pytorch", "--resume", "--samples", "40") == 0
+    assert (record_in(tmp_path)["test"]["importance_samples"], record_in(tmp_path)["curve"]) == (40, curve)
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize(
+    "other", ["--hidden-size 9", "--steps 80", "--learning-rate 0.01", "--ema-decay 0.5", "--no-data-bias"]
+)
+def test_a_checkpoint_of_other_settings_is_not_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stop_after_first_checkpoint: Callable[[], None], other: str
+) -> None:
+    """Neither half-way nor at the end, where its record must not pass for the one that was asked for."""
+    for finished in (False, True):
+        if not finished:
+            stop_after_first_checkpoint()
+        assert run(tmp_path, "--backend", "pytorch") == (0 if finished else 1)
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        capsys.readouterr()
+        assert run(tmp_path, "--backend", "pytorch", "--resume", *other.split()) == 2
+        assert "--resume" in capsys.readouterr().err
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("backend", protocol.BACKENDS)
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], backend: str) -> None:
+    if "cuda" in protocol.load(backend).describe().devices:
+        pytest.skip("this machine has the device")
+    assert run(tmp_path, "--backend", backend, "--device", "cuda") == 2
+    printed = capsys.readouterr()
+    assert "--device cpu" in printed.err
+    assert "Traceback" not in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(job: runs.Job) -> int:
+        if job.backend == "jax":
+            return -9
+        records.write(
+            records.blank(
+                job.config, backend=job.backend, dataset_name="binarized-digits", dataset_sha256=None, preset=job.preset
+            )
+            | {"status": "ok", "reason": None},
+            Path(job.results),
+        )
+        return 0
+
+    monkeypatch.setattr(runs, "in_process", work)
+    assert run(tmp_path) == 1
+    found = {record["backend"]: record for record in records.read_all(tmp_path)}
+    assert {name: record["status"] for name, record in found.items()} == {
+        "pytorch": "ok",
+        "jax": "failed",
+        "tensorflow": "ok",
+    }
+    assert "-9" in found["jax"]["reason"]
+    assert found["jax"]["reason"] in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_backend_that_is_not_there_is_a_row_in_a_sweep_and_an_error_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in protocol.BACKENDS:  # what Python does with this is an ImportError
+        monkeypatch.setitem(sys.modules, f"backends.{name}.session", None)
+    assert run(tmp_path / "sweep") == 0
+    found = records.read_all(tmp_path / "sweep")
+    assert {(record["backend"], record["status"]) for record in found} == {(name, "not-run") for name in protocol.BACKENDS}
+    printed = capsys.readouterr()
+    assert all(record["reason"] in printed.out for record in found)
+
+    assert run(tmp_path / "asked", "--backend", "jax") == 2
+    assert "Backend 'jax' is unavailable" in capsys.readouterr().err
+    assert list((tmp_path / "asked").iterdir()) == []
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(job: runs.Job) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "in_process", interrupt)
+    assert run(tmp_path) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
