@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -60,13 +61,14 @@ def translate(arguments: list[str]) -> list[str]:
 
 
 def named(arguments: list[str], flag: str, default: str) -> str:
-    """The value of a flag that decides the other flags' defaults."""
-    for i, argument in enumerate(arguments):
+    """The value of a flag that decides the other flags' defaults; its last, as for every flag."""
+    value = default
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue="-"):
         if argument.startswith(f"{flag}="):
-            return argument.partition("=")[2]
-        if argument == flag and i + 1 < len(arguments) and not arguments[i + 1].startswith("-"):
-            return arguments[i + 1]
-    return default
+            value = argument.partition("=")[2]
+        elif argument == flag and not following.startswith("-"):
+            value = following
+    return value
 
 
 def run(arguments: list[str]) -> int:
@@ -126,6 +128,7 @@ def run(arguments: list[str]) -> int:
     for job in jobs:
         code = runs.in_process(job)
         if code == 2 or (code == runs.UNAVAILABLE and asked.backend):
+            tables.terminal(done)  # what went before is not lost
             return 2
         if code:
             record = job.blank(dataset=data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None))

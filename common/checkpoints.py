@@ -18,7 +18,7 @@ import numpy as np
 from common.config import Config
 from common.errors import UserError
 from common.files import write_whole
-from common.parameters import State, judged, shapes
+from common.parameters import State, group, judged, shapes
 
 SCHEMA = 1
 
@@ -86,8 +86,10 @@ def load(path: Path) -> Checkpoint:
             )
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} is not a checkpoint of this suite, or is damaged ({error}); train the model again.") from error
-    found = {name: value.shape for name, value in checkpoint.selected().items()}
-    if found != shapes(checkpoint.config.model):
+    expected = shapes(checkpoint.config.model)
+    for found in (checkpoint.selected(), group(checkpoint.state, "parameters")):
+        if {name: value.shape for name, value in found.items()} == expected:
+            continue
         raise UserError(f"{path} holds the parameters of another model than its config says; train the model again.")
     return checkpoint
 
