@@ -124,7 +124,8 @@ def run(arguments: list[str]) -> int:
         for backend in backends
     ]
     jobs = [with_pixels(job) for job in jobs]
-    done, worst = [], 0
+    done: list[records.Record] = []
+    worst = 0
     for job in jobs:
         code = runs.in_process(job)
         if code == 2 or (code == runs.UNAVAILABLE and asked.backend):
