@@ -9,7 +9,7 @@ STANDARD = Config()
 
 # All six models in under three minutes on two cores.
 QUICK = STANDARD.replace(
-    latent_size=16, hidden_size=128, steps=4_000, warm_up=1_000, log_interval=500, validation_interval=1_000
+    latent_size=16, hidden_size=128, steps=2_000, warm_up=500, log_interval=250, validation_interval=500
 )
 
 # The scripts of jaanli/variational-autoencoder. They sum the loss over a batch of B where this suite takes the mean,
