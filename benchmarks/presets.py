@@ -8,9 +8,7 @@ from common.errors import UserError
 STANDARD = Config()
 
 # All six models in under three minutes on two cores.
-QUICK = STANDARD.replace(
-    latent_size=16, hidden_size=128, steps=2_000, warm_up=500, log_interval=250, validation_interval=500
-)
+QUICK = STANDARD.replace(latent_size=16, hidden_size=128, steps=2_000, warm_up=500, log_interval=250, validation_interval=500)
 
 # The scripts of jaanli/variational-autoencoder. They sum the loss over a batch of B where this suite takes the mean,
 # so their ε is divided by B outside the root and by B² inside it, and TensorFlow's accumulator of 1 becomes 1/B².
