@@ -44,7 +44,7 @@ format: .venv/ready-dev ## Format the code and fix what can be fixed without tho
 list: .venv/ready ## Show the backends that are installed here with their devices, or why one is unavailable
 	$(PY) -m benchmarks list $(ARGS)
 
-tables: .venv/ready ## Write the tables of README.md from benchmarks/records/
+tables: .venv/ready ## Write the tables of README.md and docs/ from benchmarks/records/
 	$(PY) -m benchmarks tables $(ARGS)
 
 reproduce-quick: ## Run the rows of README.md's table "quick" again and compare (minutes)

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks import records, reproduce, runs, tables
+from benchmarks import documents, records, reproduce, runs, tables
+from benchmarks.cli import parse
 from benchmarks.presets import PRESETS, preset
 from benchmarks.progress import Progress
 from common import checkpoints, data, protocol
@@ -43,11 +44,6 @@ def setting_fields(config: Config, *, leave_out: tuple[str, ...]) -> list[tuple[
             kind = typing.get_type_hints(type(owner))[name]
             result.append((name, Annotated[kind, tyro.conf.arg(help=field.metadata["help"])], getattr(owner, name)))
     return result
-
-
-def parse(kind: type, arguments: list[str], *, command: str, description: str) -> Any:
-    """The arguments as a `kind`; a bad one ends here, with a sentence and exit code 2."""
-    return tyro.cli(kind, args=arguments, prog=f"python -m benchmarks {command}", description=description)
 
 
 def translate(arguments: list[str]) -> list[str]:
@@ -219,6 +215,7 @@ def write_tables(arguments: list[str]) -> int:
     if arguments:
         raise UserError("`python -m benchmarks tables` takes no arguments.")
     tables.write()
+    documents.write()
     return 0
 
 

@@ -14,6 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from benchmarks import reports
 from benchmarks.records import RECORDS, Record, read_all
 from common.errors import UserError
 from common.files import write_whole
@@ -190,27 +191,11 @@ def _provenance(records: Sequence[Record]) -> list[str]:
     sets: dict[str, list[str]] = {}
     for record in records:
         row = " ".join([record["backend"], record["variational"], *(str(record[key]) for key in shown(WHERE_VARYING, records))])
-        sets.setdefault(_measured(record), []).append(row)
+        measured = reports.measured(record["environment"], setting=f"{record['device']}, {record['precision']}")
+        sets.setdefault(measured, []).append(row)
     if len(sets) == 1:
         return [f"Every row: {measured}." for measured in sets]
     return [f"{', '.join(names)}: {measured}." for measured, names in sets.items()]
-
-
-def _measured(record: Record) -> str:
-    environment = record["environment"]
-    machine, threads = environment["machine"] or {}, environment["threads"] or {}
-    commit = (environment["commit"] or "unknown")[:12] + (" with uncommitted changes" if environment.get("dirty") else "")
-    parts = [
-        machine.get("cpu") or "unknown machine",
-        machine.get("gpu"),
-        f"{threads['cores']} cores" if threads.get("cores") else None,
-        f"{machine['memory_bytes'] / 2**30:.1f} GiB" if machine.get("memory_bytes") else None,
-        machine.get("os"),
-        f"{record['device']}, {record['precision']}",
-        f"commit {commit}",
-        ", ".join(f"{package} {version}" for package, version in (environment["versions"] or {}).items()),
-    ]
-    return "; ".join(part for part in parts if part)
 
 
 def filled(text: str, records: Sequence[Record]) -> str:

@@ -1,0 +1,60 @@
+"""The report blocks of README.md and docs/*.md: what stands between `<!-- report: NAME -->` and `<!-- end report -->`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import reports
+from benchmarks.reports import REPORTS, Report
+from common.errors import UserError
+from common.files import write_whole
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"<!-- report: (?P<name>[\w-]+) -->\n.*?<!-- end report -->", re.DOTALL)
+
+# Block name → (the report that it is made from, how).
+BLOCKS: dict[str, tuple[str, Callable[[Report], str]]] = {}
+
+
+def documents(root: Path = ROOT) -> list[Path]:
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def filled(text: str, *, folder: Path = REPORTS) -> str:
+    """A document's text with each report block made anew. Raises `UserError` for a block that isn't in BLOCKS."""
+
+    def block(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name not in BLOCKS:
+            raise UserError(f"There is no report block '{name}'; choose from {', '.join(BLOCKS) or 'none'}.")
+        source, markdown = BLOCKS[name]
+        report = reports.read(source, folder)
+        body = "Not measured yet.\n" if report is None else markdown(report).rstrip("\n") + "\n"
+        return f"<!-- report: {name} -->\n{body}<!-- end report -->"
+
+    return BLOCK.sub(block, text)
+
+
+def write(*, root: Path = ROOT, folder: Path = REPORTS) -> None:
+    """Make the blocks of every document from the reports."""
+    for document in documents(root):
+        text = filled(document.read_text(encoding="utf-8"), folder=folder)
+
+        def to(path: Path, text: str = text) -> None:
+            path.write_text(text, encoding="utf-8")
+
+        write_whole(document, to)
+
+
+def check(*, root: Path = ROOT, folder: Path = REPORTS) -> None:
+    """Raises `UserError` where a document isn't what the reports say, or a block of BLOCKS stands in none."""
+    found = set()
+    for document in documents(root):
+        text = document.read_text(encoding="utf-8")
+        found |= {match["name"] for match in BLOCK.finditer(text)}
+        if filled(text, folder=folder) != text:
+            raise UserError(f"The tables of {document} differ from the reports in {folder}; run `make tables`.")
+    if found != BLOCKS.keys():
+        raise UserError(f"No document has a block for {', '.join(sorted(BLOCKS.keys() - found))}.")
