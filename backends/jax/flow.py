@@ -1,7 +1,5 @@
 """Inverse autoregressive flow (Kingma et al. 2016, eq. 10-14)."""
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -9,6 +7,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from backends.jax.shapes import Quantities, checked
 from common.masks import made_masks
 
 
@@ -24,6 +23,7 @@ class MaskedLinear(nnx.Linear):
         super().__init__(inputs, outputs, dtype=dtype, param_dtype=dtype, rngs=rngs)
         self.mask = Mask(jnp.asarray(mask, dtype))
 
+    @checked
     def __call__(self, x: Float[Array, "*rows inputs"]) -> Float[Array, "*rows outputs"]:
         return x @ (self.kernel * self.mask) + self.bias
 
@@ -38,6 +38,7 @@ class MADE(nnx.Module):
         self.second = MaskedLinear(masks["second"], dtype=dtype, rngs=rngs)
         self.out = MaskedLinear(masks["out"], dtype=dtype, rngs=rngs)
 
+    @checked
     def __call__(
         self, z: Float[Array, "samples batch latent"], context: Float[Array, "batch latent"]
     ) -> tuple[Float[Array, "samples batch latent"], Float[Array, "samples batch latent"]]:
@@ -54,6 +55,7 @@ class Block(nnx.Module):
         self.made = MADE(latent, hidden, dtype=dtype, rngs=rngs)
         self.gate_bias = nnx.Param(jnp.zeros(latent, dtype))
 
+    @checked
     def __call__(
         self, z: Float[Array, "samples batch latent"], context: Float[Array, "batch latent"]
     ) -> tuple[Float[Array, "samples batch latent"], Float[Array, "samples batch"]]:
@@ -69,9 +71,10 @@ class Flow(nnx.Module):
     def __init__(self, latent: int, hidden: int, depth: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.blocks = nnx.List([Block(latent, hidden, dtype=dtype, rngs=rngs) for _ in range(depth)])
 
-    def __call__(self, z: Float[Array, "samples batch latent"], context: Float[Array, "batch latent"]) -> dict[str, Any]:
+    @checked
+    def __call__(self, z: Float[Array, "samples batch latent"], context: Float[Array, "batch latent"]) -> Quantities:
         """Each block's z and log_det under `flow.blocks.I.`, the last z as `z` and the sum of all log-dets as `log_det`."""
-        quantities: dict[str, Any] = {}
+        quantities: Quantities = {}
         log_det = jnp.zeros_like(z[..., 0])
         for i, block in enumerate(self.blocks):
             if i > 0:

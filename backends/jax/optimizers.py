@@ -4,8 +4,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
-from jax import Array
 
+from backends.jax.shapes import Quantities, checked
 from common import config
 
 
@@ -27,7 +27,8 @@ def create(settings: config.Optimizer) -> optax.GradientTransformation:
 MOMENTS = {"first_moment": "mu", "second_moment": "nu"}
 
 
-def load_moments(state: Any, moments: dict[str, Array], step: int, settings: config.Optimizer) -> Any:
+@checked
+def load_moments(state: Any, moments: Quantities, step: int, settings: config.Optimizer) -> Any:
     """The optimizer's state with these moments (`first_moment/NAME` … → array) and this number of steps done."""
     scaled, *rest = state
     own = {}
@@ -39,7 +40,8 @@ def load_moments(state: Any, moments: dict[str, Array], step: int, settings: con
     return (scaled._replace(**own), *rest)
 
 
-def moments(state: Any) -> dict[str, Array]:
+@checked
+def moments(state: Any) -> Quantities:
     """The inverse of `load_moments`."""
     scaled, *_ = state
     return {

@@ -12,8 +12,10 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import Array
+from jaxtyping import Float, Int, Real, UInt8
 
 from backends.jax import optimizers
+from backends.jax.shapes import checked
 from backends.jax.vae import VAE, log_weights, objective
 from common.config import Device, Dtype, Model, Optimizer, Training
 from common.errors import UserError
@@ -79,20 +81,22 @@ class Session:
         quantities = self._vae(parameters)(x, noise)
         return objective(log_weights(quantities, kl_weight)), quantities
 
-    def place(self, images: np.ndarray) -> Array:
+    @checked
+    def place(self, images: UInt8[np.ndarray, "images pixels"]) -> UInt8[Array, "images pixels"]:
         return jax.device_put(images, self.device)
 
+    @checked
     def train(
         self,
-        handle: Array,
-        indices: np.ndarray,
+        handle: UInt8[Array, "images pixels"],
+        indices: Int[np.ndarray, "steps batch"],
         *,
         first_step: int,
-        learning_rates: np.ndarray,
-        kl_weights: np.ndarray,
+        learning_rates: Float[np.ndarray, "steps"],
+        kl_weights: Float[np.ndarray, "steps"],
         seed: int,
-        noise: np.ndarray | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+        noise: Float[np.ndarray, "steps samples batch latent"] | None,
+    ) -> tuple[Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
         steps = len(indices)
         chunk = {
             "step": np.arange(first_step, first_step + steps, dtype=np.int32),
@@ -130,9 +134,16 @@ class Session:
 
         return jax.lax.scan(step, carry, chunk)
 
+    @checked
     def log_weights(
-        self, handle: Array, indices: np.ndarray, *, samples: range, seed: int, noise: np.ndarray | None
-    ) -> np.ndarray:
+        self,
+        handle: UInt8[Array, "images pixels"],
+        indices: Int[np.ndarray, "batch"],
+        *,
+        samples: range,
+        seed: int,
+        noise: Float[np.ndarray, "samples batch latent"] | None,
+    ) -> Float[np.ndarray, "samples batch"]:
         if noise is None:
             blocks = noise_blocks(samples)
             key = jax.random.key(seed_for(seed, "evaluation noise"))
@@ -156,7 +167,15 @@ class Session:
     def _log_weights(self, parameters: dict[str, Array], handle: Array, indices: Array, noise: Array) -> Array:
         return log_weights(self._vae(parameters)(handle[indices].astype(self.dtype), noise), 1.0)
 
-    def inspect(self, handle: Array, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float) -> dict[str, np.ndarray]:
+    @checked
+    def inspect(
+        self,
+        handle: UInt8[Array, "images pixels"],
+        indices: Int[np.ndarray, "batch"],
+        *,
+        noise: Float[np.ndarray, "samples batch latent"],
+        kl_weight: float,
+    ) -> dict[str, np.ndarray]:
         arguments = (handle[indices].astype(self.dtype), noise.astype(self.dtype), kl_weight)
         gradient = jax.jit(jax.value_and_grad(self._objective, has_aux=True))
         (value, quantities), gradients = gradient(self.parameters, *arguments)
@@ -164,11 +183,15 @@ class Session:
         quantities |= {f"gradient/{name}": gradient for name, gradient in gradients.items()}
         return {name: np.asarray(value) for name, value in quantities.items()}
 
-    def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    @checked
+    def encode(
+        self, images: Real[np.ndarray, "batch pixels"]
+    ) -> tuple[Float[np.ndarray, "batch latent"], Float[np.ndarray, "batch latent"]]:
         quantities = self._vae(self.ema or self.parameters).encode(jnp.asarray(images, self.dtype))
         return np.asarray(quantities["loc"]), np.asarray(quantities["scale"])
 
-    def decode(self, latents: np.ndarray) -> np.ndarray:
+    @checked
+    def decode(self, latents: Float[np.ndarray, "batch latent"]) -> Float[np.ndarray, "batch pixels"]:
         logits = self._vae(self.ema or self.parameters).decoder(jnp.asarray(latents, self.dtype))
         return np.asarray(jax.nn.sigmoid(logits))
 

@@ -1,7 +1,6 @@
 """The variational autoencoder (Kingma and Welling 2014): log weights and the training objective, in nats per image."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +11,16 @@ from jaxtyping import Float
 
 from backends.jax.flow import Flow
 from backends.jax.networks import MLP
+from backends.jax.shapes import Quantities, checked
 from common.config import Model
 
 
+@checked
 def softplus(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jax.nn.softplus(x)
 
 
+@checked
 def standard_normal_log_density(x: Float[Array, "*rows latent"]) -> Float[Array, "*rows"]:
     """log N(x; 0, I)."""
     return -0.5 * (jnp.square(x) + math.log(2 * math.pi)).sum(-1)
@@ -34,13 +36,15 @@ class VAE(nnx.Module):
         self.flow = Flow(model.latent_size, model.hidden_size, model.flow_depth, dtype=dtype, rngs=rngs) if flow else None
         self.decoder = MLP(model.latent_size, model.hidden_size, model.pixels, dtype=dtype, rngs=rngs)
 
-    def encode(self, x: Float[Array, "batch pixels"]) -> dict[str, Any]:
+    @checked
+    def encode(self, x: Float[Array, "batch pixels"]) -> dict[str, Float[Array, "batch {self.latent}"]]:
         """loc, scale and, for a flow, context, [batch, latent] each: q's Gaussian base is N(loc, scale²)."""
         out = self.encoder(x)
         loc, s, *context = jnp.split(out, out.shape[-1] // self.latent, axis=-1)
         return {"loc": loc, "scale": softplus(s)} | ({"context": context[0]} if context else {})
 
-    def __call__(self, x: Float[Array, "batch pixels"], noise: Float[Array, "samples batch latent"]) -> dict[str, Any]:
+    @checked
+    def __call__(self, x: Float[Array, "batch pixels"], noise: Float[Array, "samples batch {self.latent}"]) -> Quantities:
         """Every quantity by name: z [samples, batch, latent], logits [samples, batch, pixels], densities [samples, batch]."""
         quantities = self.encode(x)
         loc, scale = quantities["loc"], quantities["scale"]
@@ -59,11 +63,13 @@ class VAE(nnx.Module):
         }
 
 
-def log_weights(quantities: dict[str, Any], kl_weight: Any) -> Float[Array, "samples batch"]:
+@checked
+def log_weights(quantities: Quantities, kl_weight: float | Float[Array, ""]) -> Float[Array, "samples batch"]:
     """log w_β = log p(x|z) + β·(log p(z) − log q(z|x))."""
     return quantities["log_p_x_given_z"] + kl_weight * (quantities["log_p_z"] - quantities["log_q"])
 
 
+@checked
 def objective(log_w: Float[Array, "samples batch"]) -> Float[Array, ""]:
     """Mean over the batch of logmeanexp over samples: the ELBO for one, else IWAE's bound (Burda et al. 2016, eq. 8)."""
     return (jax.nn.logsumexp(log_w, axis=0) - math.log(len(log_w))).mean()

@@ -1,13 +1,12 @@
 """Inverse autoregressive flow (Kingma et al. 2016, eq. 10-14)."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backends.pytorch.shapes import Quantities, checked
 from common.masks import made_masks
 
 
@@ -21,6 +20,7 @@ class MaskedLinear(nn.Linear):
         super().__init__(inputs, outputs)
         self.register_buffer("mask", torch.tensor(mask.T, dtype=self.weight.dtype), persistent=False)
 
+    @checked
     def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
         return F.linear(x, self.weight * self.mask, self.bias)
 
@@ -36,6 +36,7 @@ class MADE(nn.Module):
         self.second = MaskedLinear(masks["second"])
         self.out = MaskedLinear(masks["out"])
 
+    @checked
     def forward(
         self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"]
     ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch latent"]]:
@@ -53,6 +54,7 @@ class Block(nn.Module):
         self.made = MADE(latent, hidden)
         self.gate_bias = nn.Parameter(torch.empty(latent))
 
+    @checked
     def forward(
         self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"]
     ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch"]]:
@@ -69,9 +71,10 @@ class Flow(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(Block(latent, hidden) for _ in range(depth))
 
-    def forward(self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"]) -> dict[str, Any]:
+    @checked
+    def forward(self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"]) -> Quantities:
         """Each block's z and log_det under `flow.blocks.I.`, the last z as `z` and the sum of all log-dets as `log_det`."""
-        quantities: dict[str, Any] = {}
+        quantities: Quantities = {}
         log_det = torch.zeros_like(z[..., 0])
         for i, block in enumerate(self.blocks):
             if i > 0:

@@ -4,6 +4,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backends.pytorch.shapes import checked
+
 
 class MLP(nn.Module):
     """inputs → hidden → hidden → outputs, ReLU between."""
@@ -14,6 +16,7 @@ class MLP(nn.Module):
         self.second = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, outputs)
 
+    @checked
     def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
         x = F.relu(self.first(x))
         x = F.relu(self.second(x))

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from backends.pytorch.shapes import Quantities, checked
 from common import config
 
 
@@ -39,7 +40,8 @@ class RMSprop(torch.optim.Optimizer):
             torch._foreach_addcdiv_(parameters, gradients, root, -lr)
 
 
-def create(parameters: dict[str, Tensor], settings: config.Optimizer) -> torch.optim.Optimizer:
+@checked
+def create(parameters: Quantities, settings: config.Optimizer) -> torch.optim.Optimizer:
     """The optimizer of these parameters (name → tensor)."""
     if settings.optimizer == "rmsprop":
         return RMSprop(parameters.values(), settings)
@@ -59,10 +61,11 @@ MOMENTS = {
 }
 
 
+@checked
 def load_moments(
     optimizer: torch.optim.Optimizer,
-    parameters: dict[str, Tensor],
-    moments: dict[str, Tensor],
+    parameters: Quantities,
+    moments: Quantities,
     step: int,
     settings: config.Optimizer,
 ) -> None:
@@ -78,7 +81,8 @@ def load_moments(
         optimizer.state[parameter] = own
 
 
-def moments(optimizer: torch.optim.Optimizer, parameters: dict[str, Tensor], settings: config.Optimizer) -> dict[str, Tensor]:
+@checked
+def moments(optimizer: torch.optim.Optimizer, parameters: Quantities, settings: config.Optimizer) -> Quantities:
     """The inverse of `load_moments`."""
     return {
         f"{portable}/{name}": optimizer.state[parameter][own]

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, Real, UInt8
 from torch import Tensor
 
 from backends.pytorch import optimizers
+from backends.pytorch.shapes import checked
 from backends.pytorch.vae import VAE, log_weights, objective
 from common.config import Device, Dtype, Model, Optimizer, Training
 from common.errors import UserError
@@ -72,20 +74,22 @@ class Session:
         self.generator.manual_seed(seed_for(*seed))
         return torch.randn(shape, generator=self.generator, dtype=self.dtype, device=self.device)
 
-    def place(self, images: np.ndarray) -> Tensor:
+    @checked
+    def place(self, images: UInt8[np.ndarray, "images pixels"]) -> UInt8[Tensor, "images pixels"]:
         return torch.tensor(images, device=self.device)
 
+    @checked
     def train(
         self,
-        handle: Tensor,
-        indices: np.ndarray,
+        handle: UInt8[Tensor, "images pixels"],
+        indices: Int[np.ndarray, "steps batch"],
         *,
         first_step: int,
-        learning_rates: np.ndarray,
-        kl_weights: np.ndarray,
+        learning_rates: Float[np.ndarray, "steps"],
+        kl_weights: Float[np.ndarray, "steps"],
         seed: int,
-        noise: np.ndarray | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+        noise: Float[np.ndarray, "steps samples batch latent"] | None,
+    ) -> tuple[Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
         steps, batch = indices.shape
         rows = torch.as_tensor(indices, device=self.device)
         shape = (self.training.objective_samples, batch, self.model.latent_size)
@@ -112,9 +116,16 @@ class Session:
         return values[:, 0], values[:, 1]
 
     @torch.no_grad()
+    @checked
     def log_weights(
-        self, handle: Tensor, indices: np.ndarray, *, samples: range, seed: int, noise: np.ndarray | None
-    ) -> np.ndarray:
+        self,
+        handle: UInt8[Tensor, "images pixels"],
+        indices: Int[np.ndarray, "batch"],
+        *,
+        samples: range,
+        seed: int,
+        noise: Float[np.ndarray, "samples batch latent"] | None,
+    ) -> Float[np.ndarray, "samples batch"]:
         if noise is None:
             shape = (NOISE_BLOCK, self.model.latent_size)
             epsilon = torch.stack(
@@ -128,7 +139,15 @@ class Session:
             epsilon = torch.as_tensor(noise, dtype=self.dtype, device=self.device)
         return log_weights(self.judged(self._images(handle, indices), epsilon), 1.0).cpu().numpy()
 
-    def inspect(self, handle: Tensor, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float) -> dict[str, np.ndarray]:
+    @checked
+    def inspect(
+        self,
+        handle: UInt8[Tensor, "images pixels"],
+        indices: Int[np.ndarray, "batch"],
+        *,
+        noise: Float[np.ndarray, "samples batch latent"],
+        kl_weight: float,
+    ) -> dict[str, np.ndarray]:
         epsilon = torch.as_tensor(noise, dtype=self.dtype, device=self.device)
         quantities = self.vae(self._images(handle, indices), epsilon)
         quantities["log_weights"] = log_weights(quantities, kl_weight)
@@ -139,12 +158,16 @@ class Session:
         }
 
     @torch.no_grad()
-    def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    @checked
+    def encode(
+        self, images: Real[np.ndarray, "batch pixels"]
+    ) -> tuple[Float[np.ndarray, "batch latent"], Float[np.ndarray, "batch latent"]]:
         quantities = self.judged.encode(torch.as_tensor(images, dtype=self.dtype, device=self.device))
         return quantities["loc"].cpu().numpy(), quantities["scale"].cpu().numpy()
 
     @torch.no_grad()
-    def decode(self, latents: np.ndarray) -> np.ndarray:
+    @checked
+    def decode(self, latents: Float[np.ndarray, "batch latent"]) -> Float[np.ndarray, "batch pixels"]:
         logits = self.judged.decoder(torch.as_tensor(latents, dtype=self.dtype, device=self.device))
         return torch.sigmoid(logits).cpu().numpy()
 

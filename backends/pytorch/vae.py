@@ -1,7 +1,6 @@
 """The variational autoencoder (Kingma and Welling 2014): log weights and the training objective, in nats per image."""
 
 import math
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,14 +8,17 @@ from torch.nn import functional as F
 
 from backends.pytorch.flow import Flow
 from backends.pytorch.networks import MLP
+from backends.pytorch.shapes import Quantities, checked
 from common.config import Model
 
 
+@checked
 def softplus(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     # PyTorch's own threshold of 20 drops e^-20, which is 2e-9: too much in float64.
     return F.softplus(x, threshold=40)
 
 
+@checked
 def standard_normal_log_density(x: Float[Tensor, "*rows latent"]) -> Float[Tensor, "*rows"]:
     """log N(x; 0, I)."""
     return -0.5 * (x.square() + math.log(2 * math.pi)).sum(-1)
@@ -33,12 +35,14 @@ class VAE(nn.Module):
         self.flow = Flow(model.latent_size, model.hidden_size, model.flow_depth) if flow else None
         self.decoder = MLP(model.latent_size, model.hidden_size, model.pixels)
 
-    def encode(self, x: Float[Tensor, "batch pixels"]) -> dict[str, Any]:
+    @checked
+    def encode(self, x: Float[Tensor, "batch pixels"]) -> dict[str, Float[Tensor, "batch {self.latent}"]]:
         """loc, scale and, for a flow, context, [batch, latent] each: q's Gaussian base is N(loc, scale²)."""
         loc, s, *context = self.encoder(x).split(self.latent, dim=-1)
         return {"loc": loc, "scale": softplus(s)} | ({"context": context[0]} if context else {})
 
-    def forward(self, x: Float[Tensor, "batch pixels"], noise: Float[Tensor, "samples batch latent"]) -> dict[str, Any]:
+    @checked
+    def forward(self, x: Float[Tensor, "batch pixels"], noise: Float[Tensor, "samples batch {self.latent}"]) -> Quantities:
         """Every quantity by name: z [samples, batch, latent], logits [samples, batch, pixels], densities [samples, batch]."""
         quantities = self.encode(x)
         loc, scale = quantities["loc"], quantities["scale"]
@@ -57,11 +61,13 @@ class VAE(nn.Module):
         }
 
 
-def log_weights(quantities: dict[str, Any], kl_weight: Any) -> Float[Tensor, "samples batch"]:
+@checked
+def log_weights(quantities: Quantities, kl_weight: float | Float[Tensor, ""]) -> Float[Tensor, "samples batch"]:
     """log w_β = log p(x|z) + β·(log p(z) − log q(z|x))."""
     return quantities["log_p_x_given_z"] + kl_weight * (quantities["log_p_z"] - quantities["log_q"])
 
 
+@checked
 def objective(log_w: Float[Tensor, "samples batch"]) -> Float[Tensor, ""]:
     """Mean over the batch of logmeanexp over samples: the ELBO for one, else IWAE's bound (Burda et al. 2016, eq. 8)."""
     return (log_w.logsumexp(0) - math.log(len(log_w))).mean()

@@ -1,12 +1,11 @@
 """Inverse autoregressive flow (Kingma et al. 2016, eq. 10-14)."""
 
-from typing import Any
-
 import keras
 import numpy as np
 import tensorflow as tf
 from jaxtyping import Float
 
+from backends.tensorflow.shapes import Quantities, checked
 from common.masks import made_masks
 
 
@@ -19,6 +18,7 @@ class MaskedLinear(keras.layers.Dense):
         self.build((None, inputs))
         self.mask = tf.constant(mask, dtype)
 
+    @checked
     def call(self, x: Float[tf.Tensor, "*rows inputs"]) -> Float[tf.Tensor, "*rows outputs"]:
         return tf.tensordot(x, self.kernel * self.mask, axes=1) + self.bias
 
@@ -35,6 +35,7 @@ class MADE(keras.layers.Layer):
         self.second = MaskedLinear(masks["second"], dtype=dtype)
         self.out = MaskedLinear(masks["out"], dtype=dtype)
 
+    @checked
     def call(
         self, z: Float[tf.Tensor, "samples batch latent"], context: Float[tf.Tensor, "batch latent"]
     ) -> tuple[Float[tf.Tensor, "samples batch latent"], Float[tf.Tensor, "samples batch latent"]]:
@@ -52,6 +53,7 @@ class Block(keras.layers.Layer):
         self.made = MADE(latent, hidden, dtype=dtype)
         self.gate_bias = self.add_weight(shape=(latent,), dtype=dtype, name="gate_bias")
 
+    @checked
     def call(
         self, z: Float[tf.Tensor, "samples batch latent"], context: Float[tf.Tensor, "batch latent"]
     ) -> tuple[Float[tf.Tensor, "samples batch latent"], Float[tf.Tensor, "samples batch"]]:
@@ -68,9 +70,10 @@ class Flow(keras.layers.Layer):
         super().__init__(dtype=dtype)
         self.blocks = [Block(latent, hidden, dtype=dtype) for _ in range(depth)]
 
-    def call(self, z: Float[tf.Tensor, "samples batch latent"], context: Float[tf.Tensor, "batch latent"]) -> dict[str, Any]:
+    @checked
+    def call(self, z: Float[tf.Tensor, "samples batch latent"], context: Float[tf.Tensor, "batch latent"]) -> Quantities:
         """Each block's z and log_det under `flow.blocks.I.`, the last z as `z` and the sum of all log-dets as `log_det`."""
-        quantities: dict[str, Any] = {}
+        quantities: Quantities = {}
         log_det = tf.zeros_like(z[..., 0])
         for i, block in enumerate(self.blocks):
             if i > 0:

@@ -4,6 +4,8 @@ import keras
 import tensorflow as tf
 from jaxtyping import Float
 
+from backends.tensorflow.shapes import checked
+
 
 class MLP(keras.layers.Layer):
     """inputs → hidden → hidden → outputs, ReLU between."""
@@ -17,6 +19,7 @@ class MLP(keras.layers.Layer):
         self.second.build((None, hidden))
         self.out.build((None, hidden))
 
+    @checked
     def call(self, x: Float[tf.Tensor, "*rows inputs"]) -> Float[tf.Tensor, "*rows outputs"]:
         x = tf.nn.relu(self.first(x))
         x = tf.nn.relu(self.second(x))

@@ -2,7 +2,9 @@
 
 import keras
 import tensorflow as tf
+from jaxtyping import Float
 
+from backends.tensorflow.shapes import checked
 from common import config
 
 
@@ -21,12 +23,24 @@ class Optimizer(keras.optimizers.Optimizer):
         super().build(variables)
         self.first, self.second = self.add_optimizer_variables(variables, ["first_moment", "second_moment"])
 
-    def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
+    @checked
+    def update_step(
+        self,
+        gradient: Float[tf.Tensor, "*shape"],
+        variable: Float[tf.Variable, "*shape"],
+        learning_rate: Float[tf.Variable, ""],
+    ) -> None:
         i = self._get_variable_index(variable)
         direction = self.direction(gradient, self.first[i], self.second[i])
         self.assign(variable, (1 - learning_rate * self.settings.weight_decay) * variable - learning_rate * direction)
 
-    def direction(self, gradient: tf.Tensor, first: keras.Variable, second: keras.Variable) -> tf.Tensor:
+    @checked
+    def direction(
+        self,
+        gradient: Float[tf.Tensor, "*shape"],
+        first: Float[keras.Variable, "*shape"],
+        second: Float[keras.Variable, "*shape"],
+    ) -> Float[tf.Tensor, "*shape"]:
         """The direction of descent, after updating the moments."""
         raise NotImplementedError
 
@@ -34,7 +48,13 @@ class Optimizer(keras.optimizers.Optimizer):
 class Adam(Optimizer):
     """m̂/(√v̂ + ε) (Kingma and Ba 2015, algorithm 1). Keras's own adds ε to the root of v before its bias is corrected."""
 
-    def direction(self, gradient: tf.Tensor, first: keras.Variable, second: keras.Variable) -> tf.Tensor:
+    @checked
+    def direction(
+        self,
+        gradient: Float[tf.Tensor, "*shape"],
+        first: Float[keras.Variable, "*shape"],
+        second: Float[keras.Variable, "*shape"],
+    ) -> Float[tf.Tensor, "*shape"]:
         beta1, beta2 = self.settings.adam_beta1, self.settings.adam_beta2
         t = tf.cast(self.iterations + 1, gradient.dtype)
         self.assign(first, beta1 * first + (1 - beta1) * gradient)
@@ -47,7 +67,13 @@ class Adam(Optimizer):
 class RMSprop(Optimizer):
     """g/(√v + ε) or g/√(v + ε), where Keras has only the latter; centered: v − m² in place of v."""
 
-    def direction(self, gradient: tf.Tensor, first: keras.Variable, second: keras.Variable) -> tf.Tensor:
+    @checked
+    def direction(
+        self,
+        gradient: Float[tf.Tensor, "*shape"],
+        first: Float[keras.Variable, "*shape"],
+        second: Float[keras.Variable, "*shape"],
+    ) -> Float[tf.Tensor, "*shape"]:
         decay, epsilon = self.settings.rmsprop_decay, self.settings.rmsprop_epsilon
         self.assign(second, decay * second + (1 - decay) * tf.square(gradient))
         v = second.value

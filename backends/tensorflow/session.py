@@ -13,8 +13,10 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 import keras
 import numpy as np
 import tensorflow as tf
+from jaxtyping import Float, Int, Real, UInt8
 
 from backends.tensorflow import optimizers
+from backends.tensorflow.shapes import checked
 from backends.tensorflow.vae import VAE, log_weights, objective
 from common.config import Device, Dtype, Model, Optimizer, Training
 from common.errors import UserError
@@ -78,21 +80,23 @@ class Session:
                     variables[name].assign(value.astype(dtype))
         self.optimizer.iterations.assign(int(state["step"]))
 
-    def place(self, images: np.ndarray) -> tf.Tensor:
+    @checked
+    def place(self, images: UInt8[np.ndarray, "images pixels"]) -> UInt8[tf.Tensor, "images pixels"]:
         with tf.device(self.device):
             return tf.identity(tf.constant(images))
 
+    @checked
     def train(
         self,
-        handle: tf.Tensor,
-        indices: np.ndarray,
+        handle: UInt8[tf.Tensor, "images pixels"],
+        indices: Int[np.ndarray, "steps batch"],
         *,
         first_step: int,
-        learning_rates: np.ndarray,
-        kl_weights: np.ndarray,
+        learning_rates: Float[np.ndarray, "steps"],
+        kl_weights: Float[np.ndarray, "steps"],
         seed: int,
-        noise: np.ndarray | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+        noise: Float[np.ndarray, "steps samples batch latent"] | None,
+    ) -> tuple[Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
         with tf.device(self.device):
             objectives, elbos = self._train(
                 handle,
@@ -144,9 +148,16 @@ class Session:
             t += 1
         return objectives.stack(), elbos.stack()
 
+    @checked
     def log_weights(
-        self, handle: tf.Tensor, indices: np.ndarray, *, samples: range, seed: int, noise: np.ndarray | None
-    ) -> np.ndarray:
+        self,
+        handle: UInt8[tf.Tensor, "images pixels"],
+        indices: Int[np.ndarray, "batch"],
+        *,
+        samples: range,
+        seed: int,
+        noise: Float[np.ndarray, "samples batch latent"] | None,
+    ) -> Float[np.ndarray, "samples batch"]:
         with tf.device(self.device):
             rows = tf.constant(indices, tf.int32)
             if noise is None:
@@ -180,7 +191,15 @@ class Session:
     def _log_weights(self, handle: tf.Tensor, indices: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         return log_weights(self.judged(tf.cast(tf.gather(handle, indices), self.dtype), noise), 1.0)
 
-    def inspect(self, handle: tf.Tensor, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float) -> dict[str, np.ndarray]:
+    @checked
+    def inspect(
+        self,
+        handle: UInt8[tf.Tensor, "images pixels"],
+        indices: Int[np.ndarray, "batch"],
+        *,
+        noise: Float[np.ndarray, "samples batch latent"],
+        kl_weight: float,
+    ) -> dict[str, np.ndarray]:
         with tf.device(self.device), tf.GradientTape() as tape:
             quantities = self.vae(tf.cast(tf.gather(handle, indices), self.dtype), tf.constant(noise, self.dtype))
             quantities["log_weights"] = log_weights(quantities, kl_weight)
@@ -189,12 +208,16 @@ class Session:
         quantities |= {f"gradient/{name}": g for name, g in zip(self.parameters, gradients, strict=True)}
         return {name: value.numpy() for name, value in quantities.items()}
 
-    def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    @checked
+    def encode(
+        self, images: Real[np.ndarray, "batch pixels"]
+    ) -> tuple[Float[np.ndarray, "batch latent"], Float[np.ndarray, "batch latent"]]:
         with tf.device(self.device):
             quantities = self.judged.encode(tf.constant(images, self.dtype))
             return quantities["loc"].numpy(), quantities["scale"].numpy()
 
-    def decode(self, latents: np.ndarray) -> np.ndarray:
+    @checked
+    def decode(self, latents: Float[np.ndarray, "batch latent"]) -> Float[np.ndarray, "batch pixels"]:
         with tf.device(self.device):
             return tf.sigmoid(self.judged.decoder(tf.constant(latents, self.dtype))).numpy()
 

@@ -1,7 +1,6 @@
 """The variational autoencoder (Kingma and Welling 2014): log weights and the training objective, in nats per image."""
 
 import math
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -9,13 +8,16 @@ from jaxtyping import Float
 
 from backends.tensorflow.flow import Flow
 from backends.tensorflow.networks import MLP
+from backends.tensorflow.shapes import Quantities, checked
 from common.config import Model
 
 
+@checked
 def softplus(x: Float[tf.Tensor, "*shape"]) -> Float[tf.Tensor, "*shape"]:
     return tf.math.softplus(x)
 
 
+@checked
 def standard_normal_log_density(x: Float[tf.Tensor, "*rows latent"]) -> Float[tf.Tensor, "*rows"]:
     """log N(x; 0, I)."""
     return -0.5 * tf.reduce_sum(tf.square(x) + math.log(2 * math.pi), -1)
@@ -32,13 +34,15 @@ class VAE(keras.layers.Layer):
         self.flow = Flow(model.latent_size, model.hidden_size, model.flow_depth, dtype=dtype) if flow else None
         self.decoder = MLP(model.latent_size, model.hidden_size, model.pixels, dtype=dtype)
 
-    def encode(self, x: Float[tf.Tensor, "batch pixels"]) -> dict[str, Any]:
+    @checked
+    def encode(self, x: Float[tf.Tensor, "batch pixels"]) -> dict[str, Float[tf.Tensor, "batch {self.latent}"]]:
         """loc, scale and, for a flow, context, [batch, latent] each: q's Gaussian base is N(loc, scale²)."""
         out = self.encoder(x)
         loc, s, *context = tf.split(out, out.shape[-1] // self.latent, axis=-1)
         return {"loc": loc, "scale": softplus(s)} | ({"context": context[0]} if context else {})
 
-    def call(self, x: Float[tf.Tensor, "batch pixels"], noise: Float[tf.Tensor, "samples batch latent"]) -> dict[str, Any]:
+    @checked
+    def call(self, x: Float[tf.Tensor, "batch pixels"], noise: Float[tf.Tensor, "samples batch {self.latent}"]) -> Quantities:
         """Every quantity by name: z [samples, batch, latent], logits [samples, batch, pixels], densities [samples, batch]."""
         quantities = self.encode(x)
         loc, scale = quantities["loc"], quantities["scale"]
@@ -57,11 +61,13 @@ class VAE(keras.layers.Layer):
         }
 
 
-def log_weights(quantities: dict[str, Any], kl_weight: Any) -> Float[tf.Tensor, "samples batch"]:
+@checked
+def log_weights(quantities: Quantities, kl_weight: float | Float[tf.Tensor, ""]) -> Float[tf.Tensor, "samples batch"]:
     """log w_β = log p(x|z) + β·(log p(z) − log q(z|x))."""
     return quantities["log_p_x_given_z"] + kl_weight * (quantities["log_p_z"] - quantities["log_q"])
 
 
+@checked
 def objective(log_w: Float[tf.Tensor, "samples batch"]) -> Float[tf.Tensor, ""]:
     """Mean over the batch of logmeanexp over samples: the ELBO for one, else IWAE's bound (Burda et al. 2016, eq. 8)."""
     return tf.reduce_mean(tf.reduce_logsumexp(log_w, axis=0) - math.log(len(log_w)))

@@ -1,0 +1,13 @@
+"""How shapes are checked in TensorFlow: at each call in eager mode, and inside `tf.function` once, while it traces."""
+
+import tensorflow as tf
+from jaxtyping import Float
+
+from common import shapes
+
+Quantities = dict[str, Float[tf.Tensor, "..."]]
+
+
+def checked(function: shapes.Function) -> shapes.Function:
+    """See `common.shapes.checked`. AutoGraph would rewrite the check too, and a check of `{self.latent}` then fails."""
+    return shapes.checked(function, around=tf.autograph.experimental.do_not_convert)
