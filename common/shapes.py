@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 from common.errors import UserError
 
@@ -36,4 +36,19 @@ def checked(function: Function, *, around: Decorator = lambda check: check) -> F
     from beartype import beartype
     from jaxtyping import jaxtyped
 
+    for hint in function.__annotations__.values():
+        name_in_full(hint)
     return cast(Function, jaxtyped(function, typechecker=lambda signature: around(beartype(signature))))
+
+
+def name_in_full(hint: Any) -> None:
+    """Give the array types in this annotation the module of their arrays.
+
+    beartype caches dict[…], tuple[…] and X | Y by their text, where PyTorch's Tensor and TensorFlow's would be one type.
+    """
+    from jaxtyping import AbstractArray
+
+    for part in get_args(hint):
+        name_in_full(part)
+    if isinstance(hint, type) and issubclass(hint, AbstractArray):
+        hint.__module__ = hint.array_type.__module__

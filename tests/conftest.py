@@ -6,6 +6,9 @@ import os
 
 import pytest
 
+# Shapes are checked in every test, and in the processes that it starts (docs/shapes.md). Backends read this when imported.
+os.environ["VAEBENCH_CHECK_SHAPES"] = "1"
+
 
 @pytest.fixture(autouse=True, scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory):

@@ -3,6 +3,11 @@
 from jax import Array
 from jaxtyping import Float
 
-from common.shapes import checked as checked
+from common import shapes
 
 Quantities = dict[str, Float[Array, "..."]]
+
+
+def checked(function: shapes.Function) -> shapes.Function:
+    """See `common.shapes.checked`."""
+    return shapes.checked(function)

@@ -9,5 +9,5 @@ Quantities = dict[str, Float[tf.Tensor, "..."]]
 
 
 def checked(function: shapes.Function) -> shapes.Function:
-    """See `common.shapes.checked`. AutoGraph would rewrite the check too, and a check of `{self.latent}` then fails."""
+    """See `common.shapes.checked`. AutoGraph would rewrite the check too, and warn that it has no source."""
     return shapes.checked(function, around=tf.autograph.experimental.do_not_convert)

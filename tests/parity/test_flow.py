@@ -29,6 +29,7 @@ def jax_jacobian(config: Config, state: State, z: np.ndarray, context: np.ndarra
 
     s = session("jax", config, state)
     flow = s._vae(s.parameters).flow
+    z, context = jax.numpy.asarray(z), jax.numpy.asarray(context)
     jacobian = jax.jacobian(lambda z: flow(z[None, None], context[None])["z"][0, 0])(z)
     return np.asarray(jacobian), np.asarray(flow(z[None, None], context[None])["log_det"])
 
