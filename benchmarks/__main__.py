@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks import documents, records, reproduce, runs, tables
+from benchmarks import documents, records, reproduce, runs, shape_checks, tables
 from benchmarks.cli import parse
 from benchmarks.presets import PRESETS, preset
 from benchmarks.progress import Progress
@@ -252,6 +252,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": listing,
     "tables": write_tables,
     "reproduce": run_again,
+    "shape-checks": shape_checks.main,
     "worker": worker,
     "describe": describe,
 }
@@ -261,7 +262,8 @@ HELP = """python -m benchmarks COMMAND …
   evaluate CHECKPOINT    ELBO and log p(x) of a checkpoint, in any backend
   list                   the backends, their versions and devices
   tables                 write the README's tables from benchmarks/records
-  reproduce TABLE        run a README table's rows again and compare"""
+  reproduce TABLE        run a README table's rows again and compare
+  shape-checks           measure what checking shapes costs"""
 
 
 def main(arguments: list[str]) -> int:

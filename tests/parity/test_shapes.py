@@ -106,8 +106,8 @@ def test_a_compiled_function_runs_under_checked_ones() -> None:
     torch.compiler.reset()
     with torch._dynamo.config.patch(error_on_recompile=True):
         compiled = torch.compile(lambda *given: s.vae(*given)["log_q"], fullgraph=True, backend="aot_eager")
-        within = checked(lambda *given: compiled(*given))
-        results = [compiled(*arguments), within(*arguments), checked(lambda *given: within(*given))(*arguments)]
+        within = checked(compiled)
+        results = [compiled(*arguments), within(*arguments), checked(within)(*arguments)]
     assert all(torch.equal(result, results[0]) for result in results)
 
 
@@ -115,7 +115,7 @@ def test_a_compiled_function_runs_under_checked_ones() -> None:
 WAYS = [(name, compiled) for name in BACKENDS for compiled in (False, True) if not (name == "pytorch" and compiled)]
 
 
-@pytest.mark.parametrize(("name", "compiled"), WAYS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("name", "compiled"), WAYS, ids=str)
 @pytest.mark.parametrize(
     ("x", "noise", "argument"),
     [
@@ -155,7 +155,7 @@ def test_a_wrong_result_is_named(backend: str, monkeypatch: pytest.MonkeyPatch) 
         {"noise": NOISE},
         {"noise": NOISE[None, :, :19]},
     ],
-    ids=lambda changes: "-".join(changes),
+    ids="-".join,
 )
 def test_the_border_of_a_session_is_checked(backend: str, changes: dict[str, np.ndarray]) -> None:
     _, s = made(backend, "mean-field")
