@@ -110,7 +110,8 @@ ANCESTOR = [
         backend="tensorflow",
         file="backends/tensorflow/vae.py",
         before='"log_q": log_q,',
-        after='"log_q": standard_normal_log_density(z) + tf.reduce_sum(0.5 * (scale**2 + loc**2 - 1) - tf.math.log(scale), -1),',
+        after='"log_q": standard_normal_log_density(z)\n'
+        "            + tf.reduce_sum(0.5 * (scale**2 + loc**2 - 1) - tf.math.log(scale), -1),",
     ),
 ]
 
