@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks import documents, records, reproduce, runs, tables
+from benchmarks import documents, parity, records, reproduce, runs, tables
 from benchmarks.cli import parse
 from benchmarks.presets import PRESETS, preset
 from benchmarks.progress import Progress
@@ -252,6 +252,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": listing,
     "tables": write_tables,
     "reproduce": run_again,
+    "parity": parity.main,
+    "parity-worker": parity.worker,
     "worker": worker,
     "describe": describe,
 }
@@ -261,7 +263,8 @@ HELP = """python -m benchmarks COMMAND …
   evaluate CHECKPOINT    ELBO and log p(x) of a checkpoint, in any backend
   list                   the backends, their versions and devices
   tables                 write the README's tables from benchmarks/records
-  reproduce TABLE        run a README table's rows again and compare"""
+  reproduce TABLE        run a README table's rows again and compare
+  parity                 compare the backends, from weights and noise to the test score"""
 
 
 def main(arguments: list[str]) -> int:
@@ -271,7 +274,7 @@ def main(arguments: list[str]) -> int:
     command, *rest = arguments
     try:
         if command not in COMMANDS:
-            raise UserError(f"There is no command '{command}'; choose from run, evaluate, list, tables, reproduce.")
+            raise UserError(f"There is no command '{command}'; choose from run, evaluate, list, tables, reproduce, parity.")
         return COMMANDS[command](translate(rest))
     except UserError as error:
         print(error, file=sys.stderr)
