@@ -30,7 +30,7 @@ LARGE_LOGIT = 21.0  # where softplus(x) is x in float32, and not in float64
 FORWARD = {
     "encoder": ("loc", "scale", "context"),
     "base": ("base_z", "base_log_q"),
-    "flow": ("log_det", "z", "log_q"),
+    "posterior": ("log_det", "z", "log_q"),
     "decoder": ("logits",),
     "densities": ("log_p_x_given_z", "log_p_z"),
     "log-weights": ("log_weights",),
@@ -200,7 +200,7 @@ def rung_of(name: str) -> str:
     if name.startswith("gradient/"):
         return "gradients"
     if name.startswith("flow.blocks."):
-        return "flow"
+        return "posterior"
     for rung, names in FORWARD.items():
         if name in names:
             return rung
