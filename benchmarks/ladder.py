@@ -109,13 +109,12 @@ IN_CHUNKS = (1, 9, 90)
 
 def small() -> list[Scenario]:
     """Every rung and every rule in seconds: what takes time is compiling, once a length of chunk and rule."""
-    first = [("flow", "adam-decay", "float64"), ("mean-field", "adam", "float64")]
-    first += [("flow", "adam", "float32"), ("mean-field", "adam", "float32")]
+    whole = [("flow", "adam-decay", "float64"), ("mean-field", "adam", "float64"), ("flow", "adam", "float32")]
     rest = [("flow", "rmsprop-outside-centered-0", "float64")]
     rest += [("mean-field", rule, "float64") for rule in rules() if rule != "adam"]
     return [
-        scenario(*names, sizes=SMALL, whole=names in first, chunks=IN_CHUNKS if names[1] == "adam-decay" else STEP_BY_STEP)
-        for names in first + rest
+        scenario(*names, sizes=SMALL, whole=names in whole, chunks=IN_CHUNKS if names == whole[0] else STEP_BY_STEP)
+        for names in whole + rest
     ]
 
 
