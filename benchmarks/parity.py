@@ -98,6 +98,15 @@ def compare(scenario: Scenario, results: Results, rungs: Iterable[str]) -> list[
     return [worst(rung, scenario, (a, b), results[a][rung], results[b][rung]) for rung in rungs for a, b in pairs]
 
 
+def distance(rung: str, a: np.ndarray, b: np.ndarray) -> float:
+    """The deviation; of bytes, 1 where any differs; of device noise, which no two backends share, what is wrong with either."""
+    if rung == "device-noise":
+        return float(max(a.max(), b.max()))
+    if rung == "parameters":
+        return float(a.tobytes() != b.tobytes())
+    return deviation(a, b)
+
+
 def worst(rung: str, scenario: Scenario, pair: tuple[str, str], ours: State, theirs: State) -> Worst:
     """Raises `BrokenRungError` for the tensor that deviates most, if by more than the rung allows, or isn't there in both."""
     where = f"{rung} ({scenario.name})"
@@ -112,8 +121,7 @@ def worst(rung: str, scenario: Scenario, pair: tuple[str, str], ours: State, the
         b = theirs[name]
         if (a.shape, a.dtype) != (b.shape, b.dtype):
             raise BrokenRungError(f"{where}: {name} is {a.dtype}{[*a.shape]} in {pair[0]}, {b.dtype}{[*b.shape]} in {pair[1]}.")
-        # Device noise differs between backends: what is measured is what is wrong with each.
-        off = float(max(a.max(), b.max())) if rung == "device-noise" else deviation(a, b)
+        off = distance(rung, a, b)
         if math.isnan(off) or off > top:
             top, tensor = off, name
         if math.isnan(off):

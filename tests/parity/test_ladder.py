@@ -96,6 +96,13 @@ def test_faults_that_all_backends_share_are_found_in_their_own_noise(climbed: di
         parity.compare(scenario, found, scenario.rungs)
 
 
+def test_bytes_differ_where_numbers_do_not() -> None:
+    zero = np.zeros(1)
+    assert parity.deviation(zero, -zero) == 0
+    assert parity.distance("parameters", zero, zero) == 0
+    assert parity.distance("parameters", zero, -zero) == 1
+
+
 def test_a_deviation_is_relative_to_the_largest_number() -> None:
     assert parity.deviation(np.array([1.0, 8.0]), np.array([2.0, 8.0])) == 1 / 8
     assert parity.deviation(np.zeros(2), np.zeros(2)) == 0
