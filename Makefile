@@ -13,7 +13,7 @@ export VAEBENCH_DATA_DIR := $(DATA_DIR)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test lint format list tables clean always
+.PHONY: help setup bench test parity mutations lint format list tables clean always
 
 help: ## List the targets and the variables (the default)
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,12 @@ bench: .venv/ready ## Train, test and time all six models on the 8×8 digits; en
 
 test: .venv/ready-dev ## Run the tests
 	$(PY) -m pytest $(ARGS)
+
+parity: .venv/ready ## Compare the backends rung by rung at the standard sizes (PARITYTIME)
+	$(PY) -m benchmarks parity $(ARGS)
+
+mutations: .venv/ready-dev ## Inject every fault of benchmarks/mutations.py: each must be caught (MUTTIME)
+	$(PY) -m pytest tests/parity/every_mutation.py $(ARGS)
 
 lint: .venv/ready-dev ## Check format, style and types
 	$(PY) -m ruff format --check .

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks import documents, records, reproduce, runs, shape_checks, tables
+from benchmarks import documents, parity, records, reproduce, runs, shape_checks, tables
 from benchmarks.cli import parse
 from benchmarks.presets import PRESETS, preset
 from benchmarks.progress import Progress
@@ -253,6 +253,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "tables": write_tables,
     "reproduce": run_again,
     "shape-checks": shape_checks.main,
+    "parity": parity.main,
+    "parity-worker": parity.worker,
     "worker": worker,
     "describe": describe,
 }
@@ -263,7 +265,8 @@ HELP = """python -m benchmarks COMMAND …
   list                   the backends, their versions and devices
   tables                 write the README's tables from benchmarks/records
   reproduce TABLE        run a README table's rows again and compare
-  shape-checks           measure what checking shapes costs"""
+  shape-checks           measure what checking shapes costs
+  parity                 compare the backends, from weights and noise to the test score"""
 
 
 def main(arguments: list[str]) -> int:
@@ -273,7 +276,7 @@ def main(arguments: list[str]) -> int:
     command, *rest = arguments
     try:
         if command not in COMMANDS:
-            raise UserError(f"There is no command '{command}'; choose from run, evaluate, list, tables, reproduce.")
+            raise UserError(f"There is no command '{command}'; choose from run, evaluate, list, tables, reproduce, parity.")
         return COMMANDS[command](translate(rest))
     except UserError as error:
         print(error, file=sys.stderr)

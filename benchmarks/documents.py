@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import reports, shape_checks
+from benchmarks import parity, reports, shape_checks
 from benchmarks.reports import REPORTS, Report
 from common.errors import UserError
 from common.files import write_whole
@@ -17,6 +17,7 @@ BLOCK = re.compile(r"<!-- report: (?P<name>[\w-]+) -->\n.*?<!-- end report -->",
 # Block name → (the report that it is made from, how).
 BLOCKS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "shape-checks": (shape_checks.NAME, shape_checks.table),
+    "parity": ("parity", parity.markdown),
 }
 
 

@@ -1,10 +1,16 @@
-"""The same small problem for every backend: weights, images, noise."""
+"""The same small problem for every backend: weights, images, noise; and the small ladder, climbed once."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import ladder, parity
+from benchmarks.mutations import Mutation, mutated
+from benchmarks.parity import Job
 from common.config import Config, Model
 from common.parameters import State, fresh_state, initial_parameters
 from common.protocol import BACKENDS, Session, load
@@ -52,3 +58,40 @@ def session(backend: str, config: Config, state: State) -> Session:
 def deviation(a: np.ndarray, b: np.ndarray) -> float:
     """max|a − b| / max|b|."""
     return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-300))
+
+
+SCENARIOS = ladder.small()
+
+
+@pytest.fixture(scope="session")
+def climbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
+    """What each backend measured on the small ladder: backend → its job."""
+    images = parity.random_images(ladder.SMALL.model.pixels)
+    folder = tmp_path_factory.mktemp("ladder")
+    done = parity.measure(BACKENDS, SCENARIOS, images=images, folder=folder, threads=1)
+    for job in done.values():
+        assert isinstance(job, Job), job
+    return done
+
+
+def broken_by(mutation: Mutation, climbed: dict[str, Job], folder: Path) -> str:
+    """What the ladder says when one backend has the fault, up to the rung that should break; nothing where all rungs hold."""
+    (number,) = (i for i, scenario in enumerate(SCENARIOS) if scenario.name == mutation.scenario)
+    rungs = SCENARIOS[number].rungs
+    mutated(mutation, folder / "code")
+    job = replace(climbed[mutation.backend], scenarios=[SCENARIOS[number]], folder=str(folder), last=mutation.rung)
+    assert parity.in_process(job, root=folder / "code") is None
+    results = {backend: clean.read(number) for backend, clean in climbed.items()} | {mutation.backend: job.read(0)}
+    try:
+        parity.compare(SCENARIOS[number], results, rungs[: rungs.index(mutation.rung) + 1])
+    except parity.BrokenRungError as error:
+        return str(error)
+    return ""
+
+
+def catch(mutation: Mutation, climbed: dict[str, Job], folder: Path) -> None:
+    """Fails where the fault slips through, or another rung than its own breaks first."""
+    message = broken_by(mutation, climbed, folder)
+    assert message, f"{mutation.name} slips through"
+    assert message.startswith(f"{mutation.rung} ({mutation.scenario}): "), message
+    assert mutation.backend in message, message

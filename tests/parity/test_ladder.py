@@ -1,192 +1,110 @@
-"""The three frameworks are the same function: same weights, same noise, same numbers."""
+"""The three frameworks are the same function: same weights, same noise, same numbers, rung by rung."""
 
 from __future__ import annotations
 
-import itertools
+import re
+from itertools import combinations
 
 import numpy as np
 import pytest
 
-from common.config import Config, Optimizer
-from common.noise import training_noise
+from benchmarks import parity
+from benchmarks.ladder import Scenario
+from benchmarks.parity import BrokenRungError, Job
+from common.parameters import shapes
 from common.protocol import BACKENDS
-from common.schedules import kl_weights, learning_rates
-from tests.parity.conftest import IMAGES, deviation, random_state, session, small
+from tests.parity.conftest import SCENARIOS
 
-NOISE = np.random.default_rng(2).normal(size=(3, 20, 4))
-ROWS = np.arange(40, 60, dtype=np.int32)
-
-
-def agree(results: dict[str, dict[str, np.ndarray]], *, tolerance: float) -> None:
-    """Every tensor of every backend, against PyTorch's."""
-    reference = results[BACKENDS[0]]
-    for backend, result in results.items():
-        assert result.keys() == reference.keys()
-        for name, value in result.items():
-            assert value.shape == reference[name].shape, f"{name}: {backend}"
-            off = deviation(value, reference[name])
-            assert off <= tolerance, f"{name}: {backend} is {off:.1e} off {BACKENDS[0]}"
+PAIRS = list(combinations(BACKENDS, 2))
+WHOLE = [scenario for scenario in SCENARIOS if scenario.whole]
 
 
-@pytest.mark.parametrize("samples", [1, 3])
-def test_one_pass_and_its_gradients(family: str, samples: int) -> None:
-    results = {}
-    for backend in BACKENDS:
-        config = small(family, objective_samples=samples)
-        s = session(backend, config, random_state(config))
-        results[backend] = s.inspect(s.place(IMAGES), ROWS, noise=NOISE[:samples], kl_weight=0.3)
-    gradients = {name for name in results[BACKENDS[0]] if name.startswith("gradient/")}
-    assert len(gradients) == len([n for n in random_state(config) if n.startswith("parameters/")])
-    agree(results, tolerance=1e-10)
-    for name in gradients:
-        assert np.abs(results[BACKENDS[0]][name]).max() > 0, f"{name} is zero"
+def results(climbed: dict[str, Job], scenario: Scenario) -> parity.Results:
+    return {backend: job.read(SCENARIOS.index(scenario)) for backend, job in climbed.items()}
 
 
-def test_the_objective_is_what_numpy_says(backend: str, family: str) -> None:
-    config = small(family, objective_samples=3)
-    s = session(backend, config, random_state(config))
-    q = s.inspect(s.place(IMAGES), ROWS, noise=NOISE, kl_weight=0.3)
-    x, logits, z = IMAGES[ROWS].astype(float), q["logits"], q["z"]
-    log_p_x = (x * logits - np.logaddexp(0, logits)).sum(-1)
-    log_p_z = -0.5 * (z**2 + np.log(2 * np.pi)).sum(-1)
-    base = -0.5 * (NOISE**2 + np.log(2 * np.pi)).sum(-1) - np.log(q["scale"]).sum(-1)
-    log_q = base - (q["log_det"] if family == "flow" else 0)
-    log_w = log_p_x + 0.3 * (log_p_z - log_q)
-    assert deviation(q["log_weights"], log_w) < 1e-12
-    assert deviation(q["objective"], np.log(np.exp(log_w).mean(0)).mean()) < 1e-12
-    untempered = s.log_weights(s.place(IMAGES), ROWS, samples=range(3), seed=0, noise=NOISE)
-    assert deviation(untempered, log_p_x + log_p_z - log_q) < 1e-12
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_every_rung_holds(climbed: dict[str, Job], scenario: Scenario) -> None:
+    rows = parity.compare(scenario, results(climbed, scenario), scenario.rungs)
+    assert [(row.rung, row.pair) for row in rows] == [(rung, pair) for rung in scenario.rungs for pair in PAIRS]
 
 
-OPTIMIZERS = [{"optimizer": "adam", "weight_decay": 0.1}, {"optimizer": "adam"}] + [
-    {
-        "optimizer": "rmsprop",
-        "rmsprop_epsilon_in_root": in_root,
-        "rmsprop_centered": centered,
-        "rmsprop_initial_accumulator": start,
-        "rmsprop_epsilon": 1e-6,
-    }
-    for in_root, centered, start in itertools.product((False, True), (False, True), (0.0, 1.0))
-]
+def test_the_small_ladder_has_every_rung_family_precision_and_rule() -> None:
+    assert {rung for scenario in SCENARIOS for rung in scenario.rungs} == parity.RUNGS.keys()
+    kinds = {(scenario.config.model.variational, scenario.config.dtype) for scenario in WHOLE}
+    assert kinds >= {("mean-field", "float64"), ("flow", "float64"), ("flow", "float32")}
+    rules = {scenario.config.optimizer for scenario in SCENARIOS}
+    assert len(rules) == 10
 
 
-def train(backend: str, config: Config, *, steps: int, chunks: int = 1) -> dict[str, np.ndarray]:
-    """The state after so many steps on given noise, with what training returned."""
-    s = session(backend, config, random_state(config))
-    handle = s.place(IMAGES)
-    rows = np.random.default_rng(3).integers(0, 300, (steps, config.training.batch_size)).astype(np.int32)
-    shape = (config.training.objective_samples, config.training.batch_size, config.model.latent_size)
-    returned = []
-    for first, window in ((w[0], len(w)) for w in np.array_split(np.arange(steps), chunks)):
-        part = {"first_step": int(first), "steps": window}
-        returned.append(
-            s.train(
-                handle,
-                rows[first : first + window],
-                first_step=int(first),
-                learning_rates=learning_rates(config.optimizer, total_steps=steps, **part),
-                kl_weights=kl_weights(config.training, **part),
-                seed=0,
-                noise=training_noise(seed=0, shape=shape, dtype=config.dtype, **part),
-            )
-        )
-    objective, elbo = (np.concatenate(values) for values in zip(*returned, strict=True))
-    return s.state() | {"objective": objective, "elbo": elbo}
+@pytest.mark.parametrize("scenario", WHOLE, ids=lambda scenario: scenario.name)
+def test_every_parameter_has_a_gradient_and_every_state_its_arrays(climbed: dict[str, Job], scenario: Scenario) -> None:
+    names = shapes(scenario.config.model)
+    for found in results(climbed, scenario).values():
+        assert found["gradients"].keys() == {f"k={k}/gradient/{name}" for k in (1, 3) for name in names}
+        for name, value in found["gradients"].items():
+            assert np.abs(value).max() > 0, f"{name} is zero"
+        moments = ("parameters", "ema", "optimizer/first_moment", "optimizer/second_moment")
+        assert found["parameters"].keys() == {"step"} | {f"{group}/{name}" for group in moments for name in names}
+        assert found["steps-100"].keys() == found["parameters"].keys() | {"objective", "elbo"}
+        assert found["steps-100"]["step"] == scenario.steps_before + 100
+        assert len(found["steps-10"]["elbo"]) == 10
+        before, after = found["parameters"], found["steps-1"]
+        for name in names:
+            assert not np.array_equal(before[f"parameters/{name}"], after[f"parameters/{name}"]), name
 
 
-@pytest.mark.parametrize("changes", OPTIMIZERS, ids=lambda changes: "-".join(str(v) for v in changes.values()))
-def test_training_steps(changes: dict[str, object]) -> None:
-    results = {}
-    for backend in BACKENDS:
-        # Every rule on the small model, Adam with decay on the large one too: what compiles is slow.
-        family = "flow" if "weight_decay" in changes else "mean-field"
-        config = small(family, objective_samples=2, ema_decay=0.9, **changes)
-        results[backend] = train(backend, config, steps=20)
-    agree(results, tolerance=1e-10)
+@pytest.mark.parametrize("rung", WHOLE[1].rungs)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_moved_number_breaks_its_rung(climbed: dict[str, Job], rung: str, backend: str) -> None:
+    scenario = WHOLE[1]
+    assert scenario.device_noise
+    found = results(climbed, scenario)
+    name = max(found[backend][rung])
+    value = found[backend][rung][name]
+    index = np.unravel_index(np.abs(value).argmax(), value.shape)
+    found[backend][rung][name] = value.copy()
+    found[backend][rung][name][index] += 1 if value.dtype.kind == "i" else 1e-6 * max(1, abs(value[index]))
+    with pytest.raises(BrokenRungError, match=rf"^{rung} \(mean-field adam float64\): {re.escape(name)}.*{backend}.*more than"):
+        parity.compare(scenario, found, scenario.rungs)
 
 
-def numpy_update(p: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, t: int, lr: float, o: Optimizer) -> np.ndarray:
-    """One step of design's formula on one tensor, in place of the moments; g is of the loss."""
-    p = p * (1 - lr * o.weight_decay)
-    if o.optimizer == "adam":
-        m += (1 - o.adam_beta1) * (g - m)
-        v += (1 - o.adam_beta2) * (g * g - v)
-        return p - lr * (m / (1 - o.adam_beta1**t)) / (np.sqrt(v / (1 - o.adam_beta2**t)) + o.adam_epsilon)
-    m += (1 - o.rmsprop_decay) * (g - m)
-    v += (1 - o.rmsprop_decay) * (g * g - v)
-    variance = v - m * m if o.rmsprop_centered else v
-    if o.rmsprop_epsilon_in_root:
-        return p - lr * g / np.sqrt(variance + o.rmsprop_epsilon)
-    return p - lr * g / (np.sqrt(variance) + o.rmsprop_epsilon)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays: arrays.pop("k=1/loc"), "k=1/loc is there in pytorch alone of pytorch and jax"),
+        (lambda arrays: arrays.update(other=np.zeros(1)), "other is there in jax alone of pytorch and jax"),
+        (lambda arrays: arrays.update({"k=1/loc": arrays["k=1/loc"][:-1]}), r"k=1/loc is float64\[20, 4\] in pytorch"),
+        (lambda arrays: arrays.update({"k=1/loc": arrays["k=1/loc"].astype("f4")}), r"float32\[20, 4\] in jax"),
+        (lambda arrays: arrays.update({"k=1/loc": arrays["k=1/loc"] * np.nan}), "k=1/loc of pytorch is nan off that of jax"),
+    ],
+)
+def test_what_is_missing_or_no_number_breaks_its_rung(climbed: dict[str, Job], change, message: str) -> None:
+    scenario = WHOLE[1]
+    found = results(climbed, scenario)
+    change(found["jax"]["encoder"])
+    with pytest.raises(BrokenRungError, match=message):
+        parity.compare(scenario, found, scenario.rungs)
 
 
-@pytest.mark.parametrize("changes", OPTIMIZERS, ids=lambda changes: "-".join(str(v) for v in changes.values()))
-def test_an_optimizer_is_its_formula(backend: str, changes: dict[str, object]) -> None:
-    config = small("mean-field", warm_up=0, **changes)
-    state = random_state(config)
-    name = "decoder.out.bias"
-    p = state[f"parameters/{name}"].copy()
-    m, v = np.zeros_like(p), state[f"optimizer/second_moment/{name}"].copy()
-    s = session(backend, config, state)
-    handle = s.place(IMAGES)
-    for t in range(5):
-        noise = NOISE[:1] + t
-        gradient = -s.inspect(handle, ROWS, noise=noise, kl_weight=1.0)[f"gradient/{name}"]
-        rates, betas = np.array([0.01 / (t + 1)]), np.ones(1)
-        s.train(handle, ROWS[None], first_step=t, learning_rates=rates, kl_weights=betas, seed=0, noise=noise[None])
-        p = numpy_update(p, gradient, m, v, t + 1, rates[0], config.optimizer)
-    assert deviation(s.state()[f"parameters/{name}"], p) < 1e-12
+def test_faults_that_all_backends_share_are_found_in_their_own_noise(climbed: dict[str, Job]) -> None:
+    scenario = WHOLE[1]
+    found = results(climbed, scenario)
+    for arrays in found.values():
+        arrays["device-noise"] = {name: value + 1 for name, value in arrays["device-noise"].items()}
+    with pytest.raises(BrokenRungError, match="device-noise"):
+        parity.compare(scenario, found, scenario.rungs)
 
 
-def test_chunks_change_nothing_bit_for_bit(backend: str, family: str) -> None:
-    config = small(family, ema_decay=0.9, dtype="float32")
-    whole, parts = train(backend, config, steps=12), train(backend, config, steps=12, chunks=5)
-    for name, value in whole.items():
-        assert np.array_equal(value, parts[name]), name
+def test_bytes_differ_where_numbers_do_not() -> None:
+    zero = np.zeros(1)
+    assert parity.deviation(zero, -zero) == 0
+    assert parity.distance("parameters", zero, zero) == 0
+    assert parity.distance("parameters", zero, -zero) == 1
 
 
-def test_noise_is_a_function_of_image_and_sample(backend: str, family: str) -> None:
-    config = small(family)
-    s = session(backend, config, random_state(config))
-    handle = s.place(IMAGES)
-    whole = s.log_weights(handle, ROWS, samples=range(60), seed=5, noise=None)
-    part = s.log_weights(handle, ROWS[::-3].copy(), samples=range(25, 60), seed=5, noise=None)
-    assert deviation(part, whole[25:, ::-3]) < 1e-12
-    other = s.log_weights(handle, ROWS, samples=range(60), seed=6, noise=None)
-    assert not (np.abs(other - whole) < 1e-9).any()
-    assert len(np.unique(whole.round(9))) == whole.size
-
-
-def test_two_halves_of_the_device_noise_agree(backend: str) -> None:
-    """E_q[w] is p(x), so that two independent halves agree within their error."""
-    config = small("mean-field")
-    s = session(backend, config, random_state(config))
-    log_w = s.log_weights(s.place(IMAGES), ROWS, samples=range(5000), seed=1, noise=None)
-    first, second = (np.exp(half).mean(0) for half in np.split(log_w, 2))
-    error = np.exp(log_w).std(0) * np.sqrt(2 / 2500)
-    assert (np.abs(first - second) < 5 * error).all()
-
-
-def test_the_state_survives_a_session(backend: str, family: str) -> None:
-    config = small(family, ema_decay=0.9, optimizer="rmsprop", rmsprop_centered=True)
-    state = random_state(config)
-    state |= {name: np.abs(value) + 0.1 for name, value in state.items() if "moment" in name}
-    state["step"] = np.array(7)
-    again = session(backend, config, state).state()
-    assert again.keys() == state.keys()
-    for name, value in state.items():
-        assert np.array_equal(again[name], value), name
-
-
-def test_a_moved_weight_is_seen(family: str) -> None:
-    """The ladder can fail: one weight of one backend, 1e-6 off."""
-    config = small(family)
-    results = {}
-    for backend in BACKENDS:
-        state = random_state(config)
-        if backend == "jax":
-            state["parameters/decoder.first.weight"][0, 0] += 1e-6
-        s = session(backend, config, state)
-        results[backend] = s.inspect(s.place(IMAGES), ROWS, noise=NOISE[:1], kl_weight=1.0)
-    with pytest.raises(AssertionError, match="jax is"):
-        agree(results, tolerance=1e-10)
+def test_a_deviation_is_relative_to_the_largest_number() -> None:
+    assert parity.deviation(np.array([1.0, 8.0]), np.array([2.0, 8.0])) == 1 / 8
+    assert parity.deviation(np.zeros(2), np.zeros(2)) == 0
+    assert parity.deviation(np.ones(2), np.zeros(2)) > 1e299
+    assert np.isnan(parity.deviation(np.array([np.nan, 1.0]), np.array([1.0, 1.0])))

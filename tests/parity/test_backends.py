@@ -1,0 +1,141 @@
+"""Each backend by itself: it is what NumPy says, and keeps the promises of common/protocol.py."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from common.config import Config, Optimizer
+from common.noise import training_noise
+from common.schedules import kl_weights, learning_rates
+from tests.parity.conftest import IMAGES, deviation, random_state, session, small
+
+NOISE = np.random.default_rng(2).normal(size=(3, 20, 4))
+ROWS = np.arange(40, 60, dtype=np.int32)
+
+
+def test_the_objective_is_what_numpy_says(backend: str, family: str) -> None:
+    config = small(family, objective_samples=3)
+    s = session(backend, config, random_state(config))
+    q = s.inspect(s.place(IMAGES), ROWS, noise=NOISE, kl_weight=0.3)
+    x, logits, z = IMAGES[ROWS].astype(float), q["logits"], q["z"]
+    log_p_x = (x * logits - np.logaddexp(0, logits)).sum(-1)
+    log_p_z = -0.5 * (z**2 + np.log(2 * np.pi)).sum(-1)
+    base = -0.5 * (NOISE**2 + np.log(2 * np.pi)).sum(-1) - np.log(q["scale"]).sum(-1)
+    log_q = base - (q["log_det"] if family == "flow" else 0)
+    log_w = log_p_x + 0.3 * (log_p_z - log_q)
+    assert deviation(q["log_weights"], log_w) < 1e-12
+    assert deviation(q["objective"], np.log(np.exp(log_w).mean(0)).mean()) < 1e-12
+    untempered = s.log_weights(s.place(IMAGES), ROWS, samples=range(3), seed=0, noise=NOISE)
+    assert deviation(untempered, log_p_x + log_p_z - log_q) < 1e-12
+
+
+OPTIMIZERS = [{"optimizer": "adam", "weight_decay": 0.1}, {"optimizer": "adam"}] + [
+    {
+        "optimizer": "rmsprop",
+        "rmsprop_epsilon_in_root": in_root,
+        "rmsprop_centered": centered,
+        "rmsprop_initial_accumulator": start,
+        "rmsprop_epsilon": 1e-6,
+    }
+    for in_root, centered, start in itertools.product((False, True), (False, True), (0.0, 1.0))
+]
+
+
+def train(backend: str, config: Config, *, steps: int, chunks: int = 1) -> dict[str, np.ndarray]:
+    """The state after so many steps on given noise, with what training returned."""
+    s = session(backend, config, random_state(config))
+    handle = s.place(IMAGES)
+    rows = np.random.default_rng(3).integers(0, 300, (steps, config.training.batch_size)).astype(np.int32)
+    shape = (config.training.objective_samples, config.training.batch_size, config.model.latent_size)
+    returned = []
+    for first, window in ((w[0], len(w)) for w in np.array_split(np.arange(steps), chunks)):
+        part = {"first_step": int(first), "steps": window}
+        returned.append(
+            s.train(
+                handle,
+                rows[first : first + window],
+                first_step=int(first),
+                learning_rates=learning_rates(config.optimizer, total_steps=steps, **part),
+                kl_weights=kl_weights(config.training, **part),
+                seed=0,
+                noise=training_noise(seed=0, shape=shape, dtype=config.dtype, **part),
+            )
+        )
+    objective, elbo = (np.concatenate(values) for values in zip(*returned, strict=True))
+    return s.state() | {"objective": objective, "elbo": elbo}
+
+
+def numpy_update(p: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, t: int, lr: float, o: Optimizer) -> np.ndarray:
+    """One step of design's formula on one tensor, in place of the moments; g is of the loss."""
+    p = p * (1 - lr * o.weight_decay)
+    if o.optimizer == "adam":
+        m += (1 - o.adam_beta1) * (g - m)
+        v += (1 - o.adam_beta2) * (g * g - v)
+        return p - lr * (m / (1 - o.adam_beta1**t)) / (np.sqrt(v / (1 - o.adam_beta2**t)) + o.adam_epsilon)
+    m += (1 - o.rmsprop_decay) * (g - m)
+    v += (1 - o.rmsprop_decay) * (g * g - v)
+    variance = v - m * m if o.rmsprop_centered else v
+    if o.rmsprop_epsilon_in_root:
+        return p - lr * g / np.sqrt(variance + o.rmsprop_epsilon)
+    return p - lr * g / (np.sqrt(variance) + o.rmsprop_epsilon)
+
+
+@pytest.mark.parametrize("changes", OPTIMIZERS, ids=lambda changes: "-".join(str(v) for v in changes.values()))
+def test_an_optimizer_is_its_formula(backend: str, changes: dict[str, object]) -> None:
+    config = small("mean-field", warm_up=0, **changes)
+    state = random_state(config)
+    name = "decoder.out.bias"
+    p = state[f"parameters/{name}"].copy()
+    m, v = np.zeros_like(p), state[f"optimizer/second_moment/{name}"].copy()
+    s = session(backend, config, state)
+    handle = s.place(IMAGES)
+    for t in range(5):
+        noise = NOISE[:1] + t
+        gradient = -s.inspect(handle, ROWS, noise=noise, kl_weight=1.0)[f"gradient/{name}"]
+        rates, betas = np.array([0.01 / (t + 1)]), np.ones(1)
+        s.train(handle, ROWS[None], first_step=t, learning_rates=rates, kl_weights=betas, seed=0, noise=noise[None])
+        p = numpy_update(p, gradient, m, v, t + 1, rates[0], config.optimizer)
+    assert deviation(s.state()[f"parameters/{name}"], p) < 1e-12
+
+
+def test_chunks_change_nothing_bit_for_bit(backend: str, family: str) -> None:
+    config = small(family, ema_decay=0.9, dtype="float32")
+    whole, parts = train(backend, config, steps=12), train(backend, config, steps=12, chunks=5)
+    for name, value in whole.items():
+        assert np.array_equal(value, parts[name]), name
+
+
+def test_noise_is_a_function_of_image_and_sample(backend: str, family: str) -> None:
+    config = small(family)
+    s = session(backend, config, random_state(config))
+    handle = s.place(IMAGES)
+    whole = s.log_weights(handle, ROWS, samples=range(60), seed=5, noise=None)
+    part = s.log_weights(handle, ROWS[::-3].copy(), samples=range(25, 60), seed=5, noise=None)
+    assert deviation(part, whole[25:, ::-3]) < 1e-12
+    other = s.log_weights(handle, ROWS, samples=range(60), seed=6, noise=None)
+    assert not (np.abs(other - whole) < 1e-9).any()
+    assert len(np.unique(whole.round(9))) == whole.size
+
+
+def test_two_halves_of_the_device_noise_agree(backend: str) -> None:
+    """E_q[w] is p(x), so that two independent halves agree within their error."""
+    config = small("mean-field")
+    s = session(backend, config, random_state(config))
+    log_w = s.log_weights(s.place(IMAGES), ROWS, samples=range(5000), seed=1, noise=None)
+    first, second = (np.exp(half).mean(0) for half in np.split(log_w, 2))
+    error = np.exp(log_w).std(0) * np.sqrt(2 / 2500)
+    assert (np.abs(first - second) < 5 * error).all()
+
+
+def test_the_state_survives_a_session(backend: str, family: str) -> None:
+    config = small(family, ema_decay=0.9, optimizer="rmsprop", rmsprop_centered=True)
+    state = random_state(config)
+    state |= {name: np.abs(value) + 0.1 for name, value in state.items() if "moment" in name}
+    state["step"] = np.array(7)
+    again = session(backend, config, state).state()
+    assert again.keys() == state.keys()
+    for name, value in state.items():
+        assert np.array_equal(again[name], value), name

@@ -1,0 +1,57 @@
+"""The ladder catches faults: here a few that are cheap to run, and in every_mutation.py all of them (`make mutations`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import ladder
+from benchmarks.mutations import MUTATIONS, Mutation, mutated
+from benchmarks.parity import Job
+from common.protocol import BACKENDS
+from tests.parity.conftest import catch
+
+FEW = {m.rung: m for m in MUTATIONS if m.backend == BACKENDS[0]} | {
+    m.name: m for m in MUTATIONS if m.name in ("log-det-without-gate-bias-pytorch", "reversal-on-sample-axis-pytorch")
+}
+
+
+@pytest.mark.parametrize("mutation", FEW.values(), ids=lambda mutation: mutation.name)
+def test_the_ladder_catches(mutation: Mutation, climbed: dict[str, Job], tmp_path: Path) -> None:
+    catch(mutation, climbed, tmp_path)
+
+
+def mutation(**changes: str) -> Mutation:
+    """One that is none, but for the changes."""
+    settings = {"name": "none", "wrong": "Nothing.", "backend": "pytorch", "scenario": "mean-field adam float64"}
+    settings |= {"rung": "encoder", "file": "backends/pytorch/networks.py", "before": "F.relu", "after": "F.relu"}
+    return Mutation(**settings | changes)
+
+
+def test_a_fault_that_is_none_slips_through(climbed: dict[str, Job], tmp_path: Path) -> None:
+    same = "x = F.relu(self.second(x))"
+    with pytest.raises(AssertionError, match="none slips through"):
+        catch(mutation(rung="gradients", before=same, after=same), climbed, tmp_path)
+
+
+def test_a_fault_that_breaks_another_rung_is_not_caught(climbed: dict[str, Job], tmp_path: Path) -> None:
+    fault = mutation(rung="decoder", before="x = F.relu(self.second(x))", after="x = self.second(x)")
+    with pytest.raises(AssertionError, match="encoder"):
+        catch(fault, climbed, tmp_path)
+
+
+@pytest.mark.parametrize(("before", "times"), [("F.relu", 2), ("nowhere", 0)])
+def test_a_text_that_is_not_there_once_is_refused(tmp_path: Path, before: str, times: int) -> None:
+    with pytest.raises(ValueError, match=f"networks.py {times} times"):
+        mutated(mutation(before=before), tmp_path)
+
+
+def test_the_suite_covers_every_backend_and_rung() -> None:
+    assert len({m.name for m in MUTATIONS}) == len(MUTATIONS)
+    assert {m.backend for m in MUTATIONS} == set(BACKENDS)
+    scenarios = {scenario.name: scenario for scenario in ladder.small()}
+    assert {m.rung for m in MUTATIONS} == {rung for scenario in scenarios.values() for rung in scenario.rungs}
+    for m in MUTATIONS:
+        assert m.rung in scenarios[m.scenario].rungs
+        assert m.before != m.after
