@@ -9,15 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from benchmarks import records, runs
 from benchmarks.__main__ import main
 from common import checkpoints, protocol
 from common.checkpoints import Checkpoint
+from tests.benchmarks.identical import assert_same_run
 
 TINY = (
     *("--variational", "mean-field", "--latent-size", "2", "--hidden-size", "8", "--steps", "60", "--chunk", "10"),
@@ -59,12 +58,6 @@ def estimates(printed: str) -> dict[str, str]:
     found = re.search(r"ELBO (\S+) ± (\S+), log p\(x\) (\S+) ± (\S+) nats .*K = (\d+), (\d+) images", printed)
     assert found, printed
     return dict(zip(("elbo", "elbo_se", "log_px", "log_px_se", "importance_samples", "images"), found.groups(), strict=True))
-
-
-def same_arrays(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    return ours.keys() == theirs.keys() and all(
-        ours[name].dtype == theirs[name].dtype and np.array_equal(ours[name], theirs[name]) for name in ours
-    )
 
 
 @pytest.fixture
@@ -145,13 +138,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert int(checkpoint_in(halves).state["step"]) == 20
     assert run(halves, *settings, "--resume") == 0
 
-    old, new = record_in(whole), record_in(halves)
-    assert new["status"] == "ok"
-    assert (new["curve"], new["test"], new["config"]) == (old["curve"], old["test"], old["config"])
-    before, after = checkpoint_in(whole), checkpoint_in(halves)
-    assert same_arrays(after.state, before.state)
-    assert same_arrays(after.best, before.best)
-    assert (after.best_step, after.best_valid_elbo) == (before.best_step, before.best_valid_elbo)
+    assert_same_run(halves, whole)
 
 
 @pytest.mark.usefixtures("in_this_process")

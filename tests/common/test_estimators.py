@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def test_the_importance_weighted_bound_is_monotone_in_k() -> None:
     model = LinearGaussian(np.zeros(2000), a=1.0)
     exact = -0.5 * np.log(2 * np.pi * 2)
     results = [judge(model, k, seed=k, image_batch=2000) for k in (1, 2, 5, 10, 30, 100, 1000)]
-    for fewer, more in zip(results, results[1:], strict=False):
+    for fewer, more in itertools.pairwise(results):
         assert more.log_px > fewer.log_px - 3 * np.hypot(fewer.log_px_se, more.log_px_se)
     assert all(result.log_px < exact + 4 * result.log_px_se for result in results)
     assert abs(results[0].log_px - (exact - 0.5)) < 4 * results[0].log_px_se

@@ -48,23 +48,18 @@ def jax(s: Session, z: np.ndarray, context: np.ndarray, block: int | None) -> tu
     import jax
     import jax.numpy as jnp
 
-    @jax.jit
-    def derivatives(z, h):
-        def columns(z, h):
-            flow = s._vae(s.parameters).flow
-            if block is None:
-                result = flow(z[None], h)
-                out, log_det = result["z"], result["log_det"]
-            else:
-                out, log_det = flow.blocks[block](z[None], h)
-            return jnp.concatenate([out[0], log_det[0, :, None]], -1)
+    def columns(z, h):
+        flow = s._vae(s.parameters).flow
+        if block is None:
+            result = flow(z[None, None], h[None])
+            out, log_det = result["z"], result["log_det"]
+        else:
+            out, log_det = flow.blocks[block](z[None, None], h[None])
+        value = jnp.append(out[0, 0], log_det[0, 0])
+        return value, value
 
-        value, pullback = jax.vjp(columns, z, h)
-        rows = [pullback(jnp.zeros_like(value).at[:, i].set(1)) for i in range(value.shape[-1])]
-        return value, *(jnp.stack([row[k] for row in rows], 1) for k in (0, 1))
-
-    value, by_z, by_h = (np.asarray(array) for array in derivatives(z, context))
-    return value, by_z, by_h
+    (by_z, by_h), value = jax.jit(jax.vmap(jax.jacrev(columns, (0, 1), has_aux=True)))(z, context)
+    return np.asarray(value), np.asarray(by_z), np.asarray(by_h)
 
 
 def tensorflow(s: Session, z: np.ndarray, context: np.ndarray, block: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -81,9 +81,7 @@ def trained(backend: str, family: str, latent: int) -> Session:
 def drawn(backend: str, family: str, latent: int) -> np.ndarray:
     """Log weights [samples, images] on the device's own noise."""
     s = trained(backend, family, latent)
-    blocks = estimators.stream(
-        s, s.place(IMAGES), images=ROWS, samples=DRAWN, seed=3, image_batch=len(ROWS), sample_block=2000
-    )
+    blocks = estimators.stream(s, s.place(IMAGES), images=ROWS, samples=DRAWN, seed=3, image_batch=len(ROWS), sample_block=2000)
     return np.concatenate(list(blocks), axis=1)
 
 

@@ -19,7 +19,7 @@ def steep(config: Config, factor: float) -> State:
 
 
 def lively(config: Config) -> State:
-    """Random weights with hidden biases of at least 1 and small hidden weights: no ReLU is dead for all images or all points."""
+    """Random weights, hidden biases of at least 1 and small hidden weights: no ReLU is dead for all images or all points."""
     state = random_state(config)
     for name, value in state.items():
         if name.endswith(("first.bias", "second.bias")):
@@ -180,7 +180,9 @@ def masked_gradients(config: Config) -> dict[str, np.ndarray]:
     mask = reference.masks(config.model.latent_size, config.model.hidden_size)
     state = random_state(config)
     return {
-        name: np.broadcast_to(mask[parts[-2]] if "made" in parts and parts[-1] == "weight" and parts[-2] in mask else 1, v.shape)
+        name: np.broadcast_to(
+            mask[parts[-2]] if "made" in parts and parts[-1] == "weight" and parts[-2] in mask else 1, v.shape
+        )
         for name, v in ((k.removeprefix("parameters/"), v) for k, v in state.items() if k.startswith("parameters/"))
         for parts in [name.split(".")]
     }
