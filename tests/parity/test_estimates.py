@@ -15,7 +15,7 @@ from common.protocol import Session
 from tests.parity import reference
 from tests.parity.conftest import IMAGES, deviation, random_state, session, small
 
-ROWS = np.arange(40, dtype=np.int32)
+ROWS = np.arange(25, dtype=np.int32)
 DRAWN = 8000  # samples an image
 
 
@@ -51,7 +51,7 @@ def exact(family: str, latent: int) -> Exact:
     """By the trapezoid rule on a grid of z for p(x), and on one of the noise for what is an expectation under q(z|x)."""
     config = small(family, latent_size=latent)
     state, x = wide(config), IMAGES[ROWS].astype(np.float64)
-    axis = np.linspace(-9, 9, {1: 4001, 2: 301}[latent])
+    axis = np.linspace(-7, 7, {1: 4001, 2: 201}[latent])
     grid = np.stack(np.meshgrid(*[axis] * latent, indexing="ij"), -1).reshape(-1, 1, latent)
     cell = (axis[1] - axis[0]) ** latent
     log_joint = reference.log_likelihood(state, x, grid) + reference.log_normal(grid)
