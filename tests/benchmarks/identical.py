@@ -30,16 +30,19 @@ def contents(path: Path) -> dict[str, Any]:
     return found
 
 
-def assert_same_run(ours: Path, theirs: Path, *, but: tuple[str, ...] = ()) -> None:
-    """Bit for bit: all that the checkpoint holds, and all of the record but timing, environment and peak memory."""
+def assert_same_run(ours: Path, theirs: Path, *, other_settings: bool = False) -> None:
+    """Bit for bit: all that the checkpoint holds, and all of the record but timing, environment and peak memory.
+
+    `other_settings`: their settings differ, and nothing else may.
+    """
     (a,), (b,) = (list(folder.glob("*.h5")) for folder in (ours, theirs))
     first, second = contents(a), contents(b)
     assert first.keys() == second.keys()
-    for name in first.keys() - set(but):
+    for name in first.keys() - ({"@config"} if other_settings else set()):
         assert np.asarray(first[name]).dtype == np.asarray(second[name]).dtype, name
         assert np.array_equal(first[name], second[name]), name
     (a,), (b,) = (records.read_all(folder) for folder in (ours, theirs))
     assert a["status"] == "ok"
     measured = {"timing", "environment", "peak_memory_bytes"}
     differing = {name for name in a if name not in measured and a[name] != b[name]}
-    assert differing == ({"config"} if but else set())
+    assert differing == ({"config"} if other_settings else set())

@@ -1,4 +1,4 @@
-"""The same settings give the same run, bit for bit, in another process too, and in chunks of another length."""
+"""The same settings give the same run, bit for bit, in another process too."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.benchmarks.identical import assert_same_run
 # `standard`'s widths and batch, so that its matrix products are shared among threads; everything that has a state of its own.
 CONFIG = Config().replace(
     variational="flow",
-    steps=30,
+    steps=20,
     warm_up=10,
     log_interval=10,
-    validation_interval=15,
+    validation_interval=10,
     ema_decay=0.9,
     selection="best-validation",
     chunk=10,
@@ -52,18 +52,14 @@ def start(backend: str, folder: Path, **changes: Any) -> subprocess.Popen[str]:
     return process
 
 
-VARIANTS: dict[str, dict[str, Any]] = {"once": {}, "again": {}, "chunks": {"chunk": 7}}
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_run_is_the_same_in_another_process_and_in_other_chunks(tmp_path: Path, backend: str) -> None:
-    """Three processes at once, so that threads meet in another order in each."""
-    processes = {name: start(backend, tmp_path / name, **changes) for name, changes in VARIANTS.items()}
-    for process in processes.values():
+def test_a_run_is_the_same_in_another_process(tmp_path: Path, backend: str) -> None:
+    """Two processes at once, so that their threads meet in another order in each."""
+    processes = [start(backend, tmp_path / name) for name in ("once", "again")]
+    for process in processes:
         _, error = process.communicate()
         assert process.returncode == 0, error
     assert_same_run(tmp_path / "again", tmp_path / "once")
-    assert_same_run(tmp_path / "chunks", tmp_path / "once", but=("@config",))
 
 
 def test_another_seed_is_another_run(tmp_path: Path) -> None:

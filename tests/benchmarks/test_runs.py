@@ -119,7 +119,7 @@ def test_a_run_in_its_own_process_and_its_checkpoint_judged_again(
 
 @pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(("backend", "settings"), [("pytorch", ()), ("jax", AVERAGED), ("tensorflow", AVERAGED)])
-def test_a_resumed_run_is_the_uninterrupted_one(
+def test_a_run_resumed_and_in_other_chunks_is_the_uninterrupted_one(
     tmp_path: Path,
     own_process: tuple[Path, subprocess.CompletedProcess[str]],
     stop_after_first_checkpoint: Callable[[], None],
@@ -132,13 +132,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         whole, _ = own_process
     else:
         assert run(whole, *settings) == 0
+    settings = (*settings, "--chunk", "20")
     stop_after_first_checkpoint()
     assert run(halves, *settings) == 1
     assert record_in(halves)["status"] == "failed"
     assert int(checkpoint_in(halves).state["step"]) == 20
     assert run(halves, *settings, "--resume") == 0
 
-    assert_same_run(halves, whole)
+    assert_same_run(halves, whole, other_settings=True)
 
 
 @pytest.mark.usefixtures("in_this_process")
