@@ -141,6 +141,15 @@ def test_the_importance_weighted_bound_is_monotone_in_k(backend: str, family: st
     assert means[0] < means[3] - 10 * errors[0]
 
 
+def test_every_image_and_sample_has_noise_of_its_own(backend: str) -> None:
+    """The same picture at every place of the data set: any two equal log weights would come from the same noise."""
+    s = trained(backend, "mean-field", 2)
+    log_w = s.log_weights(s.place(np.zeros_like(IMAGES)), ROWS, samples=range(100), seed=3, noise=None)
+    assert len(np.unique(log_w.round(10))) == log_w.size
+    other = s.log_weights(s.place(np.zeros_like(IMAGES)), ROWS, samples=range(100), seed=4, noise=None)
+    assert not np.isin(other.round(10), log_w.round(10)).any()
+
+
 def test_batches_blocks_and_k_change_nothing(backend: str, family: str) -> None:
     """The noise is the same; compiled code may add up, and fuse, in an order that depends on the shape.
 
