@@ -70,7 +70,7 @@ class Training:
     noise: Literal["device", "shared"] = setting(
         "device", "Who draws the training noise: each framework on its device, or NumPy, the same for all."
     )
-    chunk: int = setting(100, "Steps a compiled call; changes no result.")
+    chunk: int = setting(100, "Steps a compiled call; changes no result, not by a bit.")
     log_interval: int = setting(500, "Steps between points of the training curve.")
     validation_interval: int = setting(1_000, "Steps between validations and checkpoints.")
     selection: Literal["last", "best-validation"] = setting("last", "Which state is tested.")
@@ -82,8 +82,8 @@ class Evaluation:
 
     samples: int = setting(1_000, "K: importance samples an image for log p(x), used exactly.")
     images: int = setting(0, "Test images, a seeded random subset; 0 for the whole set.")
-    image_batch: int = setting(100, "Images a call; changes no result.")
-    sample_block: int = setting(100, "Samples an image a call; changes no result.")
+    image_batch: int = setting(100, "Images a call; changes results by rounding alone.")
+    sample_block: int = setting(100, "Samples an image a call; changes results by rounding alone.")
 
 
 @dataclass(frozen=True, kw_only=True)

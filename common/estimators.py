@@ -42,8 +42,9 @@ def stream(
 ) -> Iterator[np.ndarray]:
     """Log weights float64 [samples, batch] of images indices [images], batch by batch: memory does not grow with them.
 
-    Neither image_batch nor sample_block changes a sample: noise is a function of (seed, image, sample). Every batch has
-    the shape of the first, so that a compiled backend compiles once: the last is filled up with its last image and cut.
+    Neither image_batch nor sample_block changes a sample: noise is a function of (seed, image, sample). They change results by
+    rounding alone, since a sum's order depends on the arrays' shapes. Every batch has the shape of the first, so that a
+    compiled backend compiles once: the last is filled up with its last image and cut.
     """
     sample_block = -(-min(sample_block, samples) // NOISE_BLOCK) * NOISE_BLOCK
     image_batch = min(image_batch, len(images))

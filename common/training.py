@@ -16,7 +16,7 @@ from common.parameters import judged
 from common.protocol import Session
 from common.schedules import kl_weights, learning_rates
 
-VALIDATION_BATCH = 1000  # images a call; changes no result
+VALIDATION_BATCH = 1000  # images a call; changes results by rounding alone
 
 # Columns of a run's history. Curve: means over the steps since the point before. Clock: a row a chunk of steps;
 # `first` is 1 for a process's first chunk of its length, which compiles.

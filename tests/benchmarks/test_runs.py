@@ -9,15 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from benchmarks import records, runs
 from benchmarks.__main__ import main
 from common import checkpoints, protocol
 from common.checkpoints import Checkpoint
+from tests.benchmarks.identical import assert_same_run
 
 TINY = (
     *("--variational", "mean-field", "--latent-size", "2", "--hidden-size", "8", "--steps", "60", "--chunk", "10"),
@@ -59,12 +58,6 @@ def estimates(printed: str) -> dict[str, str]:
     found = re.search(r"ELBO (\S+) ± (\S+), log p\(x\) (\S+) ± (\S+) nats .*K = (\d+), (\d+) images", printed)
     assert found, printed
     return dict(zip(("elbo", "elbo_se", "log_px", "log_px_se", "importance_samples", "images"), found.groups(), strict=True))
-
-
-def same_arrays(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    return ours.keys() == theirs.keys() and all(
-        ours[name].dtype == theirs[name].dtype and np.array_equal(ours[name], theirs[name]) for name in ours
-    )
 
 
 @pytest.fixture
@@ -126,7 +119,7 @@ def test_a_run_in_its_own_process_and_its_checkpoint_judged_again(
 
 @pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(("backend", "settings"), [("pytorch", ()), ("jax", AVERAGED), ("tensorflow", AVERAGED)])
-def test_a_resumed_run_is_the_uninterrupted_one(
+def test_a_run_resumed_and_in_other_chunks_is_the_uninterrupted_one(
     tmp_path: Path,
     own_process: tuple[Path, subprocess.CompletedProcess[str]],
     stop_after_first_checkpoint: Callable[[], None],
@@ -139,19 +132,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         whole, _ = own_process
     else:
         assert run(whole, *settings) == 0
+    settings = (*settings, "--chunk", "20")
     stop_after_first_checkpoint()
     assert run(halves, *settings) == 1
     assert record_in(halves)["status"] == "failed"
     assert int(checkpoint_in(halves).state["step"]) == 20
     assert run(halves, *settings, "--resume") == 0
 
-    old, new = record_in(whole), record_in(halves)
-    assert new["status"] == "ok"
-    assert (new["curve"], new["test"], new["config"]) == (old["curve"], old["test"], old["config"])
-    before, after = checkpoint_in(whole), checkpoint_in(halves)
-    assert same_arrays(after.state, before.state)
-    assert same_arrays(after.best, before.best)
-    assert (after.best_step, after.best_valid_elbo) == (before.best_step, before.best_valid_elbo)
+    assert_same_run(halves, whole, other_settings=True)
 
 
 @pytest.mark.usefixtures("in_this_process")

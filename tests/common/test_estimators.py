@@ -1,83 +1,169 @@
-"""The estimators against exact answers: NumPy log weights of a linear-Gaussian model."""
+"""The estimators against exact answers: NumPy log weights of a linear-Gaussian model, whose every expectation is known."""
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 
 from common import estimators
+from common.noise import NOISE_BLOCK
+
+MOST = 1500  # samples an image that the model below has noise for
 
 
 class LinearGaussian:
-    """z ~ N(0,1), x|z ~ N(z,1), q(z|x) = N(x/2 + 0.3, 1/2): p(x) = N(0, 2), and KL(q‖posterior) is known."""
+    """z ~ N(0,1), x|z ~ N(z,1), q(z|x) = N(x/2 + a·√½, ½), and so p(x) = N(0, 2) and the posterior N(x/2, ½).
 
-    def __init__(self, x: np.ndarray, *, shift: float):
-        self.x, self.shift = x, shift
-        self.asked: list[range] = []
+    With z = x/2 + √½·(a + ε): log w = log p(x) − a·ε − a²/2. So w/p(x) is log-normal with mean 1, KL(q‖posterior) = a²/2, and
+    log w has the standard deviation a.
+    """
+
+    def __init__(self, x: np.ndarray, *, a: float):
+        self.x, self.a = x, a
+        self.asked: list[tuple[np.ndarray, range]] = []
+        self.noise: dict[int, np.ndarray] = {}
 
     def log_weights(self, handle: Any, indices: np.ndarray, *, samples: range, seed: int, noise: None) -> np.ndarray:
-        self.asked.append(samples)
-        draws = np.stack(
-            [np.random.default_rng((seed, int(i))).standard_normal(10**5)[samples.start : samples.stop] for i in indices], 1
-        )
-        x = self.x[indices]
-        z = x / 2 + self.shift + draws * np.sqrt(0.5)
+        """From the three densities themselves; noise is a function of (seed, image, sample), drawn once a seed."""
+        self.asked.append((indices, samples))
+        if seed not in self.noise:
+            self.noise = {seed: np.random.default_rng(seed).standard_normal((MOST, len(self.x)))}
+        x, draws = self.x[indices], self.noise[seed][samples.start : samples.stop, indices]
+        mean = x / 2 + self.a * np.sqrt(0.5)
+        z = mean + draws * np.sqrt(0.5)
 
         def log_normal(value: np.ndarray, mean: Any, variance: float) -> np.ndarray:
             return -0.5 * ((value - mean) ** 2 / variance + np.log(2 * np.pi * variance))
 
-        return log_normal(z, 0, 1) + log_normal(x, z, 1) - log_normal(z, x / 2 + self.shift, 0.5)
+        return log_normal(z, 0, 1) + log_normal(x, z, 1) - log_normal(z, mean, 0.5)
 
 
 X = np.random.default_rng(0).normal(size=50) * np.sqrt(2)
 EXACT = float((-0.5 * (X**2 / 2 + np.log(2 * np.pi * 2))).mean())
 
 
-def judge(model: LinearGaussian, samples: int, **changes: int) -> estimators.Estimates:
-    settings = {"seed": 0, "image_batch": 7, "sample_block": 100} | changes
-    images = np.arange(50, dtype=np.int32)
-    return estimators.estimate(model, None, images=images, samples=samples, report=lambda n: None, **settings)  # type: ignore[arg-type]
+def judge(model: LinearGaussian, samples: int, **changes: Any) -> estimators.Estimates:
+    settings = {"seed": 0, "image_batch": 7, "sample_block": 100, "report": lambda images: None} | changes
+    return estimators.estimate(model, None, images=np.arange(len(model.x), dtype=np.int32), samples=samples, **settings)  # type: ignore[arg-type]
 
 
 def test_an_exact_posterior_gives_log_px_with_one_sample() -> None:
-    result = judge(LinearGaussian(X, shift=0), 1)
-    assert abs(result.elbo - EXACT) < 1e-12
-    assert abs(result.log_px - EXACT) < 1e-12
-    assert abs(judge(LinearGaussian(X, shift=0), 40).ess - 40) < 1e-9
+    for samples in (1, 40):
+        result = judge(LinearGaussian(X, a=0), samples)
+        assert abs(result.elbo - EXACT) < 1e-12
+        assert abs(result.log_px - EXACT) < 1e-12
+        assert abs(result.ess - samples) < 1e-9
 
 
-def test_elbo_falls_short_by_the_kl_and_log_px_converges() -> None:
-    model = LinearGaussian(X, shift=0.3)
-    kl = 0.3**2 / (2 * 0.5)
-    few, many = judge(model, 20), judge(model, 20_000)
-    assert abs(many.elbo - (EXACT - kl)) < 5 * 0.6 / np.sqrt(50 * 20_000)
-    assert abs(many.log_px - EXACT) < 5 * 0.5 / np.sqrt(50 * 20_000)
-    assert few.elbo < few.log_px < EXACT + 0.05
+def test_one_sample_gives_the_elbo_as_log_px() -> None:
+    result = judge(LinearGaussian(X, a=0.4), 1)
+    assert result.log_px == result.elbo
+    assert result.log_px_se == result.elbo_se
+    assert result.ess == 1
+
+
+@pytest.mark.parametrize("samples", [1, 10, 1000])
+def test_the_elbo_converges_as_the_root_of_all_samples(samples: int) -> None:
+    """Its error is N(0, a²/(K·n)) around log p(x) − KL, over 200 seeds."""
+    model = LinearGaussian(X, a=0.7)
+    errors = np.array([judge(model, samples, seed=seed, image_batch=50).elbo - (EXACT - 0.7**2 / 2) for seed in range(200)])
+    standard = errors / (0.7 / np.sqrt(samples * 50))
+    assert abs(standard.mean()) < 4.5 / np.sqrt(200)
+    assert abs((standard**2).mean() - 1) < 4.5 * np.sqrt(2 / 200)
+
+
+def test_log_px_falls_short_by_half_the_variance_over_k() -> None:
+    """E[log p̂] − log p = −v/2K + (μ₃/3 − ¾v²)/K² + O(K⁻³), v = e^{a²} − 1 and μ₃ the moments of w/p(x).
+
+    E[p̂/p] is 1 exactly, so that log p̂/p − (p̂/p − 1) has the same mean and a far smaller variance.
+    """
+    a = 0.7
+    v = np.exp(a**2) - 1
+    second = (np.exp(3 * a**2) - 3 * np.exp(a**2) + 2) / 3 - 0.75 * v**2
+    model = LinearGaussian(np.zeros(8_000), a=a)
+    exact = -0.5 * np.log(2 * np.pi * 2)
+    sizes, biases = np.array([5, 10, 20, 50, 100, 200, 400]), []
+    for samples in sizes:
+        blocks = estimators.stream(
+            model,  # type: ignore[arg-type]
+            None,
+            images=np.arange(8_000),
+            samples=int(samples),
+            seed=int(samples),
+            image_batch=4000,
+            sample_block=100,
+        )
+        log_ratio = np.concatenate([estimators.log_mean_exp(log_w) for log_w in blocks]) - exact
+        values = log_ratio - np.expm1(log_ratio)
+        error = estimators.standard_error(values)
+        assert abs(values.mean() + v / (2 * samples) - second / samples**2) < 4.5 * error + v**3 / samples**3
+        biases.append(values.mean())
+    slope = np.polyfit(np.log(sizes[2:]), np.log(-np.array(biases[2:])), 1)[0]
+    assert abs(slope + 1) < 0.03
+
+
+def test_the_importance_weighted_bound_is_monotone_in_k() -> None:
+    """On independent noise for each K; from KL below log p(x) at K = 1 up to it."""
+    model = LinearGaussian(np.zeros(2000), a=1.0)
+    exact = -0.5 * np.log(2 * np.pi * 2)
+    results = [judge(model, k, seed=k, image_batch=2000) for k in (1, 2, 5, 10, 30, 100, 1000)]
+    for fewer, more in itertools.pairwise(results):
+        assert more.log_px > fewer.log_px - 3 * np.hypot(fewer.log_px_se, more.log_px_se)
+    assert all(result.log_px < exact + 4 * result.log_px_se for result in results)
+    assert abs(results[0].log_px - (exact - 0.5)) < 4 * results[0].log_px_se
+    assert abs(results[-1].log_px - exact) < 4 * results[-1].log_px_se + 0.001
 
 
 @pytest.mark.parametrize("samples", [1, 2, 24, 25, 26, 99, 100, 101, 1000])
-def test_exactly_k_samples(samples: int) -> None:
-    model = LinearGaussian(X, shift=0.3)
-    result = judge(model, samples, sample_block=60)
-    assert result.importance_samples == samples
-    covered = sorted({k for asked in model.asked for k in asked})
-    assert covered == list(range(samples))
-    assert sum(len(asked) for asked in model.asked) == samples * -(-50 // 7)
+def test_exactly_k_samples_of_exactly_these_images(samples: int) -> None:
+    model, told = LinearGaussian(X, a=0.4), []
+    result = judge(model, samples, sample_block=60, report=told.append)
+    assert (result.importance_samples, result.images) == (samples, 50)
+    assert sum(told) == 50
+    for batch in range(8):
+        first = 7 * batch
+        asked = [(rows, block) for rows, block in model.asked if rows[0] == first]
+        # Each sample once, in order, in blocks of bounded size that each open a block of noise.
+        assert [k for _, block in asked for k in block] == list(range(samples))
+        assert all(len(block) <= 75 and block.start % NOISE_BLOCK == 0 for _, block in asked)
+        # The last batch has the others' shape, filled up with its last image, which counts once.
+        assert all(rows.tolist() == [min(first + i, 49) for i in range(7)] for rows, _ in asked)
+    noise = model.noise[0][:samples]
+    log_ratio = -0.4 * noise - 0.4**2 / 2
+    assert abs(result.elbo - (EXACT + log_ratio.mean())) < 1e-12
+    assert abs(result.log_px - (EXACT + np.log(np.exp(log_ratio).mean(0)).mean())) < 1e-12
 
 
-def test_blocks_change_nothing() -> None:
-    model = LinearGaussian(X, shift=0.3)
-    whole, parts = (dataclasses.asdict(judge(model, 130, **c)) for c in ({}, {"image_batch": 50, "sample_block": 25}))
-    assert parts == pytest.approx(whole, rel=1e-12)
+@pytest.mark.parametrize(("image_batch", "sample_block"), [(50, 25), (1, 1), (49, 130), (1000, 1000), (3, 26)])
+def test_batches_and_blocks_change_nothing(image_batch: int, sample_block: int) -> None:
+    """Not a bit: given the same log weights, an image's estimate is the same sum whatever they were streamed in."""
+    model = LinearGaussian(X, a=0.4)
+    assert judge(model, 130, image_batch=image_batch, sample_block=sample_block) == judge(model, 130)
+
+
+def test_a_single_image_has_no_standard_error() -> None:
+    result = judge(LinearGaussian(X[:1], a=0.4), 30)
+    assert (result.images, result.elbo_se, result.log_px_se) == (1, 0, 0)
 
 
 def test_far_apart_weights_do_not_overflow() -> None:
     log_w = np.array([[-1e5, 800.0], [-1e5 + np.log(3), -800.0]])
     assert np.allclose(estimators.log_mean_exp(log_w), [-1e5 + np.log(2), 800 - np.log(2)])
     assert np.allclose(estimators.effective_sample_size(log_w), [16 / 10, 1])
+
+
+def test_float32_weights_are_averaged_in_float64() -> None:
+    model = LinearGaussian(X, a=0.4)
+    low = LinearGaussian(X, a=0.4)
+    low.log_weights = lambda *args, **kwargs: model.log_weights(*args, **kwargs).astype(np.float32)  # type: ignore[method-assign]
+    blocks = list(
+        estimators.stream(low, None, images=np.arange(50), samples=30, seed=0, image_batch=20, sample_block=25)  # type: ignore[arg-type]
+    )
+    assert all(block.dtype == np.float64 for block in blocks)
+    assert abs(judge(low, 1000).log_px - judge(model, 1000).log_px) < 1e-6
 
 
 def test_the_standard_error_is_that_of_the_mean() -> None:

@@ -101,13 +101,6 @@ def test_an_optimizer_is_its_formula(backend: str, changes: dict[str, object]) -
     assert deviation(s.state()[f"parameters/{name}"], p) < 1e-12
 
 
-def test_chunks_change_nothing_bit_for_bit(backend: str, family: str) -> None:
-    config = small(family, ema_decay=0.9, dtype="float32")
-    whole, parts = train(backend, config, steps=12), train(backend, config, steps=12, chunks=5)
-    for name, value in whole.items():
-        assert np.array_equal(value, parts[name]), name
-
-
 def test_noise_is_a_function_of_image_and_sample(backend: str, family: str) -> None:
     config = small(family)
     s = session(backend, config, random_state(config))

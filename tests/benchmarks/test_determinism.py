@@ -1,0 +1,72 @@
+"""The same settings give the same run, bit for bit, in another process too."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import runs
+from common.config import Config
+from common.protocol import BACKENDS
+from tests.benchmarks.identical import assert_same_run
+
+# `standard`'s widths and batch, so that its matrix products are shared among threads; everything that has a state of its own.
+CONFIG = Config().replace(
+    variational="flow",
+    steps=20,
+    warm_up=10,
+    log_interval=10,
+    validation_interval=10,
+    ema_decay=0.9,
+    selection="best-validation",
+    chunk=10,
+    samples=30,
+    images=20,
+    image_batch=20,
+    sample_block=30,
+)
+
+
+def start(backend: str, folder: Path, **changes: Any) -> subprocess.Popen[str]:
+    """A worker process on the digits."""
+    folder.mkdir()
+    job = runs.Job(
+        backend=backend,
+        preset="quick",
+        data="binarized-digits",
+        data_dir=None,
+        config=CONFIG.replace(pixels=64, **changes),
+        results=str(folder),
+        resume=False,
+    )
+    command = [sys.executable, "-m", "benchmarks", "worker"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    process.stdin.write(job.as_json())
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_run_is_the_same_in_another_process(tmp_path: Path, backend: str) -> None:
+    """Two processes at once, so that their threads meet in another order in each."""
+    processes = [start(backend, tmp_path / name) for name in ("once", "again")]
+    for process in processes:
+        _, error = process.communicate()
+        assert process.returncode == 0, error
+    assert_same_run(tmp_path / "again", tmp_path / "once")
+
+
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    """The comparison can fail."""
+    for name, changes in {"once": {}, "other": {"seed": 1}}.items():
+        process = start("pytorch", tmp_path / name, variational="mean-field", hidden_size=8, **changes)
+        _, error = process.communicate()
+        assert process.returncode == 0, error
+    with pytest.raises(AssertionError):
+        assert_same_run(tmp_path / "other", tmp_path / "once")
