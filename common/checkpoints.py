@@ -1,9 +1,6 @@
 """The portable HDF5 file of a run: any backend continues or evaluates what any other has trained. No pickle.
 
-attributes       schema, config (JSON), backend, preset, dataset, sha256 (of the data set's content)
-state/…          the portable state of common/parameters.py
-best/NAME        the judged parameters at the highest validation ELBO; attributes step, valid_elbo
-history/…        the curve and the clock, one array a column (`training.History`)
+docs/checkpoint.md describes it field by field.
 """
 
 from __future__ import annotations
@@ -37,6 +34,7 @@ class Checkpoint:
     best_step: int = -1
     best_valid_elbo: float = -np.inf
     history: dict[str, list[float]] = field(default_factory=dict)
+    earlier: list[tuple[str, int]] = field(default_factory=list)  # backends before this one, each with its last step
 
     def selected(self) -> State:
         """The parameters to test, by the run's selection."""
@@ -52,6 +50,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             file.attrs["config"] = json.dumps(checkpoint.config.as_dict())
             for name in ("backend", "preset", "dataset", "sha256"):
                 file.attrs[name] = getattr(checkpoint, name)
+            file.attrs["earlier"] = json.dumps(checkpoint.earlier)
             for folder, arrays in (("state", checkpoint.state), ("best", checkpoint.best)):
                 group = file.create_group(folder)
                 for name, value in arrays.items():
@@ -83,6 +82,7 @@ def load(path: Path) -> Checkpoint:
                 best_step=int(file["best"].attrs["step"]),
                 best_valid_elbo=float(file["best"].attrs["valid_elbo"]),
                 history={name: list(column[()]) for name, column in file["history"].items()},
+                earlier=[(str(name), int(step)) for name, step in json.loads(file.attrs.get("earlier", "[]"))],
             )
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} is not a checkpoint of this suite, or is damaged ({error}); train the model again.") from error
