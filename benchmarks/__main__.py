@@ -1,4 +1,4 @@
-"""python -m benchmarks: run | evaluate | list | tables | reproduce."""
+"""python -m benchmarks: run | evaluate | cross-evaluate | export | list | tables | reproduce."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks import documents, records, reproduce, runs, tables
+from benchmarks import cross_evaluate, documents, export, records, reproduce, runs, tables
 from benchmarks.cli import parse
 from benchmarks.presets import PRESETS, preset
 from benchmarks.progress import Progress
@@ -269,19 +269,29 @@ def run_again(arguments: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "evaluate": evaluate,
+    "cross-evaluate": cross_evaluate.main,
+    "export": export.main,
     "list": listing,
     "tables": write_tables,
     "reproduce": run_again,
     "worker": worker,
+    "cross-evaluate-worker": cross_evaluate.worker,
     "describe": describe,
 }
 HELP = """python -m benchmarks COMMAND …
 
   run                    train and test models: --backend, --variational, --data, --preset, --seed; --help lists every setting
   evaluate CHECKPOINT    ELBO and log p(x) of a checkpoint, in any backend
+  cross-evaluate FILE …  checkpoints in every backend: the table of who trained and who evaluated
+  export CHECKPOINT      the weights, for plain PyTorch, Flax NNX or Keras: --to pytorch, jax or keras
   list                   the backends, their versions and devices
   tables                 write the README's tables from benchmarks/records
   reproduce TABLE        run a README table's rows again and compare"""
+
+
+def offered() -> list[str]:
+    """The commands that HELP lists."""
+    return [command for command in COMMANDS if f"\n  {command} " in HELP]
 
 
 def main(arguments: list[str]) -> int:
@@ -291,7 +301,7 @@ def main(arguments: list[str]) -> int:
     command, *rest = arguments
     try:
         if command not in COMMANDS:
-            raise UserError(f"There is no command '{command}'; choose from run, evaluate, list, tables, reproduce.")
+            raise UserError(f"There is no command '{command}'; choose from {', '.join(offered())}.")
         return COMMANDS[command](translate(rest))
     except UserError as error:
         print(error, file=sys.stderr)

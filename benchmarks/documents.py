@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import reports
+from benchmarks import cross_evaluate, reports
 from benchmarks.reports import REPORTS, Report
 from common.errors import UserError
 from common.files import write_whole
@@ -15,7 +15,9 @@ ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"<!-- report: (?P<name>[\w-]+) -->\n.*?<!-- end report -->", re.DOTALL)
 
 # Block name → (the report that it is made from, how).
-BLOCKS: dict[str, tuple[str, Callable[[Report], str]]] = {}
+BLOCKS: dict[str, tuple[str, Callable[[Report], str]]] = {
+    "cross-evaluate": (cross_evaluate.REPORT, cross_evaluate.markdown),
+}
 
 
 def documents(root: Path = ROOT) -> list[Path]:

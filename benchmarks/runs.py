@@ -70,16 +70,20 @@ def in_process(job: Job) -> int:
     return subprocess.run(command, input=job.as_json(), text=True, check=False).returncode
 
 
+def judging(backend: protocol.Backend, selected: State, *, config: Config) -> protocol.Session:
+    """A session whose judged parameters are these: the moving average, if any, is in them already."""
+    settings = dataclasses.replace(config.training, ema_decay=0.0)
+    state = parameters.fresh_state(selected, optimizer=config.optimizer, training=settings, dtype=config.dtype)
+    return backend.create(
+        config.model, state, optimizer=config.optimizer, training=settings, device=config.device, dtype=config.dtype
+    )
+
+
 def evaluate(
     backend: protocol.Backend, selected: State, *, config: Config, dataset: Dataset, progress: Progress
 ) -> estimators.Estimates:
     """Judge these parameters on the test images that the config names."""
-    # The moving average, if any, is in `selected` already.
-    settings = dataclasses.replace(config.training, ema_decay=0.0)
-    state = parameters.fresh_state(selected, optimizer=config.optimizer, training=settings, dtype=config.dtype)
-    session = backend.create(
-        config.model, state, optimizer=config.optimizer, training=settings, device=config.device, dtype=config.dtype
-    )
+    session = judging(backend, selected, config=config)
     images = data.subset(images=config.evaluation.images, of=len(dataset.test), seed=config.training.seed)
     with progress.phase("test", total=len(images), unit="images") as advance:
         return estimators.estimate(

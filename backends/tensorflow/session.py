@@ -3,8 +3,10 @@
 import contextlib
 import os
 import platform
+import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -23,6 +25,8 @@ from common.parameters import State, group, shapes
 from common.protocol import Description
 
 tf.config.experimental.enable_tensor_float_32_execution(False)
+
+EXPORT_SUFFIX = ".weights.h5"
 
 
 def describe() -> Description:
@@ -197,6 +201,13 @@ class Session:
     def decode(self, latents: np.ndarray) -> np.ndarray:
         with tf.device(self.device):
             return tf.sigmoid(self.judged.decoder(tf.constant(latents, self.dtype))).numpy()
+
+    def export(self, file: Path) -> None:
+        """Keras's weights."""
+        self.judged.built = True  # all its layers are
+        with warnings.catch_warnings():  # TensorFlow's variables don't know NumPy 2's argument `copy`
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            keras.saving.save_weights(self.judged, file)
 
     def state(self) -> State:
         variables = (
