@@ -1,6 +1,7 @@
 """The contract of common/protocol.py in TensorFlow: one XLA-compiled loop over the steps of a chunk."""
 
 import contextlib
+import io
 import os
 import platform
 import warnings
@@ -60,6 +61,13 @@ def variable(vae: VAE, name: str) -> keras.Variable:
 def seed_pair(*seed: Any) -> tf.Tensor:
     """What stateless draws take: 32 bits, as int32."""
     return tf.constant(np.array([seed_for(*seed), 0], np.uint32).view(np.int32))
+
+
+class Buffer(io.BytesIO):
+    """A file in memory for Keras, which leaves one on a full disk open, and HDF5 crashes at the process's end."""
+
+    def __str__(self) -> str:
+        return EXPORT_SUFFIX
 
 
 class Session:
@@ -205,9 +213,11 @@ class Session:
     def export(self, file: Path) -> None:
         """Keras's weights."""
         self.judged.built = True  # all its layers are
+        buffer = Buffer()
         with warnings.catch_warnings():  # TensorFlow's variables don't know NumPy 2's argument `copy`
             warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-            keras.saving.save_weights(self.judged, file)
+            keras.saving.save_weights(self.judged, buffer)
+        file.write_bytes(buffer.getvalue())
 
     def state(self) -> State:
         variables = (
