@@ -1,4 +1,4 @@
-"""Weights from `python -m benchmarks export CHECKPOINT --to jax`, in plain Flax NNX. Copy it: nothing of vaebench is imported.
+"""Weights from `python -m benchmarks export CHECKPOINT --to jax`, in plain Flax NNX. Copy it: nothing of vaebench is used.
 
     python load_jax.py model.msgpack inputs.npz outputs.npz
 

@@ -1,4 +1,4 @@
-"""Weights from `python -m benchmarks export CHECKPOINT --to keras`, in plain Keras. Copy it: nothing of vaebench is imported.
+"""Weights from `python -m benchmarks export CHECKPOINT --to keras`, in plain Keras. Copy it: nothing of vaebench is used.
 
     python load_keras.py model.weights.h5 inputs.npz outputs.npz
 

@@ -1,4 +1,4 @@
-"""Weights from `python -m benchmarks export CHECKPOINT --to pytorch`, in plain PyTorch. Copy it: nothing of vaebench is imported.
+"""Weights from `python -m benchmarks export CHECKPOINT --to pytorch`, in plain PyTorch. Copy it: nothing of vaebench is used.
 
     python load_pytorch.py model.safetensors inputs.npz outputs.npz
 

@@ -18,8 +18,17 @@ from common.protocol import load
 
 PAGE = (Path(__file__).parents[2] / "docs/checkpoint.md").read_text(encoding="utf-8")
 CONFIG = Config().replace(
-    **{"variational": "flow", "pixels": 64, "latent_size": 3, "hidden_size": 7, "steps": 4, "validation_interval": 2},
-    **{"optimizer": "rmsprop", "rmsprop_centered": True, "ema_decay": 0.5, "dtype": "float64", "chunk": 1},
+    variational="flow",
+    pixels=64,
+    latent_size=3,
+    hidden_size=7,
+    steps=4,
+    validation_interval=2,
+    optimizer="rmsprop",
+    rmsprop_centered=True,
+    ema_decay=0.5,
+    dtype="float64",
+    chunk=1,
 )
 
 
