@@ -90,9 +90,10 @@ def test_a_row_that_is_not_flat_is_the_exit_code(
 ) -> None:
     path = tmp_path / "flow.h5"
     checkpoints.save(checkpoint_of("flow"), path)
+    uneven = row_of(shift=1.0)
     monkeypatch.setattr(cross_evaluate, "in_process", lambda task: 0)
     monkeypatch.setattr(cross_evaluate, "read", lambda path, count: [None])
-    monkeypatch.setattr(cross_evaluate, "row", lambda *_, **__: row_of(shift=1.0))
+    monkeypatch.setattr(cross_evaluate, "row", lambda *_, **__: uneven)
     assert main(["cross-evaluate", str(path), "--results", str(tmp_path)]) == 1
     assert "Not flat: flow, trained by pytorch 20 → tensorflow 60." in capsys.readouterr().err
 
