@@ -206,7 +206,6 @@ def row(checkpoint: Checkpoint, scores: dict[str, Scores], *, samples: int | Non
     """
     config = checkpoint.config
     samples = samples or config.evaluation.samples
-    step = checkpoint.best_step if config.training.selection == "best-validation" else int(checkpoint.state["step"])
     apart = []
     for one, other in itertools.combinations(scores, 2):
         differences = scores[one].test.log_px - scores[other].test.log_px
@@ -214,7 +213,7 @@ def row(checkpoint: Checkpoint, scores: dict[str, Scores], *, samples: int | Non
     difference, difference_se, one, other = max(apart, key=lambda each: abs(each[0]) / max(each[1], 1e-300))
     return {
         "backend": checkpoint.backend,
-        "trained": [{"backend": name, "last_step": last} for name, last in (*checkpoint.earlier, (checkpoint.backend, step))],
+        "trained": checkpoint.trained(checkpoint.selected_step()),
         "variational": config.model.variational,
         "preset": checkpoint.preset,
         "dataset": {"name": checkpoint.dataset, "sha256": checkpoint.sha256},

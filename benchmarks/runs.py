@@ -151,10 +151,7 @@ def run(job: Job) -> records.Record:
     record |= {
         "status": "ok",
         "reason": None,
-        "trained": [
-            {"backend": name, "last_step": step}
-            for name, step in (*checkpoint.earlier, (job.backend, int(checkpoint.state["step"])))
-        ],
+        "trained": checkpoint.trained(int(checkpoint.state["step"])),
         "parameters": parameters.count(config.model),
         "curve": {
             column: [int(v) if column.endswith("step") else v for v in checkpoint.history[column]] for column in training.CURVE

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -38,7 +39,23 @@ class Checkpoint:
 
     def selected(self) -> State:
         """The parameters to test, by the run's selection."""
-        return self.best if self.config.training.selection == "best-validation" and self.best else judged(self.state)
+        return self.best if self._selects_best() else judged(self.state)
+
+    def selected_step(self) -> int:
+        """The steps behind `selected`."""
+        return self.best_step if self._selects_best() else int(self.state["step"])
+
+    def trained(self, steps: int) -> list[dict[str, Any]]:
+        """Who trained the first `steps` steps: {backend, last_step} of each, in order."""
+        parts = []
+        for name, last in (*self.earlier, (self.backend, steps)):
+            parts.append({"backend": name, "last_step": min(last, steps)})
+            if last >= steps:
+                break
+        return parts
+
+    def _selects_best(self) -> bool:
+        return self.config.training.selection == "best-validation" and bool(self.best)
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:

@@ -121,6 +121,15 @@ def test_what_is_saved_is_loaded(file: Path, tmp_path: Path) -> None:
         assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.parametrize(
+    ("steps", "parts"),
+    [(5, [("a", 5)]), (10, [("a", 10)]), (15, [("a", 10), ("b", 15)]), (30, [("a", 10), ("b", 20), ("jax", 30)])],
+)
+def test_who_trained_the_first_steps(steps: int, parts: list[tuple[str, int]]) -> None:
+    checkpoint = Checkpoint(CONFIG, "jax", "quick", "digits", "", {}, earlier=[("a", 10), ("b", 20)])
+    assert [(part["backend"], part["last_step"]) for part in checkpoint.trained(steps)] == parts
+
+
 def test_a_file_from_before_earlier_is_loaded_and_a_damaged_one_is_refused(file: Path, tmp_path: Path) -> None:
     path = tmp_path / "old.h5"
     path.write_bytes(file.read_bytes())
