@@ -13,7 +13,7 @@ export VAEBENCH_DATA_DIR := $(DATA_DIR)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test parity mutations lint format list tables clean always
+.PHONY: help setup bench test parity mutations lint format list tables cross-evaluate clean always
 
 help: ## List the targets and the variables (the default)
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +52,9 @@ list: .venv/ready ## Show the backends that are installed here with their device
 
 tables: .venv/ready ## Write the tables of README.md and docs/ from benchmarks/records/
 	$(PY) -m benchmarks tables $(ARGS)
+
+cross-evaluate: .venv/ready ## Evaluate the standard runs of results/, or checkpoints in ARGS, in every backend
+	$(PY) -m benchmarks cross-evaluate $(or $(ARGS),results/standard_*.h5)
 
 reproduce-quick: ## Run the rows of README.md's table "quick" again and compare (minutes)
 reproduce-standard: ## The same for its table "standard" (hours on a CPU)

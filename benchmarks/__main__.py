@@ -1,4 +1,4 @@
-"""python -m benchmarks: run | evaluate | list | tables | reproduce."""
+"""python -m benchmarks: run | evaluate | cross-evaluate | export | list | tables | reproduce."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks import documents, parity, records, reproduce, runs, shape_checks, tables
+from benchmarks import cross_evaluate, documents, export, parity, records, reproduce, runs, shape_checks, tables
 from benchmarks.cli import parse
 from benchmarks.presets import PRESETS, preset
 from benchmarks.progress import Progress
@@ -68,8 +68,10 @@ def named(arguments: list[str], flag: str, default: str) -> str:
 
 
 def run(arguments: list[str]) -> int:
-    name = named(arguments, "--preset", "quick")
-    default = preset(name)
+    origin = named(arguments, "--from", "")
+    start = checkpoints.load(Path(origin)) if origin else None
+    name = named(arguments, "--preset", start.preset if start else "quick")
+    default = start.config if start and name == start.preset else preset(name)
     kind = dataclasses.make_dataclass(
         "Run",
         [
@@ -81,7 +83,11 @@ def run(arguments: list[str]) -> int:
                 ],
                 (),
             ),
-            ("variational", Annotated[tuple[Variational, ...], tyro.conf.arg(help="One or both families.")], FAMILIES),
+            (
+                "variational",
+                Annotated[tuple[Variational, ...], tyro.conf.arg(help="One or both families.")],
+                (default.model.variational,) if start else FAMILIES,
+            ),
             (
                 "seed",
                 Annotated[tuple[int, ...], tyro.conf.arg(help="One or more seeds, a run each.")],
@@ -90,7 +96,7 @@ def run(arguments: list[str]) -> int:
             (
                 "data",
                 Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")],
-                "binarized-digits",
+                start.dataset if start else "binarized-digits",
             ),
             ("data_dir", Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")], None),
             ("results", Annotated[Path, tyro.conf.arg(help="Folder for records and checkpoints.")], Path("results")),
@@ -99,12 +105,23 @@ def run(arguments: list[str]) -> int:
                 Annotated[bool, tyro.conf.arg(help="Go on from the checkpoints in the results folder.")],
                 False,
             ),
+            (
+                "from_",
+                Annotated[
+                    Path | None,
+                    tyro.conf.arg(
+                        name="from",
+                        help="Go on from this checkpoint, of any backend; its settings and its backend are the defaults.",
+                    ),
+                ],
+                None,
+            ),
             *setting_fields(default, leave_out=("variational", "seed")),
         ],
     )
     asked = parse(kind, arguments, command="run", description="Train and test models; each ends in a record.")
     settings = {field: getattr(asked, field) for field, *_ in setting_fields(default, leave_out=("variational", "seed"))}
-    backends = asked.backend or protocol.BACKENDS
+    backends = asked.backend or ((start.backend,) if start else protocol.BACKENDS)
     jobs = [
         runs.Job(
             backend=backend,
@@ -114,12 +131,15 @@ def run(arguments: list[str]) -> int:
             config=default.replace(variational=family, seed=seed, **settings),
             results=str(asked.results),
             resume=asked.resume,
+            start=str(asked.from_) if asked.from_ else None,
         )
         for seed in asked.seed
         for family in asked.variational
         for backend in backends
     ]
     jobs = [with_pixels(job) for job in jobs]
+    for job in jobs if start else []:
+        runs.check_start(job)
     done: list[records.Record] = []
     worst = 0
     for job in jobs:
@@ -249,6 +269,8 @@ def run_again(arguments: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "evaluate": evaluate,
+    "cross-evaluate": cross_evaluate.main,
+    "export": export.main,
     "list": listing,
     "tables": write_tables,
     "reproduce": run_again,
@@ -256,17 +278,25 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "parity": parity.main,
     "parity-worker": parity.worker,
     "worker": worker,
+    "cross-evaluate-worker": cross_evaluate.worker,
     "describe": describe,
 }
 HELP = """python -m benchmarks COMMAND …
 
   run                    train and test models: --backend, --variational, --data, --preset, --seed; --help lists every setting
   evaluate CHECKPOINT    ELBO and log p(x) of a checkpoint, in any backend
+  cross-evaluate FILE …  checkpoints in every backend: the table of who trained and who evaluated
+  export CHECKPOINT      the weights, for plain PyTorch, Flax NNX or Keras: --to pytorch, jax or keras
   list                   the backends, their versions and devices
   tables                 write the README's tables from benchmarks/records
   reproduce TABLE        run a README table's rows again and compare
   shape-checks           measure what checking shapes costs
   parity                 compare the backends, from weights and noise to the test score"""
+
+
+def offered() -> list[str]:
+    """The commands that HELP lists."""
+    return [command for command in COMMANDS if f"\n  {command} " in HELP]
 
 
 def main(arguments: list[str]) -> int:
@@ -276,7 +306,7 @@ def main(arguments: list[str]) -> int:
     command, *rest = arguments
     try:
         if command not in COMMANDS:
-            raise UserError(f"There is no command '{command}'; choose from run, evaluate, list, tables, reproduce, parity.")
+            raise UserError(f"There is no command '{command}'; choose from {', '.join(offered())}.")
         return COMMANDS[command](translate(rest))
     except UserError as error:
         print(error, file=sys.stderr)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import parity, reports, shape_checks
+from benchmarks import cross_evaluate, parity, reports, shape_checks
 from benchmarks.reports import REPORTS, Report
 from common.errors import UserError
 from common.files import write_whole
@@ -18,6 +18,7 @@ BLOCK = re.compile(r"<!-- report: (?P<name>[\w-]+) -->\n.*?<!-- end report -->",
 BLOCKS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "shape-checks": (shape_checks.NAME, shape_checks.table),
     "parity": ("parity", parity.markdown),
+    "cross-evaluate": (cross_evaluate.REPORT, cross_evaluate.markdown),
 }
 
 

@@ -3,6 +3,7 @@
     schema, status, reason         1; ok, failed or not-run; unless ok, one sentence on why
     backend, variational, preset, seed, device, precision, config, dataset {name, sha256}
     environment                    {versions, commit, machine, threads}, from `environment.describe`
+    trained                        [{backend, last_step}] in order: more than one where a run changed its framework half-way
     parameters                     scalars in the model
     curve                          training means {step, objective, elbo}; on validation data {valid_step, valid_elbo}
     timing.setup_s, compile_s      before the first step; compiling
@@ -77,6 +78,7 @@ def blank(
         "precision": config.dtype,
         "config": config.as_dict(),
         "environment": environment or dict.fromkeys(SECTIONS["environment"]),
+        "trained": [],
         "parameters": None,
         "curve": {key: [] for key in SECTIONS["curve"]},
         "timing": dict.fromkeys((*SECTIONS["timing"], *LATER["timing"])),
@@ -140,6 +142,7 @@ def read(path: Path) -> Record:
         raise UserError(f"The record {path} {fault}; remove it or run it again.")
     for key in LATER_NUMBERS:
         record.setdefault(key, None)
+    record.setdefault("trained", [])
     for section, keys in LATER.items():
         record[section] = dict.fromkeys(keys) | record[section]
     return dict(record)
@@ -199,10 +202,19 @@ def _fault(record: Any) -> str | None:
         for key, value in record[section].items():
             if not _is_number(value):
                 return f"has a '{section}.{key}' that is neither a number nor null"
+    if not _is_trained(record.get("trained", [])):
+        return "has a 'trained' that is not a list of {backend, last_step}"
     for key, values in record["curve"].items():
         if not isinstance(values, list) or not all(_is_number(value) for value in values):
             return f"has a 'curve.{key}' that is not a list of numbers"
     return None
+
+
+def _is_trained(parts: Any) -> bool:
+    return isinstance(parts, list) and all(
+        isinstance(part, dict) and isinstance(part.get("backend"), str) and isinstance(part.get("last_step"), int)
+        for part in parts
+    )
 
 
 def _is_number(value: Any) -> bool:

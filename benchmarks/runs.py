@@ -38,6 +38,7 @@ class Job:
     config: Config
     results: str
     resume: bool
+    start: str | None = None  # a checkpoint to go on from, of whatever backend
 
     def as_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -69,16 +70,20 @@ def in_process(job: Job) -> int:
     return subprocess.run(command, input=job.as_json(), text=True, check=False).returncode
 
 
+def judging(backend: protocol.Backend, selected: State, *, config: Config) -> protocol.Session:
+    """A session whose judged parameters are these: the moving average, if any, is in them already."""
+    settings = dataclasses.replace(config.training, ema_decay=0.0)
+    state = parameters.fresh_state(selected, optimizer=config.optimizer, training=settings, dtype=config.dtype)
+    return backend.create(
+        config.model, state, optimizer=config.optimizer, training=settings, device=config.device, dtype=config.dtype
+    )
+
+
 def evaluate(
     backend: protocol.Backend, selected: State, *, config: Config, dataset: Dataset, progress: Progress
 ) -> estimators.Estimates:
     """Judge these parameters on the test images that the config names."""
-    # The moving average, if any, is in `selected` already.
-    settings = dataclasses.replace(config.training, ema_decay=0.0)
-    state = parameters.fresh_state(selected, optimizer=config.optimizer, training=settings, dtype=config.dtype)
-    session = backend.create(
-        config.model, state, optimizer=config.optimizer, training=settings, device=config.device, dtype=config.dtype
-    )
+    session = judging(backend, selected, config=config)
     images = data.subset(images=config.evaluation.images, of=len(dataset.test), seed=config.training.seed)
     with progress.phase("test", total=len(images), unit="images") as advance:
         return estimators.estimate(
@@ -103,8 +108,9 @@ def run(job: Job) -> records.Record:
     dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
     backend = protocol.load(job.backend)
     record = job.blank(dataset=dataset) | {"environment": environment.describe()}
-    if job.resume and path.exists():
-        checkpoint = resumed(job, checkpoints.load(path), dataset=dataset)
+    start = path if job.resume and path.exists() else job.start
+    if start:
+        checkpoint = resumed(job, Path(start), dataset=dataset)
     else:
         initial = parameters.initial_parameters(
             config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(dataset.train)
@@ -145,6 +151,7 @@ def run(job: Job) -> records.Record:
     record |= {
         "status": "ok",
         "reason": None,
+        "trained": checkpoint.trained(int(checkpoint.state["step"])),
         "parameters": parameters.count(config.model),
         "curve": {
             column: [int(v) if column.endswith("step") else v for v in checkpoint.history[column]] for column in training.CURVE
@@ -170,12 +177,23 @@ def finished(job: Job) -> bool:
     return record["status"] == "ok" and same
 
 
-def resumed(job: Job, checkpoint: Checkpoint, *, dataset: Dataset) -> Checkpoint:
-    """The checkpoint, if it is of the job's settings and data. Raises `UserError` if not."""
+def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
+    """The checkpoint of a file, the job's backend to go on with. Raises `UserError` where its settings or data are others.
+
+    Another number of steps is no other setting under a constant learning rate, if a validation falls on the last one done.
+    """
+    checkpoint = checkpoints.load(path)
     theirs, ours = checkpoint.config.as_dict(), job.config.as_dict()
-    # Neither changes what is trained.
+    # None changes what was trained.
     for settings in (theirs, ours):
         del settings["evaluation"], settings["device"]
+    done = int(checkpoint.state["step"])
+    if (
+        job.config.optimizer.schedule == "constant"
+        and job.config.training.steps >= done
+        and done % job.config.training.validation_interval == 0
+    ):
+        theirs["training"]["steps"] = ours["training"]["steps"]
     differing = [
         f"{name} {theirs[section][name]}, not {value}"
         for section, values in ours.items()
@@ -189,10 +207,30 @@ def resumed(job: Job, checkpoint: Checkpoint, *, dataset: Dataset) -> Checkpoint
         differing.append(f"data set {checkpoint.dataset}, not {dataset.name}")
     if differing:
         raise UserError(
-            f"The checkpoint {job.record.with_suffix('.h5')} has {differing[0]}; "
-            "resume it with its own settings, or leave out --resume."
+            f"The checkpoint {path} has {differing[0]}; "
+            "go on with its own settings, or leave out --resume or --from and begin anew."
         )
-    return dataclasses.replace(checkpoint, config=job.config)
+    if checkpoint.backend != job.backend:
+        if done == job.config.training.steps:
+            raise UserError(
+                f"The checkpoint {path} is at its last step, {done}: {job.backend} has nothing to train; "
+                f"`python -m benchmarks evaluate {path} --backend {job.backend}` judges it there."
+            )
+        checkpoint.earlier.append((checkpoint.backend, done))
+        # The clock is of one backend's chunks alone.
+        checkpoint.history = {name: column for name, column in checkpoint.history.items() if name in training.CURVE}
+    return dataclasses.replace(checkpoint, config=job.config, backend=job.backend)
+
+
+def check_start(job: Job) -> None:
+    """Raises `UserError` where `job.start` isn't a checkpoint to go on from, or its run would overwrite another."""
+    assert job.start is not None
+    own = job.record.with_suffix(".h5")
+    if job.resume:
+        raise UserError("--from goes on from one checkpoint, --resume from those in the results folder; leave one out.")
+    if own.exists() and own.resolve() != Path(job.start).resolve():
+        raise UserError(f"{own} exists and is another run's; go on from that one, or give another folder as --results.")
+    resumed(job, Path(job.start), dataset=data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None))
 
 
 def timing(history: dict[str, list[float]], *, batch_size: int) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def cells(record: Record) -> dict[str, str]:
     iqr, se = timing["examples_per_s_iqr"], test["log_px_se"]
     return {
         "family": record["variational"],
-        "backend": record["backend"],
+        "backend": trained_by(record),
         "device": record["device"],
         "precision": record["precision"],
         "seed": str(record["seed"]),
@@ -103,6 +103,13 @@ def cells(record: Record) -> dict[str, str]:
         "peak (MiB)": number(record["peak_memory_bytes"], ",.0f", scale=2**-20),
         "old README: ELBO / log p(x)": _old_results(record),
     }
+
+
+def trained_by(record: Record) -> str:
+    """The backend; where a run changed its framework, each in order, with its last step."""
+    if len(record["trained"]) < 2:
+        return str(record["backend"])
+    return " → ".join(f"{part['backend']} {part['last_step']:,}" for part in record["trained"])
 
 
 def number(value: float | None, form: str, *, scale: float = 1.0) -> str:

@@ -1,9 +1,6 @@
 """The portable HDF5 file of a run: any backend continues or evaluates what any other has trained. No pickle.
 
-attributes       schema, config (JSON), backend, preset, dataset, sha256 (of the data set's content)
-state/…          the portable state of common/parameters.py
-best/NAME        the judged parameters at the highest validation ELBO; attributes step, valid_elbo
-history/…        the curve and the clock, one array a column (`training.History`)
+docs/checkpoint.md describes it field by field.
 """
 
 from __future__ import annotations
@@ -11,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -37,10 +35,27 @@ class Checkpoint:
     best_step: int = -1
     best_valid_elbo: float = -np.inf
     history: dict[str, list[float]] = field(default_factory=dict)
+    earlier: list[tuple[str, int]] = field(default_factory=list)  # backends before this one, each with its last step
 
     def selected(self) -> State:
         """The parameters to test, by the run's selection."""
-        return self.best if self.config.training.selection == "best-validation" and self.best else judged(self.state)
+        return self.best if self._selects_best() else judged(self.state)
+
+    def selected_step(self) -> int:
+        """The steps behind `selected`."""
+        return self.best_step if self._selects_best() else int(self.state["step"])
+
+    def trained(self, steps: int) -> list[dict[str, Any]]:
+        """Who trained the first `steps` steps: {backend, last_step} of each, in order."""
+        parts = []
+        for name, last in (*self.earlier, (self.backend, steps)):
+            parts.append({"backend": name, "last_step": min(last, steps)})
+            if last >= steps:
+                break
+        return parts
+
+    def _selects_best(self) -> bool:
+        return self.config.training.selection == "best-validation" and bool(self.best)
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -52,6 +67,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             file.attrs["config"] = json.dumps(checkpoint.config.as_dict())
             for name in ("backend", "preset", "dataset", "sha256"):
                 file.attrs[name] = getattr(checkpoint, name)
+            file.attrs["earlier"] = json.dumps(checkpoint.earlier)
             for folder, arrays in (("state", checkpoint.state), ("best", checkpoint.best)):
                 group = file.create_group(folder)
                 for name, value in arrays.items():
@@ -83,6 +99,7 @@ def load(path: Path) -> Checkpoint:
                 best_step=int(file["best"].attrs["step"]),
                 best_valid_elbo=float(file["best"].attrs["valid_elbo"]),
                 history={name: list(column[()]) for name, column in file["history"].items()},
+                earlier=[(str(name), int(step)) for name, step in json.loads(file.attrs.get("earlier", "[]"))],
             )
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} is not a checkpoint of this suite, or is damaged ({error}); train the model again.") from error

@@ -13,6 +13,15 @@ from common.protocol import Session
 
 
 @dataclass(frozen=True)
+class PerImage:
+    """Estimates of each image, [images]: mean log w, log mean w, effective sample size."""
+
+    elbo: np.ndarray
+    log_px: np.ndarray
+    ess: np.ndarray
+
+
+@dataclass(frozen=True)
 class Estimates:
     """Means over images; a standard error (…_se) is that of the mean over images."""
 
@@ -63,7 +72,7 @@ def standard_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
-def estimate(
+def per_image(
     session: Session,
     handle: Any,
     *,
@@ -73,7 +82,7 @@ def estimate(
     image_batch: int,
     sample_block: int,
     report: Callable[[int], None],
-) -> Estimates:
+) -> PerImage:
     """Judge the session's model on images indices [images] with exactly K = `samples` importance samples an image.
 
     ELBO: mean of log w. log p(x): log mean w, a lower bound in expectation that tightens with K (Burda et al. 2016, theorem 1).
@@ -87,13 +96,22 @@ def estimate(
         log_px.append(log_mean_exp(log_w))
         ess.append(effective_sample_size(log_w))
         report(log_w.shape[1])
-    elbos, log_pxs = np.concatenate(elbo), np.concatenate(log_px)
+    return PerImage(elbo=np.concatenate(elbo), log_px=np.concatenate(log_px), ess=np.concatenate(ess))
+
+
+def summary(values: PerImage, *, samples: int) -> Estimates:
+    """Means over the images, and their errors."""
     return Estimates(
-        elbo=float(elbos.mean()),
-        elbo_se=standard_error(elbos),
-        log_px=float(log_pxs.mean()),
-        log_px_se=standard_error(log_pxs),
-        ess=float(np.concatenate(ess).mean()),
+        elbo=float(values.elbo.mean()),
+        elbo_se=standard_error(values.elbo),
+        log_px=float(values.log_px.mean()),
+        log_px_se=standard_error(values.log_px),
+        ess=float(values.ess.mean()),
         importance_samples=samples,
-        images=len(images),
+        images=len(values.elbo),
     )
+
+
+def estimate(session: Session, handle: Any, *, samples: int, **arguments: Any) -> Estimates:
+    """`summary` of `per_image`, which says what the arguments are."""
+    return summary(per_image(session, handle, samples=samples, **arguments), samples=samples)

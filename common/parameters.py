@@ -136,6 +136,12 @@ def group(state: State, prefix: str) -> State:
     return {key.removeprefix(f"{prefix}/"): value for key, value in state.items() if key.startswith(f"{prefix}/")}
 
 
+def masks_applied(parameters: State, model: Model) -> State:
+    """The parameters with each masked weight set to 0: plain linear layers of these are the model's masked ones."""
+    masks = {f"{layer.name}.weight": layer.mask for layer in layers(model) if layer.mask is not None}
+    return {name: value * masks[name].astype(value.dtype) if name in masks else value for name, value in parameters.items()}
+
+
 def judged(state: State) -> State:
     """The parameters that validation, selection, test and export use: the moving average where there is one."""
     return group(state, "ema") or group(state, "parameters")

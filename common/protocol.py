@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -70,6 +71,9 @@ class Session(Protocol):
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """p(x = 1|z), [batch, pixels], for latents [batch, latent]."""
 
+    def export(self, file: Path) -> None:
+        """Write the judged parameters in the framework's own format; the file's name ends in the backend's EXPORT_SUFFIX."""
+
     def state(self) -> State:
         """The portable state as it is now."""
 
@@ -79,6 +83,8 @@ class Session(Protocol):
 
 class Backend(Protocol):
     """What `backends.NAME.session` offers."""
+
+    EXPORT_SUFFIX: str  # of the files of `Session.export`
 
     def describe(self) -> Description: ...
 

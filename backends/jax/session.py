@@ -4,13 +4,14 @@ import functools
 import platform
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
+from flax import nnx, serialization
 from jax import Array
 from jaxtyping import Float, Int, Real, UInt8
 
@@ -28,6 +29,7 @@ jax.config.update("jax_enable_x64", True)
 # TF32 off.
 jax.config.update("jax_default_matmul_precision", "highest")
 
+EXPORT_SUFFIX = ".msgpack"
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}
 
 
@@ -194,6 +196,11 @@ class Session:
     def decode(self, latents: Float[np.ndarray, "batch latent"]) -> Float[np.ndarray, "batch pixels"]:
         logits = self._vae(self.ema or self.parameters).decoder(jnp.asarray(latents, self.dtype))
         return np.asarray(jax.nn.sigmoid(logits))
+
+    def export(self, file: Path) -> None:
+        """The NNX state of the `Param`s, as a nested dictionary in Flax's msgpack."""
+        state = nnx.state(self._vae(self.ema or self.parameters), nnx.Param)
+        file.write_bytes(serialization.to_bytes(nnx.to_pure_dict(state)))
 
     def state(self) -> State:
         arrays = (

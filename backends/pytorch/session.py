@@ -3,9 +3,11 @@
 import platform
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from jaxtyping import Float, Int, Real, UInt8
 from torch import Tensor
@@ -18,6 +20,8 @@ from common.errors import UserError
 from common.noise import NOISE_BLOCK, noise_blocks, seed_for
 from common.parameters import State, group, shapes
 from common.protocol import Description
+
+EXPORT_SUFFIX = ".safetensors"
 
 
 def describe() -> Description:
@@ -170,6 +174,10 @@ class Session:
     def decode(self, latents: Float[np.ndarray, "batch latent"]) -> Float[np.ndarray, "batch pixels"]:
         logits = self.judged.decoder(torch.as_tensor(latents, dtype=self.dtype, device=self.device))
         return torch.sigmoid(logits).cpu().numpy()
+
+    def export(self, file: Path) -> None:
+        """The `state_dict`, as safetensors."""
+        file.write_bytes(safetensors.torch.save(self.judged.state_dict()))
 
     def state(self) -> State:
         return (

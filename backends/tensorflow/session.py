@@ -1,10 +1,13 @@
 """The contract of common/protocol.py in TensorFlow: one XLA-compiled loop over the steps of a chunk."""
 
 import contextlib
+import io
 import os
 import platform
+import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -25,6 +28,8 @@ from common.parameters import State, group, shapes
 from common.protocol import Description
 
 tf.config.experimental.enable_tensor_float_32_execution(False)
+
+EXPORT_SUFFIX = ".weights.h5"
 
 
 def describe() -> Description:
@@ -58,6 +63,13 @@ def variable(vae: VAE, name: str) -> keras.Variable:
 def seed_pair(*seed: Any) -> tf.Tensor:
     """What stateless draws take: 32 bits, as int32."""
     return tf.constant(np.array([seed_for(*seed), 0], np.uint32).view(np.int32))
+
+
+class Buffer(io.BytesIO):
+    """A file in memory for Keras, which leaves one on a full disk open, and HDF5 crashes at the process's end."""
+
+    def __str__(self) -> str:
+        return EXPORT_SUFFIX
 
 
 class Session:
@@ -220,6 +232,15 @@ class Session:
     def decode(self, latents: Float[np.ndarray, "batch latent"]) -> Float[np.ndarray, "batch pixels"]:
         with tf.device(self.device):
             return tf.sigmoid(self.judged.decoder(tf.constant(latents, self.dtype))).numpy()
+
+    def export(self, file: Path) -> None:
+        """Keras's weights."""
+        self.judged.built = True  # all its layers are
+        buffer = Buffer()
+        with warnings.catch_warnings():  # TensorFlow's variables don't know NumPy 2's argument `copy`
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            keras.saving.save_weights(self.judged, buffer)
+        file.write_bytes(buffer.getvalue())
 
     def state(self) -> State:
         variables = (

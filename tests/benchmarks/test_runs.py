@@ -239,3 +239,64 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert run(tmp_path) == 130
     assert "--resume" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_run_begun_in_one_framework_goes_on_in_another(
+    tmp_path: Path, stop_after_first_checkpoint: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, begun, handed = tmp_path / "whole", tmp_path / "begun", tmp_path / "handed"
+    settings = ("--backend", "pytorch", "--noise", "shared", "--dtype", "float64", *AVERAGED)
+    assert run(whole, *settings) == 0
+    stop_after_first_checkpoint()
+    assert run(begun, *settings) == 1
+    (path,) = begun.glob("*.h5")
+    capsys.readouterr()
+    assert main(["run", "--from", str(path), "--backend", "jax", "--results", str(handed)]) == 0
+    assert "pytorch 20 → jax 60" in capsys.readouterr().out
+
+    old, new = record_in(whole), record_in(handed)
+    assert (new["status"], new["backend"], new["config"]) == ("ok", "jax", old["config"])
+    assert old["trained"] == [{"backend": "pytorch", "last_step": 60}]
+    assert new["trained"] == [{"backend": "pytorch", "last_step": 20}, {"backend": "jax", "last_step": 60}]
+    assert new["curve"]["step"] == old["curve"]["step"]
+    assert np.allclose(new["curve"]["objective"], old["curve"]["objective"], rtol=1e-9, atol=0)
+    before, after = checkpoint_in(whole), checkpoint_in(handed)
+    assert after.history["chunk_steps"] == [10.0] * 4, "the clock is JAX's alone"
+    assert after.state.keys() == before.state.keys()
+    for name, value in before.state.items():
+        assert np.abs(after.state[name] - value).max() <= 1e-9 * np.abs(value).max(), name
+
+    (path,) = handed.glob("*.h5")
+    assert main(["run", "--from", str(path), "--backend", "tensorflow", "--results", str(handed)]) == 2
+    assert "nothing to train" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_finished_run_of_a_constant_rate_goes_on_for_more_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, longer = tmp_path / "whole", tmp_path / "longer"
+    constant = ("--backend", "pytorch", "--schedule", "constant")
+    assert run(whole, *constant) == run(tmp_path, *constant, "--steps", "40") == 0
+    (path,) = tmp_path.glob("*.h5")
+    assert main(["run", "--from", str(path), "--steps", "60", "--results", str(longer)]) == 0
+    assert record_in(longer)["curve"] == record_in(whole)["curve"]
+    assert record_in(longer)["test"] == record_in(whole)["test"]
+    assert same_arrays(checkpoint_in(longer).state, checkpoint_in(whole).state)
+
+    cosine = tmp_path / "cosine"
+    assert run(cosine, "--backend", "pytorch") == 0
+    (path,) = cosine.glob("*.h5")
+    capsys.readouterr()
+    for words, arguments in (
+        ("steps 60, not 80", ("--steps", "80")),
+        ("hidden_size 8, not 9", ("--hidden-size", "9")),
+        ("seed 0, not 1", ("--seed", "1")),
+        ("--resume", ("--resume",)),
+        ("another run's", ("--results", str(whole))),
+        ("no checkpoint", ("--from", str(tmp_path / "absent.h5"))),
+    ):
+        assert main(["run", "--from", str(path), "--results", str(tmp_path / "new"), *arguments]) == 2
+        printed = capsys.readouterr()
+        assert words in printed.err
+        assert "Traceback" not in printed.err
+    assert list((tmp_path / "new").iterdir()) == []

@@ -15,6 +15,7 @@ ONE_CALL = {"__call__": "forward", "call": "forward"}
 # What a framework asks of a subclass, and the layer that one has and another lacks.
 OWN = {
     "Mask",
+    "Buffer",
     "Optimizer",
     "Adam",
     "RMSprop",

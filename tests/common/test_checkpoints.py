@@ -1,0 +1,142 @@
+"""docs/checkpoint.md names every field of a checkpoint, and no other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from common import checkpoints, data, parameters, training
+from common.checkpoints import Checkpoint
+from common.config import Config
+from common.errors import UserError
+from common.parameters import shapes
+from common.protocol import load
+
+PAGE = (Path(__file__).parents[2] / "docs/checkpoint.md").read_text(encoding="utf-8")
+CONFIG = Config().replace(
+    variational="flow",
+    pixels=64,
+    latent_size=3,
+    hidden_size=7,
+    steps=4,
+    validation_interval=2,
+    optimizer="rmsprop",
+    rmsprop_centered=True,
+    ema_decay=0.5,
+    dtype="float64",
+    chunk=1,
+)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run leaves that has every field."""
+    digits = data.load("binarized-digits", data_dir=None)
+    initial = parameters.initial_parameters(CONFIG.model, training=CONFIG.training, pixel_log_odds=np.zeros(64))
+    state = parameters.fresh_state(initial, optimizer=CONFIG.optimizer, training=CONFIG.training, dtype=CONFIG.dtype)
+    checkpoint = Checkpoint(CONFIG, "pytorch", "quick", digits.name, digits.sha256, state, earlier=[("jax", 0)])
+    checkpoint.history["floor_seconds"] = [1.0]
+    path = tmp_path_factory.mktemp("run") / "run.h5"
+    training.train(
+        load("pytorch").create(
+            CONFIG.model, state, optimizer=CONFIG.optimizer, training=CONFIG.training, device="cpu", dtype=CONFIG.dtype
+        ),
+        checkpoint,
+        dataset=digits,
+        save=lambda checkpoint: checkpoints.save(checkpoint, path),
+        report=lambda step, elbo: None,
+        between=lambda: None,
+    )
+    return path
+
+
+def table(title: str) -> list[list[str]]:
+    """The cells of the table under a title of the page."""
+    section = PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| \n").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    return [[cell.strip("`") for cell in row] for row in rows]
+
+
+def test_the_page_has_the_attributes_of_a_file(file: Path) -> None:
+    kinds = {"integer": np.integer, "text": str, "text, JSON": str, "float": np.floating}
+    with h5py.File(file) as opened:
+        groups = ["/", *(f"/{name}" for name, item in _items(opened) if isinstance(item, h5py.Group))]
+        found = {(name, group) for group in groups for name in opened[group].attrs}
+        documented = {(name, group.strip("`")): kind for name, group, kind, _ in table("Attributes")}
+        assert documented.keys() == found
+        for (name, group), kind in documented.items():
+            assert isinstance(opened[group].attrs[name], kinds[kind]), name
+
+
+def test_the_page_has_the_arrays_of_a_file(file: Path) -> None:
+    names = sorted(shapes(CONFIG.model), key=len, reverse=True)
+    documented = {name: (kind, shape) for name, kind, shape, _ in table("Arrays")}
+    found = set()
+    with h5py.File(file) as opened:
+        for path, item in _items(opened):
+            if isinstance(item, h5py.Group):
+                continue
+            own = next((name for name in names if path.endswith(f"/{name}")), None)
+            field = path.removesuffix(own) + "NAME" if own else path
+            found.add(field)
+            assert field in documented, f"docs/checkpoint.md lacks {field}"
+            kind, shape = documented[field]
+            assert item.dtype == {"float": CONFIG.dtype}.get(kind, kind), field
+            assert item.shape == shapes(CONFIG.model)[own] if own else item.ndim == (shape != "[]"), field
+    assert documented.keys() == found
+
+
+def _items(file: h5py.File) -> list[tuple[str, h5py.Group | h5py.Dataset]]:
+    items: list[tuple[str, h5py.Group | h5py.Dataset]] = []
+    file.visititems(lambda name, item: items.append((name, item)))
+    return items
+
+
+@pytest.mark.parametrize("family", ["mean-field", "flow"])
+def test_the_page_has_the_parameters_of_a_model(family: str) -> None:
+    model = CONFIG.replace(variational=family).model
+    sizes = {"pixels": model.pixels, "hidden": model.hidden_size, "latent": model.latent_size}
+    sizes |= {"2·latent": 2 * model.latent_size, "ENCODED": (3 if family == "flow" else 2) * model.latent_size}
+    blocks = range(model.flow_depth if family == "flow" else 0)
+    documented = {}
+    for name, shape in table("Parameters"):
+        for each in [name.replace(".I.", f".{i}.") for i in blocks] if ".I." in name else [name]:
+            documented[each] = tuple(sizes[size] for size in re.findall(r"[^\[\], ]+", shape))
+    assert documented == shapes(model)
+
+
+def test_what_is_saved_is_loaded(file: Path, tmp_path: Path) -> None:
+    checkpoint = checkpoints.load(file)
+    assert checkpoint.earlier == [("jax", 0)]
+    checkpoints.save(checkpoint, tmp_path / "again.h5")
+    again = checkpoints.load(tmp_path / "again.h5")
+    for name in ("config", "backend", "preset", "dataset", "sha256", "best_step", "best_valid_elbo", "history", "earlier"):
+        assert getattr(again, name) == getattr(checkpoint, name)
+    for ours, theirs in ((again.state, checkpoint.state), (again.best, checkpoint.best)):
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(
+    ("steps", "parts"),
+    [(5, [("a", 5)]), (10, [("a", 10)]), (15, [("a", 10), ("b", 15)]), (30, [("a", 10), ("b", 20), ("jax", 30)])],
+)
+def test_who_trained_the_first_steps(steps: int, parts: list[tuple[str, int]]) -> None:
+    checkpoint = Checkpoint(CONFIG, "jax", "quick", "digits", "", {}, earlier=[("a", 10), ("b", 20)])
+    assert [(part["backend"], part["last_step"]) for part in checkpoint.trained(steps)] == parts
+
+
+def test_a_file_from_before_earlier_is_loaded_and_a_damaged_one_is_refused(file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "old.h5"
+    path.write_bytes(file.read_bytes())
+    with h5py.File(path, "r+") as opened:
+        del opened.attrs["earlier"]
+    assert checkpoints.load(path).earlier == []
+    with h5py.File(path, "r+") as opened:
+        opened.attrs["earlier"] = "jax"
+    with pytest.raises(UserError, match="not a checkpoint"):
+        checkpoints.load(path)
