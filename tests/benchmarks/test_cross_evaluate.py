@@ -25,7 +25,11 @@ def checkpoint_of(family: str, **settings: object) -> Checkpoint:
     digits = data.load("binarized-digits", data_dir=None)
     config = Config().replace(pixels=64, latent_size=2, hidden_size=8, variational=family, **settings)
     draws = np.random.default_rng(0)
-    values = {name: 0.3 * draws.normal(size=shape) for name, shape in parameters.shapes(config.model).items()}
+    values = {name: 0.1 * draws.normal(size=shape) for name, shape in parameters.shapes(config.model).items()}
+    values["decoder.out.bias"] = data.pixel_log_odds(digits.train)
+    # A posterior a little wider than the prior, so that no weight is large.
+    values["encoder.out.bias"][2:4] += 0.7
+    values |= {name: value + 10 for name, value in values.items() if name.endswith("gate_bias")}
     state = parameters.fresh_state(values, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
     state["step"] = np.array(60)
     return Checkpoint(config, "tensorflow", "quick", digits.name, digits.sha256, state, earlier=[("pytorch", 20)])
