@@ -7,9 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from common.config import Config, Optimizer
-from common.noise import training_noise
-from common.schedules import kl_weights, learning_rates
+from common.config import Optimizer
 from tests.parity.conftest import IMAGES, deviation, random_state, session, small
 
 NOISE = np.random.default_rng(2).normal(size=(3, 20, 4))
@@ -42,30 +40,6 @@ OPTIMIZERS = [{"optimizer": "adam", "weight_decay": 0.1}, {"optimizer": "adam"}]
     }
     for in_root, centered, start in itertools.product((False, True), (False, True), (0.0, 1.0))
 ]
-
-
-def train(backend: str, config: Config, *, steps: int, chunks: int = 1) -> dict[str, np.ndarray]:
-    """The state after so many steps on given noise, with what training returned."""
-    s = session(backend, config, random_state(config))
-    handle = s.place(IMAGES)
-    rows = np.random.default_rng(3).integers(0, 300, (steps, config.training.batch_size)).astype(np.int32)
-    shape = (config.training.objective_samples, config.training.batch_size, config.model.latent_size)
-    returned = []
-    for first, window in ((w[0], len(w)) for w in np.array_split(np.arange(steps), chunks)):
-        part = {"first_step": int(first), "steps": window}
-        returned.append(
-            s.train(
-                handle,
-                rows[first : first + window],
-                first_step=int(first),
-                learning_rates=learning_rates(config.optimizer, total_steps=steps, **part),
-                kl_weights=kl_weights(config.training, **part),
-                seed=0,
-                noise=training_noise(seed=0, shape=shape, dtype=config.dtype, **part),
-            )
-        )
-    objective, elbo = (np.concatenate(values) for values in zip(*returned, strict=True))
-    return s.state() | {"objective": objective, "elbo": elbo}
 
 
 def numpy_update(p: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, t: int, lr: float, o: Optimizer) -> np.ndarray:
