@@ -32,10 +32,10 @@ bench: .venv/ready ## Train, test and time all six models on the 8×8 digits; en
 test: .venv/ready-dev ## Run the tests
 	$(PY) -m pytest $(ARGS)
 
-parity: .venv/ready ## Compare the backends rung by rung at the standard sizes (PARITYTIME)
+parity: .venv/ready ## Compare the backends rung by rung at the standard sizes (minutes)
 	$(PY) -m benchmarks parity $(ARGS)
 
-mutations: .venv/ready-dev ## Inject every fault of benchmarks/mutations.py: each must be caught (MUTTIME)
+mutations: .venv/ready-dev ## Inject every fault of benchmarks/mutations.py: each must be caught (minutes)
 	$(PY) -m pytest tests/parity/every_mutation.py $(ARGS)
 
 lint: .venv/ready-dev ## Check format, style and types
