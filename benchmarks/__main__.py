@@ -7,6 +7,7 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -222,12 +223,13 @@ def worker(arguments: list[str]) -> int:
     job = runs.Job.from_json(sys.stdin.read())
     if job.resume and runs.finished(job):
         return 0
+    began = time.perf_counter()
     try:
         protocol.load(job.backend)
     except UserError as error:
         print(error, file=sys.stderr)
         return runs.UNAVAILABLE
-    runs.run(job)
+    runs.run(job, import_s=time.perf_counter() - began)
     return 0
 
 

@@ -34,7 +34,10 @@ class Session(Protocol):
     """A model with its optimizer on a device."""
 
     def place(self, images: np.ndarray) -> Any:
-        """A data set, uint8 [images, pixels], onto the device, once. The handle is for this session only."""
+        """A data set, uint8 [images, pixels], onto the device, once. The handle is for this session only.
+
+        Returns when the images are there.
+        """
 
     def train(
         self,

@@ -67,7 +67,9 @@ class Session:
         self.step = int(state["step"])
         self.optimizer = optimizers.create(optimizer)
         moments = self._own(group(state, "optimizer"))
-        self.moments = optimizers.load_moments(self.optimizer.init(self.parameters), moments, self.step, optimizer)
+        # Optax's count starts on no device in particular; a chunk returns it on this one, for which it would compile again.
+        loaded = optimizers.load_moments(self.optimizer.init(self.parameters), moments, self.step, optimizer)
+        self.moments = jax.device_put(loaded, self.device)
 
     def _own(self, arrays: State) -> dict[str, Array]:
         return {name: jax.device_put(np.asarray(value, self.dtype), self.device) for name, value in arrays.items()}
@@ -85,7 +87,7 @@ class Session:
 
     @checked
     def place(self, images: UInt8[np.ndarray, "images pixels"]) -> UInt8[Array, "images pixels"]:
-        return jax.device_put(images, self.device)
+        return jax.block_until_ready(jax.device_put(images, self.device))
 
     @checked
     def train(
