@@ -56,12 +56,17 @@ def describe() -> dict[str, Any]:
         "dirty": dirty,
         "machine": dict(_machine()),
         "threads": {
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),  # not on macOS
+            "cores": cores(),
             "variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         },
         "clock": clock(),
         "load": load(),
     }
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
 
 
 def load() -> float:

@@ -188,6 +188,25 @@ class Session:
         return {name: np.asarray(value) for name, value in quantities.items()}
 
     @checked
+    def gradient(
+        self,
+        handle: UInt8[Array, "images pixels"],
+        indices: Int[np.ndarray, "batch"],
+        *,
+        noise: Float[np.ndarray, "samples batch latent"],
+        kl_weight: float,
+    ) -> Callable[[int], None]:
+        x, epsilon = handle[indices].astype(self.dtype), jax.device_put(noise.astype(self.dtype), self.device)
+        gradient = jax.jit(jax.grad(lambda parameters, x, noise: self._objective(parameters, x, noise, kl_weight)[0]))
+
+        def launch(repeats: int) -> None:
+            for _ in range(repeats):
+                gradients = gradient(self.parameters, x, epsilon)
+            jax.block_until_ready(gradients)
+
+        return launch
+
+    @checked
     def encode(
         self, images: Real[np.ndarray, "batch pixels"]
     ) -> tuple[Float[np.ndarray, "batch latent"], Float[np.ndarray, "batch latent"]]:
