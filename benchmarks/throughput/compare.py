@@ -1,10 +1,10 @@
 """`python -m benchmarks compare`: is this checkout slower than another revision? Judged by interleaved pairs, not by old times.
 
 The other revision's `backends/` and `common/` are taken from git into a temporary folder, with this checkout's `benchmarks/`,
-so that the same code times both. A pair is two fresh processes, one a side, which take turns: base head, head base, base head … Each
-turn is one call of a case, between idle devices. A pair's figure is the median over its turns of log(head/base): what slows the
-machine down for longer than a turn slows both. Processes differ too (where their memory lies, which threads they got), and only
-pairs show that: they are the sample.
+so that the same code times both. A pair is two fresh processes, one a side, which take turns: base head, head base, base head …
+Each turn is one call of a case, or several short ones, between idle devices. A pair's figure is the median over its turns of
+log(head/base): what slows the machine down for longer than a turn slows both. Processes differ too (where their memory lies,
+which threads they got), and only pairs show that: they are the sample.
 
 Verdict: slower, if the median over pairs of head/base is above the case's bound *and* every pair's is above 1. If the code is
 the same, each pair is above 1 with probability ½, so that the second alone happens by chance once in 2^pairs, 1 of 32 for five
