@@ -213,6 +213,13 @@ def test_when_the_clock_stops_the_work_is_done_and_a_sleep_is_seen(heavy: Sessio
     assert chunk(heavy, steps=20, batch=200)[0] > 0.5
 
 
+def test_the_gradient_alone_changes_nothing(real: Session) -> None:
+    before = real.state()
+    noise = np.zeros((1, BATCH, 4))
+    real.gradient(real.place(IMAGES), np.arange(BATCH, dtype=np.int32), noise=noise, kl_weight=1.0)(2)
+    assert all(np.array_equal(value, before[name]) for name, value in real.state().items())
+
+
 def test_a_length_compiles_in_its_first_chunk_alone(born: tuple[Session, list[float]]) -> None:
     """Else the second would pass for a steady one. JAX would compile again, were its state not all on one device."""
     made, (first, second) = born
