@@ -39,13 +39,14 @@ def main(arguments: list[str]) -> int:
         storage: Annotated[Path, tyro.conf.arg(help="Folder of the saved runs, under which each machine has its own.")] = Path(
             ".benchmarks"
         )
+        saved: Annotated[tuple[Path, ...], tyro.conf.arg(help="Show these saved runs, and time nothing.")] = ()
         report: Annotated[bool, tyro.conf.arg(help=f"Write the report 'throughput' into {REPORTS.name}/ too.")] = False
 
     asked = parse(Throughput, arguments, command="throughput", description="Time every call of the contract, one at a time.")
     if importlib.util.find_spec("pytest_benchmark") is None:
         raise UserError("The suite needs pytest-benchmark; `make setup` installs environments/dev.txt.")
-    saved: list[Path] = []
-    for _ in range(asked.sweeps):
+    saved: list[Path] = list(asked.saved)
+    for _ in range(0 if asked.saved else asked.sweeps):
         for backend in asked.backend or BACKENDS:
             saved += timed(backend, asked)
     if not saved:

@@ -14,7 +14,7 @@ from benchmarks import floor, reports
 from benchmarks.__main__ import main
 from benchmarks.presets import STANDARD
 from benchmarks.throughput import cases, compare, prove, roofline, suite
-from benchmarks.throughput.compare import Verdict, What
+from benchmarks.throughput.compare import What
 from common.errors import UserError
 
 WHAT = What("train", "mean-field", 128, "jax")
@@ -106,13 +106,23 @@ def test_the_verdict_is_right_on_a_machine_that_drifts(monkeypatch: pytest.Monke
         assert not compare.judge(slow, base, WHAT).slower, "what became faster passes"
 
 
-def test_a_verdict_needs_the_bound_and_every_pair() -> None:
-    assert Verdict((1.10, 1.12, 1.09, 1.11, 1.10), bound=1.07).slower
-    assert not Verdict((1.10, 1.12, 1.09, 1.11, 0.99), bound=1.07).slower, "one pair was not slower"
-    assert not Verdict((1.05, 1.06, 1.04, 1.06, 1.05), bound=1.07).slower, "within the bound"
+def test_a_suspicion_needs_the_bound_and_every_pair() -> None:
+    assert compare.suspicious([1.10, 1.12, 1.09, 1.11, 1.10], 1.07)
+    assert not compare.suspicious([1.10, 1.12, 1.09, 1.11, 0.99], 1.07), "one pair was not slower"
+    assert not compare.suspicious([1.05, 1.06, 1.04, 1.06, 1.05], 1.07), "within the bound"
     assert set(compare.BOUNDS) == set(cases.KINDS)
     with pytest.raises(UserError, match="at least 5"):
         compare.judge(Path("a"), Path("b"), WHAT, pairs=4)
+
+
+def test_a_suspicion_is_put_to_fresh_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, head = Path("base"), Path("head")
+    for looks, slower in (([1.2] * 5 + [1.2] * 5, True), ([1.2] * 5 + [1.2] * 4 + [0.9], False), ([1.0] * 5, False)):
+        ratios = iter(looks)
+        monkeypatch.setattr(compare, "pair", lambda *_, ratios=ratios, **__: next(ratios))
+        verdict = compare.judge(base, head, WHAT)
+        assert verdict.slower == slower
+        assert verdict.ratios == tuple(looks)
 
 
 def test_a_worker_answers_a_turn_with_seconds() -> None:
