@@ -67,7 +67,13 @@ def points(report: dict[str, Any]) -> list[dict[str, Any]]:
 def markdown(report: dict[str, Any]) -> str:
     """The report's block on the machine, and on each training step's two floors, in docs/timing.md."""
     best = limits(report)
-    lines = ["| of the machine | backend | measured |", "| --- | --- | ---: |"]
+    lines = []
+    if len(best) == 2:
+        alternative = (
+            "GFLOP/s of each training step against its arithmetic intensity, under the machine's matrix rate and bandwidth"
+        )
+        lines += [f"![{alternative}](figures/{PICTURE.name})", ""]
+    lines += ["| of the machine | backend | measured |", "| --- | --- | ---: |"]
     for row in report["rows"]:
         if row["kind"] == "matrix":
             lines.append(f"| product of 2048 × 2048 matrices | {row['backend']} | {row['rate'] / 1e9:,.0f} GFLOP/s |")
@@ -98,6 +104,7 @@ def markdown(report: dict[str, Any]) -> str:
 def draw(report: dict[str, Any], path: Path) -> None:
     """The picture. Raises `UserError` where the report lacks the machine's limits or any training step."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
     best, steps = limits(report), points(report)
     if len(best) < 2 or not steps:
@@ -136,6 +143,10 @@ def draw(report: dict[str, Any], path: Path) -> None:
             )
     axes.set_xlabel("arithmetic intensity of a training step (FLOP per byte that it must move)")
     axes.set_ylabel("GFLOP/s")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(ScalarFormatter())
+        axis.set_tick_params(which="minor", labelsize=7)
     axes.legend(fontsize=8, loc="lower right")
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
 
