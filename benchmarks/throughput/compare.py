@@ -14,6 +14,7 @@ again, and only where they suspect the same is the verdict "slower": by chance a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -125,7 +126,8 @@ class Side:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise UserError(f"The process in {self.name} ended with code {self.process.wait()}; its message stands above.")
+            self.close()
+            raise UserError(f"The process in {self.name} ended with code {self.process.returncode}; its message stands above.")
         return line
 
     def turn(self) -> float:
@@ -133,8 +135,12 @@ class Side:
         return float(self.answer())
 
     def close(self) -> None:
+        """End it; more than once is no error."""
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        assert self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.stdout.close()
         self.process.wait()
 
 

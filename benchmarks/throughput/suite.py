@@ -68,7 +68,7 @@ def timed(backend: str, asked: Any) -> list[Path]:
     command = [sys.executable, "-m", "pytest", SUITE, "--backend", backend, "--device", asked.device, "-q"]
     command += ["--seconds", str(asked.seconds), "--benchmark-columns", "median,iqr,rounds", "--benchmark-sort", "name"]
     command += ["--benchmark-save", f"throughput-{backend}", "--benchmark-storage", str(asked.storage.resolve())]
-    command += ["-k", asked.select] if asked.select else []
+    command += ["-W", "ignore:Not saving anything", *(["-k", asked.select] if asked.select else [])]
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     if code not in (0, 5):  # 5: none selected
         raise UserError(f"The benchmarks of {backend} ended with code {code}; their message stands above.")
