@@ -13,7 +13,7 @@ export VAEBENCH_DATA_DIR := $(DATA_DIR)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test parity mutations lint format list tables cross-evaluate clean always
+.PHONY: help setup bench bench-throughput bench-compare bench-prove roofline test parity mutations lint format list tables cross-evaluate clean always
 
 help: ## List the targets and the variables (the default)
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -23,11 +23,25 @@ help: ## List the targets and the variables (the default)
 # PYTHON=python3.12 ## the Python that .venv is made with, instead of the first that fits
 # TORCH_INDEX=url ## one more package index to make .venv from, such as PyTorch's index of CPU builds
 # DATA_DIR=folder ## where the files of binarized-mnist are
+# BASE=revision ## what bench-compare compares this checkout with; HEAD by default
+# SAVED=file ## or a run that bench-throughput saved under .benchmarks/
 
 setup: .venv/ready-dev ## Make .venv with all that the targets below need; each makes its part itself
 
 bench: .venv/ready ## Train, test and time all six models on the 8×8 digits; ends in a table
 	$(PY) -m benchmarks run --preset quick $(ARGS)
+
+bench-throughput: .venv/ready-dev ## Time every call of the contract by itself; ARGS="-k 'train and 128'" for some (about half an hour)
+	$(PY) -m benchmarks throughput $(ARGS)
+
+bench-compare: .venv/ready-dev ## Fail if this checkout is slower than BASE=revision, or than SAVED=file of bench-throughput
+	$(PY) -m benchmarks compare $(if $(SAVED),--saved "$(SAVED)",--base "$(or $(BASE),HEAD)") $(ARGS)
+
+bench-prove: .venv/ready-dev ## Put bench-compare to the test: unchanged code passes, 15 % slower code is caught (20 minutes)
+	$(PY) -m benchmarks prove-compare $(ARGS)
+
+roofline: .venv/ready ## Draw docs/figures/roofline.png from the committed report of bench-throughput
+	$(PY) -m benchmarks roofline $(ARGS)
 
 test: .venv/ready-dev ## Run the tests
 	$(PY) -m pytest $(ARGS)

@@ -7,6 +7,7 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from benchmarks import cross_evaluate, documents, export, parity, records, repro
 from benchmarks.cli import parse
 from benchmarks.presets import PRESETS, preset
 from benchmarks.progress import Progress
+from benchmarks.throughput import compare, prove, roofline, suite
 from common import checkpoints, data, protocol
 from common.config import SECTIONS, Config, Variational, check
 from common.errors import UserError
@@ -222,12 +224,13 @@ def worker(arguments: list[str]) -> int:
     job = runs.Job.from_json(sys.stdin.read())
     if job.resume and runs.finished(job):
         return 0
+    began = time.perf_counter()
     try:
         protocol.load(job.backend)
     except UserError as error:
         print(error, file=sys.stderr)
         return runs.UNAVAILABLE
-    runs.run(job)
+    runs.run(job, import_s=time.perf_counter() - began)
     return 0
 
 
@@ -280,6 +283,11 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "worker": worker,
     "cross-evaluate-worker": cross_evaluate.worker,
     "describe": describe,
+    "throughput": suite.main,
+    "compare": compare.main,
+    "compare-worker": compare.worker,
+    "prove-compare": prove.main,
+    "roofline": roofline.main,
 }
 HELP = """python -m benchmarks COMMAND …
 
@@ -291,7 +299,11 @@ HELP = """python -m benchmarks COMMAND …
   tables                 write the README's tables from benchmarks/records
   reproduce TABLE        run a README table's rows again and compare
   shape-checks           measure what checking shapes costs
-  parity                 compare the backends, from weights and noise to the test score"""
+  parity                 compare the backends, from weights and noise to the test score
+  throughput             time every call of the contract: --select, --backend, --seconds, --sweeps, --report
+  compare                is this checkout slower than --base or than a --saved run? by interleaved pairs
+  prove-compare          put that comparison to the test, with unchanged and with slowed code
+  roofline               draw docs/figures/roofline.png from the report 'throughput'"""
 
 
 def offered() -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks import cross_evaluate, parity, reports, shape_checks
 from benchmarks.reports import REPORTS, Report
+from benchmarks.throughput import prove, roofline, suite
 from common.errors import UserError
 from common.files import write_whole
 
@@ -19,6 +20,9 @@ BLOCKS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "shape-checks": (shape_checks.NAME, shape_checks.table),
     "parity": ("parity", parity.markdown),
     "cross-evaluate": (cross_evaluate.REPORT, cross_evaluate.markdown),
+    "throughput": ("throughput", suite.markdown),
+    "machine": ("throughput", roofline.markdown),
+    "compare-gate": ("compare-gate", prove.markdown),
 }
 
 

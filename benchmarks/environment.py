@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parent.parent
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 # What a run's numbers depend on. Those that are not installed are left out.
 PACKAGES = (
@@ -46,7 +47,7 @@ def describe() -> dict[str, Any]:
 
     versions: {package: version}, python's among them. commit: git's HEAD, and `dirty` whether a source differs from it; both
     None outside a git checkout. machine: CPU, cores, memory in bytes, system; `gpu` is for the backend to fill in. threads: the
-    cores that this process may use, and those of THREAD_VARIABLES that are set. load: the system's mean over the last minute.
+    cores that this process may use, and those of THREAD_VARIABLES that are set. clock: see `clock`. load: see `load`.
     """
     commit, dirty = _commit()
     return {
@@ -55,10 +56,43 @@ def describe() -> dict[str, Any]:
         "dirty": dirty,
         "machine": dict(_machine()),
         "threads": {
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),  # not on macOS
+            "cores": cores(),
             "variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         },
-        "load": psutil.getloadavg()[0],
+        "clock": clock(),
+        "load": load(),
+    }
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+
+
+def load() -> float:
+    """Runnable threads of the whole system, its mean over the last minute."""
+    return psutil.getloadavg()[0]
+
+
+def own_threads() -> int:
+    """Threads of this process now, the framework's pools among them."""
+    return int(psutil.Process().num_threads())
+
+
+def clock() -> dict[str, Any]:
+    """The cores' frequency in MHz, now and at most, and who governs it; None where the system doesn't say."""
+    try:
+        frequency = psutil.cpu_freq()
+    except (AttributeError, NotImplementedError, OSError):  # some systems and virtual machines
+        frequency = None
+    try:
+        governor = GOVERNOR.read_text(encoding="ascii").strip()
+    except OSError:
+        governor = None
+    return {
+        "mhz": frequency.current if frequency else None,
+        "max_mhz": (frequency.max or None) if frequency else None,
+        "governor": governor,
     }
 
 

@@ -2,13 +2,18 @@
 
     schema, status, reason         1; ok, failed or not-run; unless ok, one sentence on why
     backend, variational, preset, seed, device, precision, config, dataset {name, sha256}
-    environment                    {versions, commit, machine, threads}, from `environment.describe`
+    environment                    {versions, commit, machine, threads, load}, from `environment.describe`; load_after
     trained                        [{backend, last_step}] in order: more than one where a run changed its framework half-way
     parameters                     scalars in the model
     curve                          training means {step, objective, elbo}; on validation data {valid_step, valid_elbo}
-    timing.setup_s, compile_s      before the first step; compiling
+    timing.import_s, setup_s       importing the framework; from then to a session with its initial state, the data set read
+    timing.placement_s             both data sets of training onto the device
+    timing.compile_s               what the first chunks of their lengths took beyond a median chunk of their steps
+    timing.first_chunk_s           the first chunk as it was, with what it compiled
     timing.steady_s                all chunks of training, without compiling, validation and checkpoints
     timing.examples_per_s          median over chunks; examples_per_s_iqr the third quartile less the first
+    timing.chunks                  how many chunks that median is of
+    timing.warning                 one sentence where they spread by more than `clock.SPREAD_BOUND` of their median
     timing.floor_s, floor_ratio    the floor of one step; a step's median time over it
     timing.evaluation_s            scoring the test images
     peak_memory_bytes              of the run's process
@@ -52,7 +57,11 @@ SECTIONS = {
 REQUIRED = ("schema", "reason", "seed", *TEXTS, *NUMBERS, *SECTIONS)
 # Keys that a file may lack: `read` gives them as null.
 LATER_NUMBERS = ("parameters",)
-LATER = {"timing": ("evaluation_s",), "test": ("ess", "elbo_se")}
+LATER = {
+    "timing": ("evaluation_s", "import_s", "placement_s", "first_chunk_s", "chunks", "warning"),
+    "test": ("ess", "elbo_se"),
+}
+WARNING = ("timing", "warning")  # the one text among the numbers
 
 
 def blank(
@@ -200,7 +209,10 @@ def _fault(record: Any) -> str | None:
             return f"has a '{key}' that is neither a number nor null"
     for section in ("timing", "test"):
         for key, value in record[section].items():
-            if not _is_number(value):
+            if (section, key) == WARNING:
+                if not isinstance(value, str | None):
+                    return f"has a '{section}.{key}' that is neither text nor null"
+            elif not _is_number(value):
                 return f"has a '{section}.{key}' that is neither a number nor null"
     if not _is_trained(record.get("trained", [])):
         return "has a 'trained' that is not a list of {backend, last_step}"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import environment, records
+from benchmarks import clock, environment, records
 from benchmarks.floor import Floor
 from benchmarks.progress import Progress
 from common import checkpoints, data, estimators, parameters, protocol, training
@@ -98,8 +98,8 @@ def evaluate(
         )
 
 
-def run(job: Job) -> records.Record:
-    """Train, test, write the record and return it.
+def run(job: Job, *, import_s: float) -> records.Record:
+    """Train, test, write the record and return it; `import_s` is what importing the framework took.
 
     Raises `UserError` for a checkpoint of other settings, and whatever the data set, the backend or the disk refuse.
     """
@@ -125,8 +125,8 @@ def run(job: Job) -> records.Record:
         device=config.device,
         dtype=config.dtype,
     )
-    floor = Floor(backend, config, seconds=checkpoint.history.setdefault("floor_seconds", []))
     setup_s = time.perf_counter() - began
+    floor = Floor(backend, config, seconds=checkpoint.history.setdefault("floor_seconds", []))
     progress = Progress(f"{job.backend} {config.model.variational}")
     first_step = int(checkpoint.state["step"])
     with progress.phase("train", total=config.training.steps, unit="steps", rows=config.training.batch_size) as advance:
@@ -157,11 +157,13 @@ def run(job: Job) -> records.Record:
             column: [int(v) if column.endswith("step") else v for v in checkpoint.history[column]] for column in training.CURVE
         },
         "timing": timing(checkpoint.history, batch_size=config.training.batch_size)
-        | {"setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
+        | {"import_s": import_s, "setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
         "peak_memory_bytes": peak_memory_bytes(),
         "test": dataclasses.asdict(test),
     }
     devices = backend.describe().devices
+    record["environment"]["load_after"] = environment.load()
+    record["environment"]["threads"]["process"] = environment.own_threads()
     record["environment"]["machine"]["gpu"] = devices.get("cuda") if config.device == "cuda" else None
     records.write(record, Path(job.results))
     return record
@@ -241,7 +243,8 @@ def timing(history: dict[str, list[float]], *, batch_size: int) -> dict[str, Any
     """
     steps, seconds, first = (np.array(history[column]) for column in training.CLOCK)
     steady = (first == 0) & (steps == steps.max())
-    result: dict[str, Any] = dict.fromkeys(records.SECTIONS["timing"])
+    result: dict[str, Any] = dict.fromkeys((*records.SECTIONS["timing"], *records.LATER["timing"]))
+    result |= {"placement_s": float(sum(history["placement_seconds"])), "first_chunk_s": float(seconds[0])}
     if not steady.any():
         return result
     step_s = seconds[steady] / steps[steady]
@@ -252,7 +255,9 @@ def timing(history: dict[str, list[float]], *, batch_size: int) -> dict[str, Any
         "steady_s": float(seconds.sum()) - compile_s,
         "examples_per_s": float(batch_size / np.median(step_s)),
         "examples_per_s_iqr": float(high - low),
+        "chunks": int(steady.sum()),
     }
+    result["warning"] = clock.spread_warning(median=result["examples_per_s"], iqr=result["examples_per_s_iqr"])
     if history["floor_seconds"]:
         floor_s = float(np.median(history["floor_seconds"]))
         result |= {"floor_s": floor_s, "floor_ratio": float(np.median(step_s)) / floor_s}

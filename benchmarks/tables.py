@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from benchmarks import reports
+from benchmarks import clock, reports
 from benchmarks.records import RECORDS, Record, read_all
 from common.errors import UserError
 from common.files import write_whole
@@ -153,6 +153,17 @@ def notes(records: Sequence[Record]) -> list[str]:
     return lines
 
 
+def spreads(records: Sequence[Record]) -> list[str]:
+    """A line for each row whose chunks spread too widely to be taken at their median."""
+    lines = []
+    for record in records:
+        timing = record["timing"]
+        warning = clock.spread_warning(median=timing["examples_per_s"], iqr=timing["examples_per_s_iqr"])
+        if warning:
+            lines.append(f"{record['backend']} {record['variational']}, seed {record['seed']}: {warning}.")
+    return lines
+
+
 # --- the README ---
 
 
@@ -181,7 +192,7 @@ def markdown(table: str, records: Iterable[Record]) -> str:
     columns = shown(TABLES[table].columns, found)
     lines = [_line(columns), _line("---" if column in LABELS else "---:" for column in columns)]
     lines += [_line(cells(record)[column] for column in columns) for record in found]
-    remarks = [TABLES[table].footnote, *notes(found), *_provenance(found)]
+    remarks = [TABLES[table].footnote, *notes(found), *spreads(found), *_provenance(found), clock.statement("docs/timing.md")]
     if all(record["device"] == "cpu" for record in found):
         remarks.append("On a GPU: not measured.")
     lines += ["", f"Data: {TABLES[table].dataset}.", ""]
@@ -254,7 +265,7 @@ def terminal(records: Iterable[Record], *, console: Console | None = None) -> No
         columns = shown(TERMINAL_COLUMNS, found)
         ends = [i for i in range(1, len(found)) if found[i]["variational"] != found[i - 1]["variational"]]
         show(console, title=title, columns=columns, rows=[[cells(r)[c] for c in columns] for r in found], section_ends=ends)
-        for note in notes(found):
+        for note in [*notes(found), *spreads(found)]:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -34,7 +34,10 @@ class Session(Protocol):
     """A model with its optimizer on a device."""
 
     def place(self, images: np.ndarray) -> Any:
-        """A data set, uint8 [images, pixels], onto the device, once. The handle is for this session only."""
+        """A data set, uint8 [images, pixels], onto the device, once. The handle is for this session only.
+
+        Returns when the images are there.
+        """
 
     def train(
         self,
@@ -64,6 +67,13 @@ class Session(Protocol):
 
     def inspect(self, handle: Any, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float) -> dict[str, np.ndarray]:
         """Every quantity of the model by name, and `gradient/NAME` of the objective for every parameter."""
+
+    def gradient(self, handle: Any, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float) -> Callable[[int], None]:
+        """A function that computes the objective's gradient `repeats` times, and returns when the device is idle.
+
+        It's there to be timed. `train` can't stand in for it, since at a learning rate of 0 it still updates; nor can
+        `inspect`, which copies every quantity to the host and isn't compiled.
+        """
 
     def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(loc, scale) of the Gaussian base of q(z|x), [batch, latent] each, for images [batch, pixels]."""

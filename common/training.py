@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from common import estimators
 from common.checkpoints import Checkpoint
+from common.clock import timed
 from common.data import Dataset, minibatches
 from common.noise import seed_for, training_noise
 from common.parameters import judged
@@ -19,9 +20,10 @@ from common.schedules import kl_weights, learning_rates
 VALIDATION_BATCH = 1000  # images a call; changes results by rounding alone
 
 # Columns of a run's history. Curve: means over the steps since the point before. Clock: a row a chunk of steps;
-# `first` is 1 for a process's first chunk of its length, which compiles.
+# `first` is 1 for a process's first chunk of its length, which compiles. Placement: a row a process.
 CURVE = ("step", "objective", "elbo", "valid_step", "valid_elbo")
 CLOCK = ("chunk_steps", "chunk_seconds", "chunk_first")
+PLACEMENT = ("placement_seconds",)
 
 
 def train(
@@ -40,9 +42,12 @@ def train(
     """
     training, optimizer = checkpoint.config.training, checkpoint.config.optimizer
     history = checkpoint.history
-    for column in (*CURVE, *CLOCK):
+    for column in (*CURVE, *CLOCK, *PLACEMENT):
         history.setdefault(column, [])
-    train_images, valid_images = session.place(dataset.train), session.place(dataset.valid)
+    (train_images, valid_images), seconds = timed(
+        lambda: (session.place(dataset.train), session.place(dataset.valid)), synchronize=session.synchronize
+    )
+    history["placement_seconds"].append(seconds)
     step = int(checkpoint.state["step"])
     compiled: set[int] = set()
     objectives: list[float] = []
@@ -52,6 +57,8 @@ def train(
         steps = min(*((step // n + 1) * n for n in intervals), training.steps) - step
         window = {"first_step": step, "steps": steps}
         arguments: dict[str, Any] = {
+            "first_step": step,
+            "seed": training.seed,
             "indices": minibatches(images=len(dataset.train), batch_size=training.batch_size, seed=training.seed, **window),
             "learning_rates": learning_rates(optimizer, total_steps=training.steps, **window),
             "kl_weights": kl_weights(training, **window),
@@ -60,11 +67,8 @@ def train(
         if training.noise == "shared":
             shape = (training.objective_samples, training.batch_size, checkpoint.config.model.latent_size)
             arguments["noise"] = training_noise(seed=training.seed, shape=shape, dtype=checkpoint.config.dtype, **window)
-        session.synchronize()
-        start = time.perf_counter()
-        objective, elbo = session.train(train_images, first_step=step, seed=training.seed, **arguments)
-        session.synchronize()
-        seconds = time.perf_counter() - start
+        chunk = functools.partial(session.train, train_images, **arguments)
+        (objective, elbo), seconds = timed(chunk, synchronize=session.synchronize)
         for column, value in zip(CLOCK, (steps, seconds, steps not in compiled), strict=True):
             history[column].append(float(value))
         compiled.add(steps)

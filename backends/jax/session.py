@@ -67,7 +67,9 @@ class Session:
         self.step = int(state["step"])
         self.optimizer = optimizers.create(optimizer)
         moments = self._own(group(state, "optimizer"))
-        self.moments = optimizers.load_moments(self.optimizer.init(self.parameters), moments, self.step, optimizer)
+        # Optax's count starts on no device in particular; a chunk returns it on this one, for which it would compile again.
+        loaded = optimizers.load_moments(self.optimizer.init(self.parameters), moments, self.step, optimizer)
+        self.moments = jax.device_put(loaded, self.device)
 
     def _own(self, arrays: State) -> dict[str, Array]:
         return {name: jax.device_put(np.asarray(value, self.dtype), self.device) for name, value in arrays.items()}
@@ -85,7 +87,7 @@ class Session:
 
     @checked
     def place(self, images: UInt8[np.ndarray, "images pixels"]) -> UInt8[Array, "images pixels"]:
-        return jax.device_put(images, self.device)
+        return jax.block_until_ready(jax.device_put(images, self.device))
 
     @checked
     def train(
@@ -184,6 +186,25 @@ class Session:
         quantities |= {"log_weights": log_weights(quantities, kl_weight), "objective": value}
         quantities |= {f"gradient/{name}": gradient for name, gradient in gradients.items()}
         return {name: np.asarray(value) for name, value in quantities.items()}
+
+    @checked
+    def gradient(
+        self,
+        handle: UInt8[Array, "images pixels"],
+        indices: Int[np.ndarray, "batch"],
+        *,
+        noise: Float[np.ndarray, "samples batch latent"],
+        kl_weight: float,
+    ) -> Callable[[int], None]:
+        x, epsilon = handle[indices].astype(self.dtype), jax.device_put(noise.astype(self.dtype), self.device)
+        gradient = jax.jit(jax.grad(lambda parameters, x, noise: self._objective(parameters, x, noise, kl_weight)[0]))
+
+        def launch(repeats: int) -> None:
+            for _ in range(repeats):
+                gradients = gradient(self.parameters, x, epsilon)
+            jax.block_until_ready(gradients)
+
+        return launch
 
     @checked
     def encode(

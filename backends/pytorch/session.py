@@ -161,6 +161,25 @@ class Session:
             f"gradient/{name}": portable(name, gradient) for name, gradient in zip(self.parameters, gradients, strict=True)
         }
 
+    @checked
+    def gradient(
+        self,
+        handle: UInt8[Tensor, "images pixels"],
+        indices: Int[np.ndarray, "batch"],
+        *,
+        noise: Float[np.ndarray, "samples batch latent"],
+        kl_weight: float,
+    ) -> Callable[[int], None]:
+        x, epsilon = self._images(handle, indices), torch.as_tensor(noise, dtype=self.dtype, device=self.device)
+
+        def launch(repeats: int) -> None:
+            for _ in range(repeats):
+                value = objective(log_weights(self.vae(x, epsilon), kl_weight))
+                torch.autograd.grad(value, list(self.parameters.values()))
+            self.synchronize()
+
+        return launch
+
     @torch.no_grad()
     @checked
     def encode(

@@ -223,6 +223,33 @@ class Session:
         return {name: value.numpy() for name, value in quantities.items()}
 
     @checked
+    def gradient(
+        self,
+        handle: UInt8[tf.Tensor, "images pixels"],
+        indices: Int[np.ndarray, "batch"],
+        *,
+        noise: Float[np.ndarray, "samples batch latent"],
+        kl_weight: float,
+    ) -> Callable[[int], None]:
+        with tf.device(self.device):
+            x, epsilon = tf.cast(tf.gather(handle, indices), self.dtype), tf.constant(noise, self.dtype)
+
+        @tf.function(jit_compile=True)
+        def gradient(x: tf.Tensor, noise: tf.Tensor) -> list[tf.Tensor]:
+            with tf.GradientTape() as tape:
+                value = objective(log_weights(self.vae(x, noise), kl_weight))
+            gradients: list[tf.Tensor] = tape.gradient(value, [p.value for p in self.parameters.values()])
+            return gradients
+
+        def launch(repeats: int) -> None:
+            with tf.device(self.device):
+                for _ in range(repeats):
+                    gradients = gradient(x, epsilon)
+            gradients[-1].numpy()
+
+        return launch
+
+    @checked
     def encode(
         self, images: Real[np.ndarray, "batch pixels"]
     ) -> tuple[Float[np.ndarray, "batch latent"], Float[np.ndarray, "batch latent"]]:

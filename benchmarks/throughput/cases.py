@@ -1,0 +1,188 @@
+"""What is timed: one call of the contract each, at `standard`'s sizes, with the least that its step must compute and move.
+
+The images are random, a data set's size and no download: no time here depends on what is in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks import floor
+from benchmarks.presets import STANDARD
+from common import parameters, protocol
+from common.clock import timed
+from common.config import Config, Device, Model, Variational
+from common.data import minibatches
+from common.noise import NOISE_BLOCK
+
+FAMILIES: tuple[Variational, ...] = ("mean-field", "flow")
+BATCHES = (32, 128, 1024, 8192)
+KINDS = ("train", "gradient", "log_weights", "sampling", "placement")
+
+IMAGES = 10_000
+ROWS_A_CALL = 2048  # images a timed call, in steps of `batch`: one synchronisation around many steps
+SAMPLES = NOISE_BLOCK  # K of the log weights
+
+Products = list[tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to time: `work` does `steps` steps of `examples` images each."""
+
+    work: Callable[[], object]
+    synchronize: Callable[[], None]
+    steps: int
+    examples: int
+    least: Callable[[int], None]  # so many steps of what can't be left out; returns when the device is idle
+
+    def call(self) -> None:
+        """The work, until the device is idle; what runs before must leave it so."""
+        self.work()
+        self.synchronize()
+
+    def seconds(self) -> float:
+        """Of one call."""
+        return timed(self.work, synchronize=self.synchronize)[1]
+
+    def floor_seconds(self) -> float:
+        """Of the least work of one call."""
+        return timed(lambda: self.least(self.steps), synchronize=self.synchronize)[1]
+
+
+def forward(model: Model, *, batch: int, samples: int) -> dict[str, tuple[int, int, int]]:
+    """Layer → (m, k, n) of its forward product; what follows the noise has `samples · batch` rows."""
+    rows = {
+        layer.name: batch if layer.name.startswith("encoder") or layer.name.endswith("context") else samples * batch
+        for layer in parameters.layers(model)
+    }
+    return {layer.name: (rows[layer.name], layer.inputs, layer.outputs) for layer in parameters.layers(model)}
+
+
+class Bench:
+    """A session of one backend and family, and its cases."""
+
+    def __init__(self, backend: str, family: Variational, *, device: Device):
+        self.backend = protocol.load(backend)
+        self.config: Config = STANDARD.replace(variational=family, device=device)
+        self.draws = np.random.default_rng(0)
+        self.images = (self.draws.random((IMAGES, self.config.model.pixels)) < 0.13).astype(np.uint8)
+        initial = parameters.initial_parameters(
+            self.config.model, training=self.config.training, pixel_log_odds=np.full(self.config.model.pixels, -1.9)
+        )
+        state = parameters.fresh_state(
+            initial, optimizer=self.config.optimizer, training=self.config.training, dtype=self.config.dtype
+        )
+        self.session = self.backend.create(
+            self.config.model,
+            state,
+            optimizer=self.config.optimizer,
+            training=self.config.training,
+            device=device,
+            dtype=self.config.dtype,
+        )
+        self.handle = self.session.place(self.images)
+
+    def case(self, kind: str, batch: int) -> Case:
+        """Raises `KeyError` for a kind that isn't in KINDS."""
+        steps = max(1, ROWS_A_CALL // batch)
+        if kind == "log_weights":
+            steps = max(1, steps // SAMPLES)
+        work, least = {
+            "train": self._train,
+            "gradient": self._gradient,
+            "log_weights": self._log_weights,
+            "sampling": self._sampling,
+            "placement": self._placement,
+        }[kind](batch, steps)
+        return Case(work=work, synchronize=self.session.synchronize, steps=steps, examples=batch, least=least)
+
+    def _products(self, products: Products) -> Callable[[int], None]:
+        launch = self.backend.probe(products=products, device=self.config.device, dtype=self.config.dtype)
+        launch(1)  # compiles
+        return launch
+
+    def _train(self, batch: int, steps: int) -> tuple[Callable[[], object], Callable[[int], None]]:
+        chunk: dict[str, Any] = {
+            "indices": minibatches(images=IMAGES, batch_size=batch, seed=0, first_step=0, steps=steps),
+            "learning_rates": np.full(steps, 1e-4),
+            "kl_weights": np.ones(steps),
+        }
+        products = floor.products(self.config.replace(batch_size=batch))
+        return lambda: self.session.train(self.handle, **chunk, first_step=0, seed=0, noise=None), self._products(products)
+
+    def _gradient(self, batch: int, steps: int) -> tuple[Callable[[], object], Callable[[int], None]]:
+        noise = self.draws.standard_normal((1, batch, self.config.model.latent_size))
+        launch = self.session.gradient(self.handle, np.arange(batch, dtype=np.int32), noise=noise, kl_weight=1.0)
+        products = floor.products(self.config.replace(batch_size=batch))
+        return lambda: launch(steps), self._products(products)
+
+    def _log_weights(self, batch: int, steps: int) -> tuple[Callable[[], object], Callable[[int], None]]:
+        rows, samples = np.arange(batch, dtype=np.int32), range(SAMPLES)
+
+        def work() -> None:
+            for _ in range(steps):
+                self.session.log_weights(self.handle, rows, samples=samples, seed=0, noise=None)
+
+        return work, self._products(list(forward(self.config.model, batch=batch, samples=SAMPLES).values()))
+
+    def _sampling(self, batch: int, steps: int) -> tuple[Callable[[], object], Callable[[int], None]]:
+        latents = self.draws.standard_normal((batch, self.config.model.latent_size)).astype(self.config.dtype)
+
+        def work() -> None:
+            for _ in range(steps):
+                self.session.decode(latents)
+
+        products = forward(self.config.model, batch=batch, samples=1)
+        return work, self._products([shape for name, shape in products.items() if name.startswith("decoder")])
+
+    def _placement(self, batch: int, steps: int) -> tuple[Callable[[], object], Callable[[int], None]]:
+        """Its floor is a copy of the same bytes in the host's memory."""
+        images = np.array(self.images[:batch])
+        target = np.empty_like(images)
+
+        def work() -> None:
+            for _ in range(steps):
+                self.session.place(images)
+
+        def least(steps: int) -> None:
+            for _ in range(steps):
+                np.copyto(target, images)
+
+        return work, least
+
+
+# --- the machine ---
+
+MATRIX = 2048  # rows and columns of the product that measures the matrix rate
+COPY_BYTES = 2**28  # far above any cache
+
+
+def matrix(backend: str, device: Device) -> tuple[Callable[[], None], float]:
+    """(one large product, its FLOP)."""
+    config = STANDARD
+    launch = protocol.load(backend).probe(products=[(MATRIX, MATRIX, MATRIX)], device=device, dtype=config.dtype)
+    return lambda: launch(1), 2.0 * MATRIX**3
+
+
+def empty_launch(backend: str, device: Device) -> Callable[[], None]:
+    """As little as can be launched: a product of two single numbers."""
+    launch = protocol.load(backend).probe(products=[(1, 1, 1)], device=device, dtype=STANDARD.dtype)
+    return lambda: launch(1)
+
+
+def host_copy(cores: int) -> tuple[Callable[[], None], float]:
+    """(a copy from memory to memory by all cores, bytes read and written)."""
+    source, target = (np.ones(COPY_BYTES // 2, np.uint8) for _ in range(2))
+    parts = list(zip(np.array_split(target, cores), np.array_split(source, cores), strict=True))
+    pool = ThreadPoolExecutor(cores)
+
+    def call() -> None:
+        list(pool.map(lambda part: np.copyto(*part), parts))
+
+    return call, float(COPY_BYTES)

@@ -1,0 +1,159 @@
+"""`python -m benchmarks throughput`: the pytest-benchmark suite, each backend in a process of its own, saved per machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from benchmarks import clock, reports, tables
+from benchmarks.cli import parse
+from benchmarks.environment import ROOT
+from benchmarks.reports import REPORTS
+from common.config import Device
+from common.errors import UserError
+from common.protocol import BACKENDS
+
+SUITE = "benchmarks/throughput"
+COLUMNS = ("kind", "family", "batch", "backend", "ms/step (IQR)", "examples/s", "step / floor", "rounds")
+
+Row = dict[str, Any]
+
+
+def main(arguments: list[str]) -> int:
+    @dataclasses.dataclass
+    class Throughput:
+        select: Annotated[str, tyro.conf.arg(aliases=["-k"], help="pytest's -k: 'train and flow and 128', say.")] = ""
+        backend: Annotated[tuple[str, ...], tyro.conf.arg(help=f"One or more of {', '.join(BACKENDS)}; all by default.")] = ()
+        device: Annotated[Device, tyro.conf.arg(help="Where the models live.")] = "cpu"
+        seconds: Annotated[float, tyro.conf.arg(help="Time for the rounds of one benchmark; there are at least five.")] = 2.0
+        sweeps: Annotated[int, tyro.conf.arg(help="Fresh processes a backend, taking turns: A B C A B C …")] = 1
+        storage: Annotated[Path, tyro.conf.arg(help="Folder of the saved runs, under which each machine has its own.")] = Path(
+            ".benchmarks"
+        )
+        saved: Annotated[tuple[Path, ...], tyro.conf.arg(help="Show these saved runs, and time nothing.")] = ()
+        report: Annotated[bool, tyro.conf.arg(help=f"Write the report 'throughput' into {REPORTS.name}/ too.")] = False
+
+    asked = parse(Throughput, arguments, command="throughput", description="Time every call of the contract, one at a time.")
+    if importlib.util.find_spec("pytest_benchmark") is None:
+        raise UserError("The suite needs pytest-benchmark; `make setup` installs environments/dev.txt.")
+    saved: list[Path] = list(asked.saved)
+    for _ in range(0 if asked.saved else asked.sweeps):
+        for backend in asked.backend or BACKENDS:
+            saved += timed(backend, asked)
+    if not saved:
+        raise UserError(f"No benchmark was timed; is there one that -k '{asked.select}' selects?")
+    found = merged(saved)
+    show(found)
+    print(f"Saved: {', '.join(map(str, saved))}")
+    if asked.report:
+        print(f"Report: {reports.write('throughput', {'device': asked.device, 'rows': found}, REPORTS)}")
+    return 0
+
+
+def timed(backend: str, asked: Any) -> list[Path]:
+    """Run the suite for one backend, and return the file that it saved; none where nothing was selected.
+
+    Raises `UserError` where a benchmark failed.
+    """
+    before = set(asked.storage.glob("*/*.json"))
+    command = [sys.executable, "-m", "pytest", SUITE, "--backend", backend, "--device", asked.device, "-q"]
+    command += ["--seconds", str(asked.seconds), "--benchmark-columns", "median,iqr,rounds", "--benchmark-sort", "name"]
+    command += ["--benchmark-save", f"throughput-{backend}", "--benchmark-storage", str(asked.storage.resolve())]
+    command += ["-W", "ignore:Not saving anything", *(["-k", asked.select] if asked.select else [])]
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if code not in (0, 5):  # 5: none selected
+        raise UserError(f"The benchmarks of {backend} ended with code {code}; their message stands above.")
+    return sorted(set(asked.storage.glob("*/*.json")) - before)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A run that pytest-benchmark saved. Raises `UserError` where it can't be read."""
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        _ = [(b["extra_info"]["backend"], b["stats"]["rounds"]) for b in run["benchmarks"]], run["commit_info"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is no saved run of the throughput suite ({error}); `make bench-throughput` saves one."
+        ) from error
+    return dict(run)
+
+
+def merged(paths: list[Path]) -> list[Row]:
+    """A row a benchmark, in the suite's order: over sweeps the median of each figure, and how many there were."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for path in paths:
+        for benchmark in read(path)["benchmarks"]:
+            row = benchmark["extra_info"] | {"rounds": benchmark["stats"]["rounds"]}
+            key = tuple(row.get(name) for name in ("kind", "family", "batch", "backend", "device"))
+            groups.setdefault(key, []).append(row)
+    return [one(rows) for rows in groups.values()]
+
+
+def one(rows: list[Row]) -> Row:
+    result = {key: rows[0][key] for key in rows[0]}
+    for key, value in rows[0].items():
+        if isinstance(value, float):
+            result[key] = statistics.median(row[key] for row in rows)
+    result |= {"rounds": sum(row["rounds"] for row in rows), "sweeps": len(rows)}
+    if result.get("floor_ms_per_step"):
+        result["floor_ratio"] = result["ms_per_step"] / result["floor_ms_per_step"]
+    return result
+
+
+def in_order(rows: list[Row]) -> list[Row]:
+    """What is compared stands together: the backends of one kind, family and batch."""
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    families = list(dict.fromkeys(row.get("family") for row in rows))
+    return sorted(
+        rows,
+        key=lambda row: (
+            kinds.index(row["kind"]),
+            families.index(row.get("family")),
+            row.get("batch") or 0,
+            BACKENDS.index(row["backend"]),
+        ),
+    )
+
+
+def cells(row: Row) -> list[str]:
+    return [
+        row["kind"],
+        row["family"],
+        f"{row['batch']:,}",
+        row["backend"],
+        f"{row['ms_per_step']:.3g} ({row['iqr_ms_per_step']:.2g})",
+        f"{row['examples_per_s']:,.0f}",
+        f"{row['floor_ratio']:.2f}",
+        str(row["rounds"]),
+    ]
+
+
+def show(rows: list[Row]) -> None:
+    timed = [row for row in in_order(rows) if "floor_ratio" in row]
+    if timed:
+        tables.show(Console(), title="throughput", columns=COLUMNS, rows=[cells(row) for row in timed])
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report's block in docs/timing.md."""
+    rows = [row for row in in_order(report["rows"]) if "floor_ratio" in row]
+    lines = [f"| {' | '.join(COLUMNS)} |", f"| {' | '.join('---' if c in tables.LABELS else '---:' for c in COLUMNS)} |"]
+    lines += [f"| {' | '.join(cells(row))} |" for row in rows]
+    loud = [row for row in rows if row["iqr_ms_per_step"] > clock.SPREAD_BOUND * row["ms_per_step"]]
+    lines += ["", clock.statement("#the-timing-contract"), ""]
+    if loud:
+        names = ", ".join(f"{row['kind']} {row['family']} {row['batch']} {row['backend']}" for row in loud)
+        lines.append(f"- Their rounds spread over more than {clock.SPREAD_BOUND:.0%} of their median: {names}.")
+    lines.append(f"- {reports.measured(report['environment'], setting=report['device'] + ', float32')}.")
+    if report["device"] == "cpu":
+        lines.append("- On a GPU: not measured.")
+    return "\n".join(lines) + "\n"

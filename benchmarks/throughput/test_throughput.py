@@ -1,0 +1,77 @@
+"""The benchmarks, each with its floor between its rounds; what is derived from them is in their `extra_info`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import clock, environment
+from benchmarks.throughput import cases
+from benchmarks.throughput.cases import BATCHES, FAMILIES, KINDS
+from common.clock import timed
+
+LEAST_ROUNDS, MOST_ROUNDS = 5, 200
+
+
+def measure(benchmark: Any, call: Callable[[], object], *, seconds: float, before: Callable[[], None]) -> dict[str, Any]:
+    """Time `call` for so many seconds, `before` outside the clock before each round.
+
+    The first call compiles and is reported alone; the second says how many rounds there is time for.
+    """
+    first_s, again_s = (timed(call, synchronize=lambda: None)[1] for _ in range(2))  # `call` returns when the device is idle
+    rounds = int(np.clip(seconds / max(again_s, 1e-9), LEAST_ROUNDS, MOST_ROUNDS))
+    benchmark.pedantic(call, setup=before, rounds=rounds, iterations=1)
+    stats = benchmark.stats.stats
+    warning = clock.spread_warning(median=stats.median, iqr=stats.iqr)
+    return {"first_call_s": first_s} | ({"warning": warning} if warning else {})
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_throughput(
+    benchmark: Any, benches: Any, backend: str, device: str, seconds: float, family: str, kind: str, batch: int
+) -> None:
+    case = benches(family).case(kind, batch)
+    floors: list[float] = []
+    benchmark.group = f"{kind}, {family}, batch {batch}"
+    found = measure(benchmark, case.call, seconds=seconds, before=lambda: floors.append(case.floor_seconds()))
+    step_s, floor_s = benchmark.stats.stats.median / case.steps, float(np.median(floors)) / case.steps
+    benchmark.extra_info |= found | {
+        "backend": backend,
+        "device": device,
+        "family": family,
+        "kind": kind,
+        "batch": batch,
+        "steps": case.steps,
+        "ms_per_step": 1e3 * step_s,
+        "iqr_ms_per_step": 1e3 * benchmark.stats.stats.iqr / case.steps,
+        "examples_per_s": case.examples / step_s,
+        "floor_ms_per_step": 1e3 * floor_s,
+        "floor_ratio": step_s / floor_s,
+    }
+
+
+@pytest.mark.parametrize("kind", ["matrix", "launch", "copy"])
+def test_machine(benchmark: Any, backend: str, device: Any, seconds: float, kind: str) -> None:
+    """What floors and the roofline are made of: the rate of a large product, an empty launch, a copy in the host's memory."""
+    benchmark.group = f"machine, {kind}"
+    work = 0.0
+    if kind == "matrix":
+        call, work = cases.matrix(backend, device)
+    elif kind == "launch":
+        call = cases.empty_launch(backend, device)
+    else:
+        call, work = cases.host_copy(environment.cores())
+    found = measure(benchmark, call, seconds=seconds, before=lambda: None)
+    median = benchmark.stats.stats.median
+    benchmark.extra_info |= found | {
+        "backend": backend,
+        "device": device,
+        "kind": kind,
+        "ms_per_step": 1e3 * median,
+        "rate": work / median,
+    }

@@ -1,0 +1,224 @@
+"""The throughput suite, the comparison of two revisions and the roofline."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import floor, reports
+from benchmarks.__main__ import main
+from benchmarks.presets import STANDARD
+from benchmarks.throughput import cases, compare, prove, roofline, suite
+from benchmarks.throughput.compare import What
+from common.errors import UserError
+
+WHAT = What("train", "mean-field", 128, "jax")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real run of one benchmark."""
+    storage = tmp_path_factory.mktemp("benchmarks")
+    options = ("--seconds", "0.01", "--storage", str(storage), "-k", "sampling and mean-field and 32")
+    assert main(["throughput", "--backend", "pytorch", *options]) == 0
+    (path,) = storage.glob("*/*throughput-pytorch.json")
+    return path
+
+
+def test_a_benchmark_says_its_speed_and_its_floor(saved: Path) -> None:
+    (benchmark,) = suite.read(saved)["benchmarks"]
+    info = benchmark["extra_info"]
+    assert (info["backend"], info["family"], info["kind"], info["batch"]) == ("pytorch", "mean-field", "sampling", 32)
+    assert info["ms_per_step"] == pytest.approx(1e3 * benchmark["stats"]["median"] / info["steps"])
+    assert info["examples_per_s"] == pytest.approx(32e3 / info["ms_per_step"])
+    assert info["floor_ratio"] == pytest.approx(info["ms_per_step"] / info["floor_ms_per_step"])
+    assert benchmark["stats"]["rounds"] >= 5
+    environment = suite.read(saved)["machine_info"]["environment"]
+    assert environment["threads"]["cores"] >= 1
+    assert environment["load"] >= 0
+
+
+def test_sweeps_are_merged_by_their_medians(saved: Path, tmp_path: Path) -> None:
+    paths = []
+    for i, factor in enumerate((1.0, 3.0, 2.0)):
+        run = json.loads(saved.read_text())
+        (benchmark,) = run["benchmarks"]
+        benchmark["extra_info"] |= {"ms_per_step": factor, "floor_ms_per_step": 0.5}
+        paths.append(tmp_path / f"{i}.json")
+        paths[-1].write_text(json.dumps(run))
+    (row,) = suite.merged(paths)
+    assert (row["ms_per_step"], row["floor_ratio"], row["sweeps"]) == (2.0, 4.0, 3)
+    assert "| sampling | mean-field | 32 | pytorch | 2 (" in suite.markdown(
+        {"rows": [row], "device": "cpu", "environment": json.loads(saved.read_text())["machine_info"]["environment"]}
+    )
+
+
+def test_a_selection_of_nothing_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["throughput", "--backend", "pytorch", "-k", "nothing", "--storage", str(tmp_path)]) == 2
+    assert "No benchmark was timed" in capsys.readouterr().err
+    assert main(["compare", "-k", "nothing"]) == 2
+    assert "No benchmark has all the words" in capsys.readouterr().err
+
+
+def test_the_floor_of_a_forward_pass_is_the_forward_third_of_a_steps() -> None:
+    """Each layer's forward product is one of the three of `floor.products`."""
+    config = STANDARD.replace(variational="flow")
+    forward = list(cases.forward(config.model, batch=128, samples=1).values())
+    every = floor.products(config)
+    assert [product for product in every if product in forward]
+    assert all(product in every for product in forward)
+
+
+# The comparison's verdict
+
+
+class Stand:
+    """A side whose turns take known times: `true` seconds, by noise of this process and of each turn, on a drifting machine."""
+
+    now = 0.0
+    draws = np.random.default_rng(0)
+
+    def __init__(self, root: Path, what: What):
+        self.true = (1.15 if root.name == "slow" else 1.0) * float(np.exp(Stand.draws.normal(0, 0.01)))
+
+    def answer(self) -> str:
+        return "ready"
+
+    def turn(self) -> float:
+        Stand.now += 1
+        drift = 1 + 0.4 * np.sin(Stand.now / 30)
+        return self.true * drift * float(np.exp(Stand.draws.normal(0, 0.03)))
+
+    def close(self) -> None: ...
+
+
+def test_the_verdict_is_right_on_a_machine_that_drifts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "Side", Stand)
+    base, same, slow = Path("base"), Path("same"), Path("slow")
+    for _ in range(200):
+        assert not compare.judge(base, same, WHAT).slower
+        assert compare.judge(base, slow, WHAT).slower
+        assert not compare.judge(slow, base, WHAT).slower, "what became faster passes"
+
+
+def test_a_suspicion_needs_the_bound_and_every_pair() -> None:
+    assert compare.suspicious([1.10, 1.12, 1.09, 1.11, 1.10], 1.07)
+    assert not compare.suspicious([1.10, 1.12, 1.09, 1.11, 0.99], 1.07), "one pair was not slower"
+    assert not compare.suspicious([1.05, 1.06, 1.04, 1.06, 1.05], 1.07), "within the bound"
+    assert set(compare.BOUNDS) == set(cases.KINDS)
+    with pytest.raises(UserError, match="at least 5"):
+        compare.judge(Path("a"), Path("b"), WHAT, pairs=4)
+
+
+def test_a_suspicion_is_put_to_fresh_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, head = Path("base"), Path("head")
+    for looks, slower in (([1.2] * 5 + [1.2] * 5, True), ([1.2] * 5 + [1.2] * 4 + [0.9], False), ([1.0] * 5, False)):
+        ratios = iter(looks)
+        monkeypatch.setattr(compare, "pair", lambda *_, ratios=ratios, **__: next(ratios))
+        verdict = compare.judge(base, head, WHAT)
+        assert verdict.slower == slower
+        assert verdict.ratios == tuple(looks)
+
+
+def test_a_worker_answers_a_turn_with_seconds() -> None:
+    with pytest.raises(UserError, match="ended with code"):
+        compare.Side(compare.ROOT, What("train", "mean-field", 128, "nothing")).answer()
+    side = compare.Side(compare.ROOT, What("placement", "mean-field", 32, "pytorch"))
+    assert side.answer() == "ready\n"
+    assert 0 < side.turn() < 10
+    side.close()
+    assert side.process.returncode == 0
+
+
+def test_an_unknown_revision_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--base", "no-such-revision"]) == 2
+    assert "no-such-revision" in capsys.readouterr().err
+
+
+def test_a_saved_run_says_which_code_and_what(saved: Path, tmp_path: Path) -> None:
+    run = json.loads(saved.read_text())
+    for info, message in (({"id": "a" * 40, "dirty": True}, "uncommitted"), ({"id": None}, "uncommitted")):
+        path = tmp_path / "run.json"
+        path.write_text(json.dumps(run | {"commit_info": info}))
+        with pytest.raises(UserError, match=message):
+            compare.saved(path)
+    path.write_text(json.dumps(run | {"commit_info": {"id": "a" * 40, "dirty": False}}))
+    commit, found, times = compare.saved(path)
+    assert commit == "a" * 40
+    assert found == [What("sampling", "mean-field", 32, "pytorch")] == list(times)
+    path.write_text("{}")
+    with pytest.raises(UserError, match="no saved run"):
+        compare.saved(path)
+
+
+def test_a_checkout_has_the_others_code_and_this_ones_clock() -> None:
+    if not (compare.ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    with compare.checkout("HEAD") as root:
+        assert (root / "backends/jax/session.py").exists()
+        assert (root / "benchmarks/throughput/compare.py").read_bytes() == Path(compare.__file__).read_bytes()
+        prove.slow_down(root, "jax")
+        compile((root / "backends/jax/session.py").read_text(), "session.py", "exec")
+    assert not root.exists()
+    listed = subprocess.run(["git", "worktree", "list"], cwd=compare.ROOT, capture_output=True, text=True, check=True)
+    assert str(root) not in listed.stdout
+
+
+# The roofline
+
+
+def report(tmp_path: Path) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = [
+        {"kind": "matrix", "backend": "jax", "ms_per_step": 100.0, "rate": 1.5e11},
+        {"kind": "copy", "backend": "jax", "ms_per_step": 20.0, "rate": 2e10},
+        {"kind": "launch", "backend": "jax", "ms_per_step": 0.01, "rate": 0.0},
+    ]
+    rows += [
+        {
+            "kind": "train",
+            "backend": "jax",
+            "family": family,
+            "batch": batch,
+            "ms_per_step": batch / 10.0,
+            "floor_ms_per_step": 1.0,
+        }
+        for family in cases.FAMILIES
+        for batch in cases.BATCHES
+    ]
+    reports.write("throughput", {"device": "cpu", "rows": rows}, tmp_path)
+    found = reports.read("throughput", tmp_path)
+    assert found is not None
+    return found
+
+
+def test_a_steps_flop_and_bytes() -> None:
+    """Of a mean-field model that is small enough to count by hand: 2 pixels, 1 latent, 1 hidden unit, batch 3."""
+    config = STANDARD.replace(pixels=2, latent_size=1, hidden_size=1, batch_size=3)
+    # Inputs and outputs of its six layers: three products each, but no dX for the pixels.
+    sizes = [(2, 1), (1, 1), (1, 2), (1, 1), (1, 1), (1, 2)]
+    macs = [3 * i * o for i, o in sizes]
+    assert roofline.flop(config) == 2 * (3 * sum(macs) - macs[0])
+    touched = [3 * i + i * o + 3 * o for i, o in sizes]
+    parameters = sum(i * o + o for i, o in sizes)
+    assert roofline.moved(config) == 4 * (3 * sum(touched) - touched[0] + 7 * parameters)
+
+
+def test_the_picture_is_drawn_from_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["roofline", "--results", str(tmp_path), "--picture", str(tmp_path / "figures/roofline.png")]
+    assert main(arguments) == 2
+    assert "make bench-throughput" in capsys.readouterr().err
+    whole = report(tmp_path)
+    assert main(arguments) == 0
+    assert (tmp_path / "figures/roofline.png").read_bytes().startswith(b"\x89PNG")
+    intensities = [point["intensity"] for point in roofline.points(whole) if point["family"] == "flow"]
+    assert intensities == sorted(intensities), "a larger batch shares the weights' traffic"
+    assert "| an empty launch | jax | 10 µs |" in roofline.markdown(whole)
+    assert "not measured" in roofline.markdown(whole)
+    whole["rows"] = [row for row in whole["rows"] if row["kind"] != "copy"]
+    with pytest.raises(UserError, match="lacks"):
+        roofline.draw(whole, tmp_path / "x.png")
