@@ -102,4 +102,8 @@ def test_without_mnist_the_images_are_random_and_say_so(tmp_path: Path, monkeypa
     assert images["train"].shape[1] == 784
     assert len(images["train"]) % 128
     assert {scenario.config.training.batch_size for scenario in ladder.standard(parity.STANDARD)} == {128}
-    assert len(ladder.standard(parity.STANDARD)) == 22
+    for family in ("mean-field", "flow"):
+        assert {s.config.dtype for s in ladder.standard(parity.STANDARD) if s.config.model.variational == family} == {
+            "float64",
+            "float32",
+        }
