@@ -13,7 +13,7 @@ export VAEBENCH_DATA_DIR := $(DATA_DIR)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-throughput bench-compare bench-prove roofline test parity mutations lint format list tables cross-evaluate clean always
+.PHONY: help setup bench bench-throughput bench-compare bench-prove roofline test parity mutations lint format list tables cross-evaluate agreement ablation clean always
 
 help: ## List the targets and the variables (the default)
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -69,6 +69,12 @@ tables: .venv/ready ## Write the tables of README.md and docs/ from benchmarks/r
 
 cross-evaluate: .venv/ready ## Evaluate the standard runs of results/, or checkpoints in ARGS, in every backend
 	$(PY) -m benchmarks cross-evaluate $(or $(ARGS),results/standard_*.h5)
+
+agreement: .venv/ready ## Train the backends side by side on the same noise, in both precisions (20 minutes on a CPU)
+	$(PY) -m benchmarks agreement $(ARGS)
+
+ablation: .venv/ready ## From the older scripts' settings, one difference at a time made equal (an hour on a CPU)
+	$(PY) -m benchmarks ablation $(ARGS)
 
 reproduce-quick: ## Run the rows of README.md's table "quick" again and compare (minutes)
 reproduce-standard: ## The same for its table "standard" (hours on a CPU)

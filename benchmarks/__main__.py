@@ -1,4 +1,4 @@
-"""python -m benchmarks: run | evaluate | cross-evaluate | export | list | tables | reproduce."""
+"""python -m benchmarks: the commands that HELP lists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,19 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks import cross_evaluate, documents, export, parity, records, reproduce, runs, shape_checks, tables
+from benchmarks import (
+    ablation,
+    agreement,
+    cross_evaluate,
+    documents,
+    export,
+    parity,
+    records,
+    reproduce,
+    runs,
+    shape_checks,
+    tables,
+)
 from benchmarks.cli import parse
 from benchmarks.presets import PRESETS, preset
 from benchmarks.progress import Progress
@@ -139,7 +151,7 @@ def run(arguments: list[str]) -> int:
         for family in asked.variational
         for backend in backends
     ]
-    jobs = [with_pixels(job) for job in jobs]
+    jobs = [runs.with_pixels(job) for job in jobs]
     for job in jobs if start else []:
         runs.check_start(job)
     done: list[records.Record] = []
@@ -159,12 +171,6 @@ def run(arguments: list[str]) -> int:
         done.append(records.read(job.record))
     tables.terminal(done)
     return max([worst, *(1 for record in done if record["status"] == "failed")])
-
-
-def with_pixels(job: runs.Job) -> runs.Job:
-    """The job, checked, its model as wide as the data set's images."""
-    dataset = runs.checked(job)
-    return dataclasses.replace(job, config=job.config.replace(pixels=dataset.pixels))
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -282,6 +288,10 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "parity-worker": parity.worker,
     "worker": worker,
     "cross-evaluate-worker": cross_evaluate.worker,
+    "agreement": agreement.main,
+    "agreement-worker": agreement.worker,
+    "ablation": ablation.main,
+    "ablation-speed": ablation.speed_worker,
     "describe": describe,
     "throughput": suite.main,
     "compare": compare.main,
@@ -303,7 +313,9 @@ HELP = """python -m benchmarks COMMAND …
   throughput             time every call of the contract: --select, --backend, --seconds, --sweeps, --report
   compare                is this checkout slower than --base or than a --saved run? by interleaved pairs
   prove-compare          put that comparison to the test, with unchanged and with slowed code
-  roofline               draw docs/figures/roofline.png from the report 'throughput'"""
+  roofline               draw docs/figures/roofline.png from the report 'throughput'
+  agreement              train the backends side by side on the same noise and show where they part
+  ablation               from the older scripts' settings, one difference at a time made equal: nats and examples/s"""
 
 
 def offered() -> list[str]:

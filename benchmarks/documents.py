@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import cross_evaluate, parity, reports, shape_checks
+from benchmarks import ablation, agreement, cross_evaluate, parity, reports, shape_checks
 from benchmarks.reports import REPORTS, Report
 from benchmarks.throughput import prove, roofline, suite
 from common.errors import UserError
@@ -23,6 +23,8 @@ BLOCKS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "throughput": ("throughput", suite.markdown),
     "machine": ("throughput", roofline.markdown),
     "compare-gate": ("compare-gate", prove.markdown),
+    "ablation": ("ablation", ablation.table),
+    "agreement": ("agreement", agreement.table),
 }
 
 

@@ -56,18 +56,24 @@ class Job:
 
     @property
     def record(self) -> Path:
-        """Where its record goes; the checkpoint lies beside it."""
+        """Where its record goes."""
         name = records.name(self.config, self.backend, self.data, self.preset, self.config.training.seed)
         return Path(self.results) / name
 
+    @property
+    def checkpoint(self) -> Path:
+        """Beside the record."""
+        return self.record.with_suffix(".h5")
 
-def in_process(job: Job) -> int:
+
+def in_process(job: Job, *, command: tuple[str, ...] = ("worker",), folder: Path | None = None) -> int:
     """Run the job in a process of its own, so that no framework's threads, memory or imports touch another's.
 
-    Returns its exit code; the record is at `job.record` when that is 0.
+    `folder` is another copy of this checkout to run it in. Returns the exit code; when that is 0, what the command writes is
+    there: for "worker", the record at `job.record`.
     """
-    command = [sys.executable, "-m", "benchmarks", "worker"]
-    return subprocess.run(command, input=job.as_json(), text=True, check=False).returncode
+    arguments = [sys.executable, "-m", "benchmarks", *command]
+    return subprocess.run(arguments, input=job.as_json(), text=True, check=False, cwd=folder).returncode
 
 
 def judging(backend: protocol.Backend, selected: State, *, config: Config) -> protocol.Session:
@@ -98,17 +104,13 @@ def evaluate(
         )
 
 
-def run(job: Job, *, import_s: float) -> records.Record:
-    """Train, test, write the record and return it; `import_s` is what importing the framework took.
+def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Checkpoint, protocol.Session]:
+    """The run's checkpoint, as it was left or at step 0, and a session that holds its state.
 
-    Raises `UserError` for a checkpoint of other settings, and whatever the data set, the backend or the disk refuse.
+    Raises `UserError` for a checkpoint of other settings.
     """
-    began = time.perf_counter()
-    config, path = job.config, job.record.with_suffix(".h5")
-    dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
-    backend = protocol.load(job.backend)
-    record = job.blank(dataset=dataset) | {"environment": environment.describe()}
-    start = path if job.resume and path.exists() else job.start
+    config = job.config
+    start = job.checkpoint if job.resume and job.checkpoint.exists() else job.start
     if start:
         checkpoint = resumed(job, Path(start), dataset=dataset)
     else:
@@ -125,6 +127,20 @@ def run(job: Job, *, import_s: float) -> records.Record:
         device=config.device,
         dtype=config.dtype,
     )
+    return checkpoint, session
+
+
+def run(job: Job, *, import_s: float) -> records.Record:
+    """Train, test, write the record and return it; `import_s` is what importing the framework took.
+
+    Raises `UserError` for a checkpoint of other settings, and whatever the data set, the backend or the disk refuse.
+    """
+    began = time.perf_counter()
+    config = job.config
+    dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
+    backend = protocol.load(job.backend)
+    record = job.blank(dataset=dataset) | {"environment": environment.describe()}
+    checkpoint, session = begin(job, backend=backend, dataset=dataset)
     setup_s = time.perf_counter() - began
     floor = Floor(backend, config, seconds=checkpoint.history.setdefault("floor_seconds", []))
     progress = Progress(f"{job.backend} {config.model.variational}")
@@ -142,7 +158,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
             session,
             checkpoint,
             dataset=dataset,
-            save=lambda checkpoint: checkpoints.save(checkpoint, path),
+            save=lambda checkpoint: checkpoints.save(checkpoint, job.checkpoint),
             report=report,
             between=floor.measure,
         )
@@ -227,7 +243,7 @@ def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
 def check_start(job: Job) -> None:
     """Raises `UserError` where `job.start` isn't a checkpoint to go on from, or its run would overwrite another."""
     assert job.start is not None
-    own = job.record.with_suffix(".h5")
+    own = job.checkpoint
     if job.resume:
         raise UserError("--from goes on from one checkpoint, --resume from those in the results folder; leave one out.")
     if own.exists() and own.resolve() != Path(job.start).resolve():
@@ -290,3 +306,9 @@ def checked(job: Job) -> Dataset:
             f"The results folder {job.results} can't be written ({error.strerror}); give another as --results."
         ) from error
     return dataset
+
+
+def with_pixels(job: Job) -> Job:
+    """The job, checked, its model as wide as the data set's images."""
+    dataset = checked(job)
+    return dataclasses.replace(job, config=job.config.replace(pixels=dataset.pixels))

@@ -11,6 +11,7 @@ import numpy as np
 from common import estimators
 from common.checkpoints import Checkpoint
 from common.clock import timed
+from common.config import Config
 from common.data import Dataset, minibatches
 from common.noise import seed_for, training_noise
 from common.parameters import judged
@@ -34,13 +35,16 @@ def train(
     save: Callable[[Checkpoint], None],
     report: Callable[[int, float], None],
     between: Callable[[], None],
+    until: int | None = None,
 ) -> None:
     """Train from the checkpoint's step to the last, updating the checkpoint; `save` gets it after each validation.
+
+    `until` stops it early, at that step of the same schedules, as if killed right after a validation and checkpoint there.
 
     A chunk ends at each multiple of `chunk`, `log_interval` and `validation_interval`: where it ends changes no result.
     `report(step, elbo)` is called after each chunk, with its mean ELBO; `between()` too, outside the clock.
     """
-    training, optimizer = checkpoint.config.training, checkpoint.config.optimizer
+    training = checkpoint.config.training
     history = checkpoint.history
     for column in (*CURVE, *CLOCK, *PLACEMENT):
         history.setdefault(column, [])
@@ -52,23 +56,13 @@ def train(
     compiled: set[int] = set()
     objectives: list[float] = []
     elbos: list[float] = []
-    while step < training.steps:
+    end = training.steps if until is None else min(until, training.steps)
+    while step < end:
         intervals = (training.chunk, training.log_interval, training.validation_interval)
-        steps = min(*((step // n + 1) * n for n in intervals), training.steps) - step
-        window = {"first_step": step, "steps": steps}
-        arguments: dict[str, Any] = {
-            "first_step": step,
-            "seed": training.seed,
-            "indices": minibatches(images=len(dataset.train), batch_size=training.batch_size, seed=training.seed, **window),
-            "learning_rates": learning_rates(optimizer, total_steps=training.steps, **window),
-            "kl_weights": kl_weights(training, **window),
-            "noise": None,
-        }
-        if training.noise == "shared":
-            shape = (training.objective_samples, training.batch_size, checkpoint.config.model.latent_size)
-            arguments["noise"] = training_noise(seed=training.seed, shape=shape, dtype=checkpoint.config.dtype, **window)
-        chunk = functools.partial(session.train, train_images, **arguments)
-        (objective, elbo), seconds = timed(chunk, synchronize=session.synchronize)
+        steps = min(*((step // n + 1) * n for n in intervals), end) - step
+        arguments = chunk(checkpoint.config, images=len(dataset.train), first_step=step, steps=steps)
+        work = functools.partial(session.train, train_images, **arguments)
+        (objective, elbo), seconds = timed(work, synchronize=session.synchronize)
         for column, value in zip(CLOCK, (steps, seconds, steps not in compiled), strict=True):
             history[column].append(float(value))
         compiled.add(steps)
@@ -77,7 +71,7 @@ def train(
         elbos.extend(elbo.tolist())
         report(step, float(elbo.mean()))
         between()
-        last = step == training.steps
+        last = step == end
         if last or step % training.log_interval == 0:
             history["step"].append(step)
             history["objective"].append(float(np.mean(objectives)))
@@ -97,6 +91,23 @@ def train(
                 history["elbo"].append(float(np.mean(elbos)))
                 objectives, elbos = [], []
             save(checkpoint)
+
+
+def chunk(config: Config, *, images: int, first_step: int, steps: int) -> dict[str, Any]:
+    """What `Session.train` is asked for these steps of a run on so many training images."""
+    training, window = config.training, {"first_step": first_step, "steps": steps}
+    noise = None
+    if training.noise == "shared":
+        shape = (training.objective_samples, training.batch_size, config.model.latent_size)
+        noise = training_noise(seed=training.seed, shape=shape, dtype=config.dtype, **window)
+    return {
+        "indices": minibatches(images=images, batch_size=training.batch_size, seed=training.seed, **window),
+        "first_step": first_step,
+        "learning_rates": learning_rates(config.optimizer, total_steps=training.steps, **window),
+        "kl_weights": kl_weights(training, **window),
+        "seed": training.seed,
+        "noise": noise,
+    }
 
 
 def validate(session: Session, handle: Any, *, images: int, seed: int) -> float:
