@@ -231,7 +231,7 @@ def differences(axes: Any, run: dict[str, Any], *, line: Any) -> None:
         axes.plot(run["step"], values, color=colour, linewidth=1.2, linestyle=line, marker=".", markersize=2, label=label)
     axes.plot(run["step"], run["last_bit"], color="black", linewidth=0.8, linestyle=":")
     text = f"last bit of the objective in {run['precision']}"
-    axes.annotate(text, (run["step"][-1], run["last_bit"][-1]), ha="right", va="bottom", fontsize=7)
+    axes.annotate(text, (run["step"][-1], run["last_bit"][-1]), ha="right", va="top", fontsize=7)
 
 
 def table(report: Report) -> str:
