@@ -7,12 +7,12 @@ seeded random choice of the validation images: nothing here looks at the test se
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +30,7 @@ from benchmarks.records import Record
 from benchmarks.reports import Report
 from benchmarks.tables import ANCESTORS
 from common import data, protocol, training
+from common.clock import timed
 from common.config import Config, check
 from common.data import Dataset
 from common.errors import UserError
@@ -300,11 +301,9 @@ class Clock:
 
     def round(self) -> None:
         chunk = training.chunk(self.config, images=self.images, first_step=self.step, steps=ROUND_STEPS)
-        self.session.synchronize()
-        start = time.perf_counter()
-        self.session.train(self.handle, **chunk)
-        self.session.synchronize()
-        self.step_s.append((time.perf_counter() - start) / ROUND_STEPS)
+        work = functools.partial(self.session.train, self.handle, **chunk)
+        _, seconds = timed(work, synchronize=self.session.synchronize)
+        self.step_s.append(seconds / ROUND_STEPS)
         self.step += ROUND_STEPS
         self.floor.measure()
 
