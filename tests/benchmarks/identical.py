@@ -12,7 +12,7 @@ from benchmarks import records
 from common import training
 
 # What a clock wrote.
-CLOCK = {f"history/{column}" for column in (*training.CLOCK, "floor_seconds")}
+CLOCK = {f"history/{column}" for column in (*training.CLOCK, *training.PLACEMENT, "floor_seconds")}
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -30,6 +30,13 @@ def contents(path: Path) -> dict[str, Any]:
     return found
 
 
+def assert_same_arrays(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert np.asarray(ours[name]).dtype == np.asarray(theirs[name]).dtype, name
+        assert np.array_equal(ours[name], theirs[name]), name
+
+
 def assert_same_run(ours: Path, theirs: Path, *, other_settings: bool = False) -> None:
     """Bit for bit: all that the checkpoint holds, and all of the record but timing, environment and peak memory.
 
@@ -37,10 +44,9 @@ def assert_same_run(ours: Path, theirs: Path, *, other_settings: bool = False) -
     """
     (a,), (b,) = (list(folder.glob("*.h5")) for folder in (ours, theirs))
     first, second = contents(a), contents(b)
-    assert first.keys() == second.keys()
-    for name in first.keys() - ({"@config"} if other_settings else set()):
-        assert np.asarray(first[name]).dtype == np.asarray(second[name]).dtype, name
-        assert np.array_equal(first[name], second[name]), name
+    if other_settings:
+        del first["@config"], second["@config"]
+    assert_same_arrays(first, second)
     (a,), (b,) = (records.read_all(folder) for folder in (ours, theirs))
     assert a["status"] == "ok"
     measured = {"timing", "environment", "peak_memory_bytes"}

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import records, runs
 from benchmarks.__main__ import main
 from common import checkpoints, protocol
 from common.checkpoints import Checkpoint
-from tests.benchmarks.identical import assert_same_run
+from tests.benchmarks.identical import assert_same_arrays, assert_same_run
 
 TINY = (
     *("--variational", "mean-field", "--latent-size", "2", "--hidden-size", "8", "--steps", "60", "--chunk", "10"),
@@ -286,7 +287,7 @@ def test_a_finished_run_of_a_constant_rate_goes_on_for_more_steps(tmp_path: Path
     assert main(["run", "--from", str(path), "--steps", "60", "--results", str(longer)]) == 0
     assert record_in(longer)["curve"] == record_in(whole)["curve"]
     assert record_in(longer)["test"] == record_in(whole)["test"]
-    assert same_arrays(checkpoint_in(longer).state, checkpoint_in(whole).state)
+    assert_same_arrays(checkpoint_in(longer).state, checkpoint_in(whole).state)
 
     cosine = tmp_path / "cosine"
     assert run(cosine, "--backend", "pytorch") == 0
