@@ -52,18 +52,26 @@ def read(name: str, folder: Path) -> Report | None:
     return report
 
 
+def commit(environment: dict[str, Any]) -> str:
+    """The commit that a result was measured at, shortened."""
+    return (environment["commit"] or "unknown")[:12] + (" with uncommitted changes" if environment.get("dirty") else "")
+
+
 def measured(environment: dict[str, Any], *, setting: str) -> str:
-    """One line on where a result comes from: machine, `setting` (device and precision, say), commit, versions."""
-    machine, threads = environment["machine"] or {}, environment["threads"] or {}
-    commit = (environment["commit"] or "unknown")[:12] + (" with uncommitted changes" if environment.get("dirty") else "")
+    """One line on where a result comes from: machine, `setting` (device and precision, say), versions, commit."""
+    return f"{machine(environment, setting=setting)}; commit {commit(environment)}"
+
+
+def machine(environment: dict[str, Any], *, setting: str) -> str:
+    """`measured`, without the commit."""
+    found, threads = environment["machine"] or {}, environment["threads"] or {}
     parts = [
-        machine.get("cpu") or "unknown machine",
-        machine.get("gpu"),
+        found.get("cpu") or "unknown machine",
+        found.get("gpu"),
         f"{threads['cores']} cores" if threads.get("cores") else None,
-        f"{machine['memory_bytes'] / 2**30:.1f} GiB" if machine.get("memory_bytes") else None,
-        machine.get("os"),
+        f"{found['memory_bytes'] / 2**30:.1f} GiB" if found.get("memory_bytes") else None,
+        found.get("os"),
         setting,
-        f"commit {commit}",
         ", ".join(f"{package} {version}" for package, version in (environment["versions"] or {}).items()),
     ]
     return "; ".join(part for part in parts if part)

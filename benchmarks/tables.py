@@ -154,14 +154,14 @@ def notes(records: Sequence[Record]) -> list[str]:
 
 
 def spreads(records: Sequence[Record]) -> list[str]:
-    """A line for each row whose chunks spread too widely to be taken at their median."""
-    lines = []
+    """A line that names the rows whose chunks spread too widely to be taken at their median."""
+    wide = []
     for record in records:
-        timing = record["timing"]
-        warning = clock.spread_warning(median=timing["examples_per_s"], iqr=timing["examples_per_s_iqr"])
-        if warning:
-            lines.append(f"{record['backend']} {record['variational']}, seed {record['seed']}: {warning}.")
-    return lines
+        median, iqr = record["timing"]["examples_per_s"], record["timing"]["examples_per_s_iqr"]
+        if clock.spread_warning(median=median, iqr=iqr):
+            wide.append(f"{_row(record, records)} {iqr / median:.0%}")
+    bound = f"{clock.SPREAD_BOUND:.0%}"
+    return [f"The middle half of the chunks spreads over more than {bound} of their median: {', '.join(wide)}."] if wide else []
 
 
 # --- the README ---
@@ -204,16 +204,25 @@ def _line(parts: Iterable[str]) -> str:
     return f"| {' | '.join(parts)} |"
 
 
+def _row(record: Record, records: Sequence[Record]) -> str:
+    """What a row is called under its table."""
+    return " ".join([record["backend"], record["variational"], *(str(record[key]) for key in shown(WHERE_VARYING, records))])
+
+
 def _provenance(records: Sequence[Record]) -> list[str]:
-    """One line for each set of rows that were measured alike: machine, precision, commit, versions."""
-    sets: dict[str, list[str]] = {}
+    """Where the rows were measured, a line for each machine, precision and set of versions; their commits after it."""
+    machines: dict[str, dict[str, list[str]]] = {}
     for record in records:
-        row = " ".join([record["backend"], record["variational"], *(str(record[key]) for key in shown(WHERE_VARYING, records))])
-        measured = reports.measured(record["environment"], setting=f"{record['device']}, {record['precision']}")
-        sets.setdefault(measured, []).append(row)
-    if len(sets) == 1:
-        return [f"Every row: {measured}." for measured in sets]
-    return [f"{', '.join(names)}: {measured}." for measured, names in sets.items()]
+        measured = reports.machine(record["environment"], setting=f"{record['device']}, {record['precision']}")
+        commits = machines.setdefault(measured, {})
+        commits.setdefault(reports.commit(record["environment"]), []).append(_row(record, records))
+    lines = []
+    for measured, commits in machines.items():
+        names = ", ".join(name for rows in commits.values() for name in rows)
+        lines.append(f"{'Every row' if len(machines) == 1 else names}: {measured}.")
+        each = "; ".join(f"{commit} ({', '.join(rows)})" for commit, rows in commits.items())
+        lines[-1] += f" Commit {each if len(commits) > 1 else next(iter(commits))}."
+    return lines
 
 
 def filled(text: str, records: Sequence[Record]) -> str:

@@ -150,15 +150,26 @@ def test_the_ancestor_table_says_what_the_old_readme_reports() -> None:
 
 
 def test_the_readme_names_where_each_row_was_measured() -> None:
-    here, there = record(backend="pytorch"), record()
-    for made, commit in ((here, "a" * 40), (there, "b" * 40)):
-        made["environment"] = {"machine": {"cpu": "EPYC", "memory_bytes": 2**33}, "threads": {"cores": 2}, "commit": commit}
-        made["environment"] |= {"versions": {"numpy": "2.4.6"}, "dirty": commit.startswith("b")}
+    here, there, elsewhere = record(backend="pytorch"), record(), record(backend="tensorflow")
+    for made, cpu, commit in ((here, "EPYC", "a"), (there, "EPYC", "b"), (elsewhere, "Xeon", "b")):
+        made["environment"] = {"machine": {"cpu": cpu, "memory_bytes": 2**33}, "threads": {"cores": 2}, "commit": commit * 40}
+        made["environment"] |= {"versions": {"numpy": "2.4.6"}, "dirty": commit == "b"}
+    machine = "EPYC; 2 cores; 8.0 GiB; cpu, float32; numpy 2.4.6."
     table = tables.markdown("standard", [here, there])
-    assert "- pytorch flow: EPYC; 2 cores; 8.0 GiB; cpu, float32; commit aaaaaaaaaaaa; numpy 2.4.6." in table
-    assert "- jax flow: EPYC; 2 cores; 8.0 GiB; cpu, float32; commit bbbbbbbbbbbb with uncommitted changes;" in table
-    assert "Every row: " in tables.markdown("standard", [here])
+    commits = "Commit aaaaaaaaaaaa (pytorch flow); bbbbbbbbbbbb with uncommitted changes (jax flow)."
+    assert f"- Every row: {machine} {commits}" in table
+    assert f"- Every row: {machine} Commit aaaaaaaaaaaa." in tables.markdown("standard", [here])
+    table = tables.markdown("standard", [here, there, elsewhere])
+    assert f"- pytorch flow, jax flow: {machine} {commits}" in table
+    assert "- tensorflow flow: Xeon; 2 cores;" in table
     assert "On a GPU: not measured." in table
+
+
+def test_the_rows_that_spread_widely_are_named() -> None:
+    calm, wide = record(backend="pytorch"), record()
+    wide["timing"] |= {"examples_per_s": 1000.0, "examples_per_s_iqr": 250.0}
+    assert "more than 10% of their median: jax flow 25%." in tables.markdown("standard", [calm, wide])
+    assert "more than 10%" not in tables.markdown("standard", [calm])
 
 
 def test_a_row_that_was_not_run_has_its_reason() -> None:
