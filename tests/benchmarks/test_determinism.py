@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,9 @@ def start(backend: str, folder: Path, **changes: Any) -> subprocess.Popen[str]:
         resume=False,
     )
     command = [sys.executable, "-m", "benchmarks", "worker"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Two processes' threads that spin while they wait would take most of each other's time.
+    waiting = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=waiting)
     assert process.stdin is not None
     process.stdin.write(job.as_json())
     process.stdin.close()
