@@ -2,6 +2,8 @@
 
 SHELL := /bin/sh
 PY := .venv/bin/python
+# Files of tests at once: compiling, which takes most of their time, uses one core.
+TWO_AT_A_TIME := -n 2 --dist loadfile --benchmark-disable
 PIP_INSTALL = $(PY) -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
 
 # Prints the interpreter behind this one (an active virtual environment may be the very one to remake), if it can be used.
@@ -43,14 +45,14 @@ bench-prove: .venv/ready-dev ## Put bench-compare to the test: unchanged code pa
 roofline: .venv/ready ## Draw docs/figures/roofline.png from the committed report of bench-throughput
 	$(PY) -m benchmarks roofline $(ARGS)
 
-test: .venv/ready-dev ## Run the tests
-	$(PY) -m pytest $(ARGS)
+test: .venv/ready-dev ## Run the tests, two at a time; ARGS="-n 0 -k name" for some of them
+	$(PY) -m pytest $(TWO_AT_A_TIME) $(ARGS)
 
 parity: .venv/ready ## Compare the backends rung by rung at the standard sizes (minutes)
 	$(PY) -m benchmarks parity $(ARGS)
 
 mutations: .venv/ready-dev ## Inject every fault of benchmarks/mutations.py: each must be caught (minutes)
-	$(PY) -m pytest tests/parity/every_mutation.py $(ARGS)
+	$(PY) -m pytest -n 2 --benchmark-disable tests/parity/every_mutation.py $(ARGS)
 
 lint: .venv/ready-dev ## Check format, style and types
 	$(PY) -m ruff format --check .

@@ -153,15 +153,16 @@ def checkout(tmp_path):
 PIP = "pip install --disable-pip-version-check"
 CPU, DEV = "-r environments/cpu.txt", "-r environments/cpu.txt -r environments/dev.txt"
 BENCH = "benchmarks run --preset quick"
+TESTS = "pytest -n 2 --dist loadfile --benchmark-disable"
 
 
 def test_bench_and_test_set_up_what_they_need_once_in_either_order(checkout, tmp_path_factory):
     assert checkout.make("bench")[1] == ["venv", f"{PIP} {CPU}", BENCH]
     assert checkout.make("bench")[1] == [BENCH]
-    assert checkout.make("test")[1] == [f"{PIP} {DEV}", "pytest"]
-    assert checkout.make("test", "ARGS=-k setup")[1] == ["pytest -k setup"]
+    assert checkout.make("test")[1] == [f"{PIP} {DEV}", TESTS]
+    assert checkout.make("test", "ARGS=-k setup")[1] == [f"{TESTS} -k setup"]
     other = Checkout(tmp_path_factory.mktemp("other"))
-    assert other.make("test")[1] == ["venv", f"{PIP} {CPU}", f"{PIP} {DEV}", "pytest"]
+    assert other.make("test")[1] == ["venv", f"{PIP} {CPU}", f"{PIP} {DEV}", TESTS]
     assert other.make("bench")[1] == [BENCH]
 
 
@@ -189,7 +190,7 @@ def test_changed_pins_of_the_tools_leave_bench_alone(checkout):
     later = (checkout.folder / ".venv/ready-dev").stat().st_mtime + 10
     os.utime(checkout.folder / "environments/dev.txt", (later, later))
     assert checkout.make("bench")[1] == [BENCH]
-    assert checkout.make("test")[1] == [f"{PIP} {DEV}", "pytest"]
+    assert checkout.make("test")[1] == [f"{PIP} {DEV}", TESTS]
 
 
 def test_one_more_index_is_passed_on(checkout):
