@@ -20,8 +20,16 @@ from common.errors import UserError
 WHAT = What("train", "mean-field", 128, "jax")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def timed_by_itself():
+    """pytest-benchmark times nothing in a process that takes itself for one of several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTEST_XDIST_WORKER", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(timed_by_itself: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run of one benchmark."""
     storage = tmp_path_factory.mktemp("benchmarks")
     options = ("--seconds", "0.01", "--storage", str(storage), "-k", "sampling and mean-field and 32")
