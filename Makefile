@@ -33,13 +33,13 @@ setup: .venv/ready-dev ## Make .venv with all that the targets below need; each 
 bench: .venv/ready ## Train, test and time all six models on the 8×8 digits; ends in a table
 	$(PY) -m benchmarks run --preset quick $(ARGS)
 
-bench-throughput: .venv/ready-dev ## Time every call of the contract by itself; ARGS="-k 'train and 128'" for some (about half an hour)
+bench-throughput: .venv/ready-dev ## Time every call of the contract by itself; ARGS="-k 'train and 128'" for some
 	$(PY) -m benchmarks throughput $(ARGS)
 
 bench-compare: .venv/ready-dev ## Fail if this checkout is slower than BASE=revision, or than SAVED=file of bench-throughput
 	$(PY) -m benchmarks compare $(if $(SAVED),--saved "$(SAVED)",--base "$(or $(BASE),HEAD)") $(ARGS)
 
-bench-prove: .venv/ready-dev ## Put bench-compare to the test: unchanged code passes, 15 % slower code is caught (20 minutes)
+bench-prove: .venv/ready-dev ## Put bench-compare to the test: unchanged code passes, 15 % slower code is caught
 	$(PY) -m benchmarks prove-compare $(ARGS)
 
 roofline: .venv/ready ## Draw docs/figures/roofline.png from the committed report of bench-throughput
@@ -72,10 +72,10 @@ tables: .venv/ready ## Write the tables of README.md and docs/ from benchmarks/r
 cross-evaluate: .venv/ready ## Evaluate the standard runs of results/, or checkpoints in ARGS, in every backend
 	$(PY) -m benchmarks cross-evaluate $(or $(ARGS),results/standard_*.h5)
 
-agreement: .venv/ready ## Train the backends side by side on the same noise, in both precisions (20 minutes on a CPU)
+agreement: .venv/ready ## Train the backends side by side on the same noise, in both precisions
 	$(PY) -m benchmarks agreement $(ARGS)
 
-ablation: .venv/ready ## From the older scripts' settings, one difference at a time made equal (an hour on a CPU)
+ablation: .venv/ready ## From the older scripts' settings, one difference at a time made equal
 	$(PY) -m benchmarks ablation $(ARGS)
 
 reproduce-quick: ## Run the rows of README.md's table "quick" again and compare (minutes)
