@@ -83,7 +83,7 @@ class Evaluation:
     samples: int = setting(1_000, "K: importance samples an image for log p(x), used exactly.")
     images: int = setting(0, "Test images, a seeded random subset; 0 for the whole set.")
     image_batch: int = setting(100, "Images a call; changes results by rounding alone.")
-    sample_block: int = setting(100, "Samples an image a call; changes results by rounding alone.")
+    sample_block: int = setting(25, "Samples an image a call; changes results by rounding alone.")
 
 
 @dataclass(frozen=True, kw_only=True)

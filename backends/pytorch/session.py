@@ -72,7 +72,7 @@ class Session:
         return torch.tensor(np.ascontiguousarray(array), dtype=self.dtype, device=self.device)
 
     def _images(self, handle: Tensor, indices: np.ndarray) -> Tensor:
-        return handle[torch.as_tensor(indices, device=self.device)].to(self.dtype)
+        return handle.index_select(0, torch.as_tensor(indices, device=self.device)).to(self.dtype)
 
     def _normal(self, shape: tuple[int, ...], *seed: Any) -> Tensor:
         self.generator.manual_seed(seed_for(*seed))
@@ -99,7 +99,7 @@ class Session:
         shape = (self.training.objective_samples, batch, self.model.latent_size)
         results = torch.empty(steps, 2, dtype=self.dtype, device=self.device)
         for t in range(steps):
-            x = handle[rows[t]].to(self.dtype)
+            x = handle.index_select(0, rows[t]).to(self.dtype)
             if noise is None:
                 epsilon = self._normal(shape, seed, "training noise", first_step + t)
             else:
