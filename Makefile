@@ -15,7 +15,7 @@ export VAEBENCH_DATA_DIR := $(DATA_DIR)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-throughput bench-compare bench-prove roofline test parity mutations lint format list tables cross-evaluate agreement ablation clean always
+.PHONY: help setup bench bench-throughput bench-compare bench-prove roofline test parity mutations lint format list tables cross-evaluate agreement ablation shape-checks clean always
 
 help: ## List the targets and the variables (the default)
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -77,6 +77,9 @@ agreement: .venv/ready ## Train the backends side by side on the same noise, in 
 
 ablation: .venv/ready ## From the older scripts' settings, one difference at a time made equal
 	$(PY) -m benchmarks ablation $(ARGS)
+
+shape-checks: .venv/ready ## Time training with shape checks on and off (minutes)
+	$(PY) -m benchmarks shape-checks $(ARGS)
 
 reproduce-quick: ## Run the rows of README.md's table "quick" again and compare (minutes)
 reproduce-standard: ## The same for its table "standard" (hours on a CPU)
