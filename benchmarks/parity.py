@@ -28,7 +28,7 @@ from benchmarks.ladder import Scenario
 from benchmarks.presets import STANDARD
 from benchmarks.reports import Report
 from benchmarks.runs import UNAVAILABLE
-from common import data, protocol
+from common import cache, data, protocol
 from common.errors import UserError
 from common.parameters import State
 
@@ -227,7 +227,7 @@ def random_images(pixels: int) -> State:
 
 def standard_images(data_dir: Path | None) -> tuple[str, State]:
     """(their name, images): the first of binarized MNIST, where it is without a download, else seeded random ones."""
-    if data_dir or os.environ.get("VAEBENCH_DATA_DIR") or (data.cache_dir() / "binarized-mnist.h5").is_file():
+    if data_dir or os.environ.get("VAEBENCH_DATA_DIR") or (cache.folder() / "binarized-mnist.h5").is_file():
         dataset = data.load("binarized-mnist", data_dir=data_dir)
         return dataset.name, {"train": dataset.train[:5010], "test": dataset.test[:501]}
     return "seeded random images, since binarized-mnist is neither in the cache nor in --data-dir", random_images(784)

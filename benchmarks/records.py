@@ -9,6 +9,7 @@
     timing.import_s, setup_s       importing the framework; from then to a session with its initial state, the data set read
     timing.placement_s             both data sets of training onto the device
     timing.compile_s               what the first chunks of their lengths took beyond a median chunk of their steps
+    timing.programs_compiled       how many a persistent cache lacked: 0 where an earlier process compiled all; null without one
     timing.first_chunk_s           the first chunk as it was, with what it compiled
     timing.steady_s                all chunks of training, without compiling, validation and checkpoints
     timing.examples_per_s          median over chunks; examples_per_s_iqr the third quartile less the first
@@ -58,7 +59,7 @@ REQUIRED = ("schema", "reason", "seed", *TEXTS, *NUMBERS, *SECTIONS)
 # Keys that a file may lack: `read` gives them as null.
 LATER_NUMBERS = ("parameters",)
 LATER = {
-    "timing": ("evaluation_s", "import_s", "placement_s", "first_chunk_s", "chunks", "warning"),
+    "timing": ("evaluation_s", "import_s", "placement_s", "first_chunk_s", "chunks", "warning", "programs_compiled"),
     "test": ("ess", "elbo_se"),
 }
 WARNING = ("timing", "warning")  # the one text among the numbers

@@ -173,6 +173,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
             column: [int(v) if column.endswith("step") else v for v in checkpoint.history[column]] for column in training.CURVE
         },
         "timing": timing(checkpoint.history, batch_size=config.training.batch_size)
+        | {"programs_compiled": backend.programs_compiled()}
         | {"import_s": import_s, "setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
         "peak_memory_bytes": peak_memory_bytes(),
         "test": dataclasses.asdict(test),

@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from common import cache
 from common.errors import UserError
 from common.files import write_whole
 from common.noise import generator
@@ -119,27 +120,18 @@ def mnist(data_dir: Path | None) -> Splits:
     """
     folder = data_dir or (Path(os.environ["VAEBENCH_DATA_DIR"]) if os.environ.get("VAEBENCH_DATA_DIR") else None)
     sources = {split: _mnist_file(folder, split) for split in SPLITS} if folder else None
-    cache = cache_dir() / "binarized-mnist.h5"
-    if os.path.isfile(cache):
-        splits = _read_mnist_cache(cache)
+    cached = cache.folder() / "binarized-mnist.h5"
+    if os.path.isfile(cached):
+        splits = _read_mnist_cache(cached)
         if splits is not None:
             return splits
-        print(f"The cache {cache} is damaged; making it again.", file=sys.stderr)
+        print(f"The cache {cached} is damaged; making it again.", file=sys.stderr)
     splits = {split: read_amat(sources[split], split=split) for split in SPLITS} if sources else _download_mnist()
     try:
-        write_whole(cache, lambda path: _write_mnist_cache(path, splits))
+        write_whole(cached, lambda path: _write_mnist_cache(path, splits))
     except UserError as error:
         print(f"Going on without a cache: {error}", file=sys.stderr)
     return splits
-
-
-def cache_dir() -> Path:
-    """The environment's VAEBENCH_CACHE_DIR, else the system's place for a user's caches."""
-    if os.environ.get("VAEBENCH_CACHE_DIR"):
-        return Path(os.environ["VAEBENCH_CACHE_DIR"])
-    import pooch
-
-    return Path(pooch.os_cache("vaebench"))
 
 
 def _mnist_file(folder: Path, split: str) -> Path:

@@ -98,6 +98,9 @@ class Backend(Protocol):
 
     def describe(self) -> Description: ...
 
+    def programs_compiled(self) -> int | None:
+        """How many programs this process has compiled since `cache.programs()` lacked them; None where nothing uses it."""
+
     def create(
         self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype
     ) -> Session: ...

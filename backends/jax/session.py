@@ -1,5 +1,6 @@
 """The contract of common/protocol.py in JAX: one `lax.scan` over the steps of a chunk, buffers donated."""
 
+import collections
 import functools
 import platform
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from jaxtyping import Float, Int, Real, UInt8
 from backends.jax import optimizers
 from backends.jax.shapes import checked
 from backends.jax.vae import VAE, log_weights, objective
+from common import cache
 from common.config import Device, Dtype, Model, Optimizer, Training
 from common.errors import UserError
 from common.noise import NOISE_BLOCK, noise_blocks, seed_for
@@ -28,6 +30,13 @@ from common.protocol import Description
 jax.config.update("jax_enable_x64", True)
 # TF32 off.
 jax.config.update("jax_default_matmul_precision", "highest")
+
+if (folder := cache.programs()) and jax.config.jax_compilation_cache_dir is None:
+    jax.config.update("jax_compilation_cache_dir", str(folder / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+events: collections.Counter[str] = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: events.update([event]))
 
 EXPORT_SUFFIX = ".msgpack"
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}
@@ -40,6 +49,11 @@ def describe() -> Description:
         devices={"cpu": platform.machine()} | devices,
         unavailable=None,
     )
+
+
+def programs_compiled() -> int | None:
+    """None where the cache is off."""
+    return events["/jax/compilation_cache/cache_misses"] if jax.config.jax_compilation_cache_dir else None
 
 
 def select(device: Device) -> jax.Device:

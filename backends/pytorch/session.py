@@ -31,6 +31,11 @@ def describe() -> Description:
     return Description(versions={"torch": version("torch")}, devices=devices, unavailable=None)
 
 
+def programs_compiled() -> int | None:
+    """None: it is eager."""
+    return None
+
+
 def select(device: Device) -> torch.device:
     """The device, with TF32 off. Raises `UserError` where it isn't there."""
     if device not in describe().devices:

@@ -45,6 +45,11 @@ def describe() -> Description:
     return Description(versions=versions, devices=devices, unavailable=None)
 
 
+def programs_compiled() -> int | None:
+    """None: TensorFlow's own cache of XLA programs is an option of the environment, and doesn't say what it gave."""
+    return None
+
+
 def select(device: Device) -> str:
     """The device's name. Raises `UserError` where it isn't there."""
     if device not in describe().devices:
