@@ -268,7 +268,8 @@ def markdown(report: reports.Report) -> str:
         "",
     ]
     settings = {
-        f"{each['preset']} on {each['dataset']['name']}, {found['images']:,} test images, K = {found['importance_samples']:,}"
+        f"`{each['preset']}` on {each['dataset']['name']}, {each['trained'][-1]['last_step']:,} steps; "
+        f"{found['images']:,} test images, K = {found['importance_samples']:,}"
         for each in rows
         for found in each["evaluated"].values()
     }

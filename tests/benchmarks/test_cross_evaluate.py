@@ -65,7 +65,7 @@ def test_every_backend_gives_the_same_figure(
     text = cross_evaluate.markdown(report)
     assert "| flow | pytorch 20 → tensorflow 60 |" in text
     assert f"| {figure['log_px']:.3f} ± {figure['log_px_se']:.3f} |" in text
-    assert "quick on binarized-digits, 30 test images, K = 50." in text
+    assert "`quick` on binarized-digits, 60 steps; 30 test images, K = 50." in text
 
 
 def row_of(*, precision: str = "float32", shift: float = 0.0, factor: float = 1.0, name: str = "jax") -> cross_evaluate.Row:
