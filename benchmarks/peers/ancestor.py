@@ -1,16 +1,16 @@
 """`python -m benchmarks ancestor DIR`: the older scripts as they are, in turns with their presets here.
 
-A script is timed from outside, by two runs that differ in nothing but their number of steps: both validate once, at step 0, and
-test once, so that
+A script is timed from outside, from the line that it prints at step 0, after its only validation, to its end, which waits for
+the device. Two runs differ in nothing but their number of steps, and both test once, so that
 
-    seconds a step = (wall seconds of the longer run − of the shorter one) / (steps of the longer run − of the shorter one),
+    seconds a step = (seconds of the longer run − of the shorter one) / (steps of the longer run − of the shorter one),
 
-in which starting up, loading, compiling, validating and testing cancel. A process has ended when its device is idle.
+in which compiling the step and testing cancel; importing, loading and validating come before that line.
 """
 
 from __future__ import annotations
 
-import functools
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,6 +34,7 @@ from common.errors import UserError
 
 REPORT = "ancestor"
 FIRST_STEPS = 200  # of the shorter run
+FIRST_LINE = "Step 0 "  # what they print after the validation at step 0 begins so
 NEVER = 1_000_000_000  # steps between validations: one at step 0, none later
 
 
@@ -84,8 +85,8 @@ class Ancestor:
     stand_ins: Annotated[
         Path | None, tyro.conf.arg(help="Folder of what the JAX script imports and Python lacks; see docs/peers.md.")
     ] = None
-    rounds: Annotated[int, tyro.conf.arg(help="Turns of each side.")] = 3
-    steps: Annotated[int, tyro.conf.arg(help="Steps on the clock, a turn.")] = 2_000
+    rounds: Annotated[int, tyro.conf.arg(help="Turns of each side.")] = 5
+    steps: Annotated[int, tyro.conf.arg(help="Steps on the clock, a turn.")] = 1_000
     device: Annotated[Device, tyro.conf.arg(help="Where both train.")] = "cpu"
     data: Annotated[str, tyro.conf.arg(help="binarized-mnist or an .h5 file.")] = "binarized-mnist"
     data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
@@ -157,8 +158,8 @@ def measure(row: Row, name: str, asked: Ancestor, *, config: Config, folder: Pat
     )
     command = [asked.python, str(asked.directory.resolve() / script.file), *options, script.steps]
 
-    def run(steps: int) -> str:
-        return turns.output([*command, str(steps)], name=script.file, folder=folder, variables=variables)
+    def run(steps: int) -> float:
+        return seconds_since(FIRST_LINE, [*command, str(steps)], name=script.file, folder=folder, variables=variables)
 
     def theirs() -> float:
         return config.training.batch_size / step_seconds(run, steps=asked.steps)
@@ -178,24 +179,42 @@ def surroundings(asked: Ancestor, *, folder: Path) -> dict[str, str]:
 
     A cache of compiled programs would make the first of two runs compile and the second not.
     """
-    variables = {"PYTHONDONTWRITEBYTECODE": "1", "TFDS_DATA_DIR": str(folder), "JAX_PLATFORMS": asked.device}
+    variables = {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TFDS_DATA_DIR": str(folder),
+        "JAX_PLATFORMS": asked.device,
+    }
     if asked.stand_ins is not None:
         variables["PYTHONPATH"] = str(asked.stand_ins.resolve())
     return turns.inherited(without=("JAX_COMPILATION_CACHE_DIR",), **variables)
 
 
-def wall_seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def seconds_since(line: str, command: list[str], *, name: str, folder: Path, variables: dict[str, str]) -> float:
+    """From when a process prints a line that begins so to its end. Raises `NotRunError` where it fails or prints none."""
+    start, printed = None, ""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        with subprocess.Popen(
+            command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
+        ) as process:
+            assert process.stdout is not None
+            for printed in process.stdout:
+                if start is None and printed.startswith(line):
+                    start = time.perf_counter()
+        end = time.perf_counter()
+        errors.seek(0)
+        turns.check(process.returncode, name=name, printed=errors.read() or printed)
+    if start is None:
+        raise NotRunError(f"{name} printed no line that begins with '{line.strip()}'")
+    return end - start
 
 
-def step_seconds(run: Callable[[int], object], *, steps: int) -> float:
-    """Seconds a step, by the difference between a run of FIRST_STEPS and one of so many more; `run(steps)` is one.
+def step_seconds(run: Callable[[int], float], *, steps: int) -> float:
+    """Seconds a step, by the difference between a run of FIRST_STEPS and one of so many more; `run(steps)` is one's seconds.
 
     Raises `NotRunError` where the longer run took no longer.
     """
-    shorter, longer = (wall_seconds(functools.partial(run, n)) for n in (FIRST_STEPS, FIRST_STEPS + steps))
+    shorter, longer = run(FIRST_STEPS), run(FIRST_STEPS + steps)
     if longer <= shorter:
         raise NotRunError(f"{steps} more steps took no longer ({longer:.1f} s against {shorter:.1f} s): it needs more --steps")
     return (longer - shorter) / steps

@@ -49,10 +49,15 @@ def output(
         )
     except OSError as error:
         raise NotRunError(f"{command[0]} can't be run ({error.strerror})") from error
-    if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
-        raise NotRunError(f"{name} ended with code {done.returncode}: {lines[-1].strip()}")
+    check(done.returncode, name=name, printed=done.stderr or done.stdout)
     return done.stdout
+
+
+def check(code: int, *, name: str, printed: str) -> None:
+    """Raises `NotRunError` with the last line that was printed for an exit code other than 0."""
+    if code:
+        lines = printed.strip().splitlines()
+        raise NotRunError(f"{name} ended with code {code}: {lines[-1].strip() if lines else 'no message'}")
 
 
 def versions(python: str, *, variables: dict[str, str] | None = None) -> dict[str, str]:
