@@ -117,6 +117,7 @@ def main(arguments: list[str]) -> int:
                     ours=f"{name}, {ANCESTORS[name]}",
                     family=family,
                     device=asked.device,
+                    steps=asked.steps,
                     target=AIMS.get((name, family)),
                 )
                 rows.append(row)

@@ -50,8 +50,8 @@ def main(arguments: list[str]) -> int:
     dataset = data.load(asked.data, data_dir=asked.data_dir)
     config = STANDARD.replace(pixels=dataset.pixels)
     rows = {
-        backend: turns.row(peer=PEER, ours=f"standard, {backend}", family="mean-field", device="cpu", target=None)
-        for backend in asked.backend
+        name: turns.row(peer=PEER, ours=f"standard, {name}", family="mean-field", device="cpu", steps=asked.steps, target=None)
+        for name in asked.backend
     }
     failed = False
     try:

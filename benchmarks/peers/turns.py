@@ -76,13 +76,14 @@ def take(turns: dict[str, Turn], *, rounds: int, title: str) -> dict[str, list[f
     return found
 
 
-def row(*, peer: str, ours: str, family: str, device: str, target: float | None) -> Row:
-    """A row that has no result yet: `peer` beside `ours`, a preset in a backend."""
+def row(*, peer: str, ours: str, family: str, device: str, steps: int, target: float | None) -> Row:
+    """A row that has no result yet: `peer` beside `ours`, a preset in a backend, in turns of so many steps."""
     return {
         "peer": peer,
         "ours": ours,
         "variational": family,
         "device": device,
+        "steps": steps,
         "target": target,
         "reason": None,
         "peer_versions": {},
@@ -118,7 +119,7 @@ def publish(name: str, rows: Iterable[Row], folder: Path) -> Report:
 def markdown(report: Report) -> str:
     """A row a pair of contenders: medians over the rounds, of the ratio with (least … most)."""
     lines = [
-        "| peer | family | ours | theirs, examples/s | ours, examples/s | ours / theirs (least … most) | rounds | aim |",
+        "| peer | family | ours | theirs, examples/s | ours, examples/s | ours / theirs (least … most) | rounds × steps | aim |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     places: dict[str, list[str]] = {}
@@ -128,7 +129,10 @@ def markdown(report: Report) -> str:
             found = ratios(row)
             theirs, ours = (statistics.median(row[f"{side}_examples_per_s"]) for side in ("peer", "ours"))
             cells += [f"{theirs:,.0f}", f"{ours:,.0f}"]
-            cells += [f"{statistics.median(found):.2f} ({min(found):.2f} … {max(found):.2f})", str(len(found))]
+            cells += [
+                f"{statistics.median(found):.2f} ({min(found):.2f} … {max(found):.2f})",
+                f"{len(found)} × {row['steps']:,}",
+            ]
             peers = ", ".join(f"{package} {version}" for package, version in row["peer_versions"].items())
             where = reports.measured(row["environment"], setting=f"{row['device']}, float32")
             places.setdefault(f"{where}. Theirs: {peers}.", []).append(f"{row['peer']} {row['variational']}")

@@ -223,8 +223,8 @@ def test_numpyro_takes_turns_with_each_backend_and_the_fastest_has_the_aim(
     lines = capsys.readouterr().out.splitlines()
     (slow,) = [line for line in lines if "standard, pytorch" in line]
     (fast,) = [line for line in lines if "standard, jax" in line]
-    assert slow.endswith("| 900 | 0.90 (0.90 … 0.90) | 2 |  |")
-    assert fast.endswith("| 1,200 | 1.20 (1.20 … 1.20) | 2 | ≥ 1.05 |")
+    assert slow.endswith("| 900 | 0.90 (0.90 … 0.90) | 2 × 1,000 |  |")
+    assert fast.endswith("| 1,200 | 1.20 (1.20 … 1.20) | 2 × 1,000 | ≥ 1.05 |")
 
 
 def test_numpyro_is_asked_for_the_same_model(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_where_numpyro_fails_its_rows_say_why(tmp_path: Path, capsys: pytest.Cap
 
 def test_rows_are_added_to_earlier_ones_and_a_failure_replaces_no_measurement(tmp_path: Path) -> None:
     def row(family: str, *, speed: float | None) -> dict[str, Any]:
-        blank = turns.row(peer="script.py", ours="preset, jax", family=family, device="cpu", target=1.5)
+        blank = turns.row(peer="script.py", ours="preset, jax", family=family, device="cpu", steps=700, target=1.5)
         if speed is None:
             return blank | {"reason": "no luck"}
         return blank | {"peer_examples_per_s": [100.0, 200.0, 100.0], "ours_examples_per_s": [speed] * 3}
@@ -265,5 +265,5 @@ def test_rows_are_added_to_earlier_ones_and_a_failure_replaces_no_measurement(tm
     report = publish([row("mean-field", speed=None)])
     assert json.loads((tmp_path / "peers.json").read_text()) == report
     flow, mean_field = turns.markdown(report).splitlines()[2:4]
-    assert flow == "| script.py | flow | preset, jax | 100 | 300 | 3.00 (1.50 … 3.00) | 3 | ≥ 1.50 |"
-    assert mean_field == "| script.py | mean-field | preset, jax | 100 | 100 | 1.00 (0.50 … 1.00) | 3 | ≥ 1.50 |"
+    assert flow == "| script.py | flow | preset, jax | 100 | 300 | 3.00 (1.50 … 3.00) | 3 × 700 | ≥ 1.50 |"
+    assert mean_field == "| script.py | mean-field | preset, jax | 100 | 100 | 1.00 (0.50 … 1.00) | 3 × 700 | ≥ 1.50 |"
