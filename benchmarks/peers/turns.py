@@ -119,7 +119,7 @@ def publish(name: str, rows: Iterable[Row], folder: Path) -> Report:
 def markdown(report: Report) -> str:
     """A row a pair of contenders: medians over the rounds, of the ratio with (least … most)."""
     lines = [
-        "| peer | family | ours | theirs, examples/s | ours, examples/s | ours / theirs (least … most) | rounds × steps | aim |",
+        "| peer | family | ours | their examples/s | our examples/s | ours / theirs (least … most) | rounds × steps | aim |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     places: dict[str, list[str]] = {}
