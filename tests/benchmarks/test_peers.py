@@ -75,7 +75,7 @@ def command(checkout: Path, results: Path, *more: str) -> list[str]:
 # --- theirs ---
 
 
-@pytest.mark.parametrize(("start", "validation"), [(0.0, 0.0), (0.4, 0.4)])
+@pytest.mark.parametrize(("start", "validation"), [(0.0, 0.0), (0.4, 0.8)])
 def test_a_script_is_timed_by_its_steps_alone(
     tmp_path: Path, our_turn: None, capsys: pytest.CaptureFixture[str], start: float, validation: float
 ) -> None:
@@ -98,12 +98,18 @@ def test_the_same_time_for_more_steps_is_no_speed() -> None:
         ancestor.step_seconds(lambda steps: 0.2 / steps, steps=30)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("print('Step 0 ')\nraise ValueError('no such thing')\n", "ended with code 1: ValueError: no such thing"),
+        ("print('nothing else')\n", "printed no line that begins with 'Step 0'"),
+    ],
+)
 def test_a_script_that_fails_has_its_last_line_as_reason(
-    tmp_path: Path, our_turn: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, our_turn: None, capsys: pytest.CaptureFixture[str], text: str, reason: str
 ) -> None:
-    checkout = fake(tmp_path, text="print('hello')\nraise ValueError('no such thing')\n")
-    assert main(command(checkout, tmp_path, "--preset", "ancestor-pytorch")) == 1
-    assert f"not run: {SCRIPT.file} ended with code 1: ValueError: no such thing" in capsys.readouterr().out
+    assert main(command(fake(tmp_path, text=text), tmp_path, "--preset", "ancestor-pytorch")) == 1
+    assert f"not run: {SCRIPT.file} {reason}" in capsys.readouterr().out
 
 
 def test_a_python_that_is_not_there_is_a_reason(tmp_path: Path, our_turn: None, capsys: pytest.CaptureFixture[str]) -> None:
