@@ -10,6 +10,8 @@ in which compiling the step and testing cancel; importing, loading and validatin
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -157,7 +159,10 @@ def measure(row: Row, name: str, asked: Ancestor, *, config: Config, folder: Pat
         *((script.results, str(folder)) if script.results else ()),
         *(script.gpu if asked.device == "cuda" else ()),
     )
-    command = [asked.python, str(asked.directory.resolve() / script.file), *options, script.steps]
+    python = os.path.abspath(
+        shutil.which(asked.python) or asked.python
+    )  # it runs in another folder; a link is part of its name
+    command = [python, str(asked.directory.resolve() / script.file), *options, script.steps]
 
     def run(steps: int) -> float:
         return seconds_since(FIRST_LINE, [*command, str(steps)], name=script.file, folder=folder, variables=variables)

@@ -117,6 +117,16 @@ def test_a_python_that_is_not_there_is_a_reason(tmp_path: Path, our_turn: None, 
     assert "not run: nowhere/python can't be run (No such file or directory)" in capsys.readouterr().out
 
 
+def test_a_python_may_be_named_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, our_turn: None) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("python").symlink_to(sys.executable)
+    text = "import sys\nprint('Step 0 ')\nraise SystemExit(sys.executable)\n"
+    assert main(command(fake(tmp_path, text=text), tmp_path, "--preset", "ancestor-pytorch", "--python", "./python")) == 1
+    report = reports.read("ancestor", tmp_path)
+    assert report is not None
+    assert report["rows"][0]["reason"].endswith(f"ended with code 1: {tmp_path}/python")
+
+
 def test_without_stand_ins_the_jax_script_is_not_run_and_says_why(
     tmp_path: Path, our_turn: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
