@@ -134,7 +134,8 @@ def markdown(report: Report) -> str:
                 f"{len(found)} × {row['steps']:,}",
             ]
             peers = ", ".join(f"{package} {version}" for package, version in row["peer_versions"].items())
-            where = reports.measured(row["environment"], setting=f"{row['device']}, float32")
+            load = f"load {row['environment']['load']:.1f} before the first turn"
+            where = reports.measured(row["environment"], setting=f"{row['device']}, float32, {load}")
             places.setdefault(f"{where}. Theirs: {peers}.", []).append(f"{row['peer']} {row['variational']}")
         else:
             cells += ["", "", f"not run: {row['reason']}", ""]
