@@ -15,7 +15,7 @@ export VAEBENCH_DATA_DIR := $(DATA_DIR)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-throughput bench-compare bench-prove roofline test parity mutations lint format list tables cross-evaluate agreement ablation shape-checks clean always
+.PHONY: help setup bench bench-throughput bench-compare bench-prove bench-ancestor bench-numpyro roofline test parity mutations lint format list tables cross-evaluate agreement ablation shape-checks clean always
 
 help: ## List the targets and the variables (the default)
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +27,7 @@ help: ## List the targets and the variables (the default)
 # DATA_DIR=folder ## where the files of binarized-mnist are
 # BASE=revision ## what bench-compare compares this checkout with; HEAD by default
 # SAVED=file ## or a run that bench-throughput saved under .benchmarks/
+# ANCESTOR=folder ## the checkout of the older scripts that bench-ancestor times
 
 setup: .venv/ready-dev ## Make .venv with all that the targets below need; each makes its part itself
 
@@ -41,6 +42,12 @@ bench-compare: .venv/ready-dev ## Fail if this checkout is slower than BASE=revi
 
 bench-prove: .venv/ready-dev ## Put bench-compare to the test: unchanged code passes, 15 % slower code is caught
 	$(PY) -m benchmarks prove-compare $(ARGS)
+
+bench-ancestor: .venv/ready ## Time the older scripts in ANCESTOR=folder in turns with their presets here (docs/peers.md)
+	$(PY) -m benchmarks ancestor "$(ANCESTOR)" $(ARGS)
+
+bench-numpyro: .venv/ready .venv-numpyro/ready ## Time NumPyro's SVI, in an environment of its own, in turns with ours
+	$(PY) -m benchmarks numpyro --python .venv-numpyro/bin/python $(ARGS)
 
 roofline: .venv/ready ## Draw docs/figures/roofline.png from the committed report of bench-throughput
 	$(PY) -m benchmarks roofline $(ARGS)
@@ -88,8 +95,8 @@ reproduce-%: .venv/ready always
 	$(PY) -m benchmarks reproduce $* $(ARGS)
 always:
 
-clean: ## Remove .venv and the tools' caches; results/ stays
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .benchmarks
+clean: ## Remove .venv, .venv-numpyro and the tools' caches; results/ stays
+	rm -rf .venv .venv-numpyro .mypy_cache .ruff_cache .pytest_cache .benchmarks
 	find backends benchmarks common tests -name __pycache__ -prune -exec rm -rf {} +
 
 # .venv has two stamps, each written only after success: `ready` for cpu.txt, `ready-dev` for dev.txt too. They bear the time of
@@ -123,3 +130,9 @@ clean: ## Remove .venv and the tools' caches; results/ stays
 	touch .venv/started-dev; \
 	$(PIP_INSTALL) -r environments/cpu.txt -r environments/dev.txt; \
 	mv .venv/started-dev .venv/ready-dev
+
+.venv-numpyro/ready: .venv/ready environments/numpyro.txt
+	rm -rf .venv-numpyro
+	$(PY) -m venv .venv-numpyro
+	.venv-numpyro/bin/python -m pip install --disable-pip-version-check -r environments/numpyro.txt
+	touch .venv-numpyro/ready

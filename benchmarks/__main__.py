@@ -29,6 +29,7 @@ from benchmarks import (
     tables,
 )
 from benchmarks.cli import parse
+from benchmarks.peers import ancestor, numpyro, ours
 from benchmarks.presets import PRESETS, preset
 from benchmarks.progress import Progress
 from benchmarks.throughput import compare, prove, roofline, suite
@@ -298,6 +299,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compare-worker": compare.worker,
     "prove-compare": prove.main,
     "roofline": roofline.main,
+    "ancestor": ancestor.main,
+    "numpyro": numpyro.main,
+    "peers-worker": ours.worker,
 }
 HELP = """python -m benchmarks COMMAND …
 
@@ -315,7 +319,9 @@ HELP = """python -m benchmarks COMMAND …
   prove-compare          put that comparison to the test, with unchanged and with slowed code
   roofline               draw docs/figures/roofline.png from the report 'throughput'
   agreement              train the backends side by side on the same noise and show where they part
-  ablation               from the older scripts' settings, one difference at a time made equal: nats and examples/s"""
+  ablation               from the older scripts' settings, one difference at a time made equal: nats and examples/s
+  ancestor DIR           the older scripts, from a checkout of theirs, in turns with their presets here: ratios of examples/s
+  numpyro                NumPyro's SVI on the same model, from an environment of its own, in turns with the three backends"""
 
 
 def offered() -> list[str]:

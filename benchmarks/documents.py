@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import ablation, agreement, cross_evaluate, parity, reports, shape_checks
+from benchmarks.peers import ancestor, numpyro, turns
 from benchmarks.reports import REPORTS, Report
 from benchmarks.throughput import prove, roofline, suite
 from common.errors import UserError
@@ -25,6 +26,8 @@ BLOCKS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "compare-gate": ("compare-gate", prove.markdown),
     "ablation": ("ablation", ablation.table),
     "agreement": ("agreement", agreement.table),
+    "ancestor": (ancestor.REPORT, turns.markdown),
+    "numpyro": (numpyro.REPORT, turns.markdown),
 }
 
 

@@ -193,6 +193,19 @@ def test_changed_pins_of_the_tools_leave_bench_alone(checkout):
     assert checkout.make("test")[1] == [f"{PIP} {DEV}", TESTS]
 
 
+def test_numpyro_has_an_environment_of_its_own(checkout):
+    own = [f"{PIP} -r environments/numpyro.txt", "benchmarks numpyro --python .venv-numpyro/bin/python"]
+    assert checkout.make("bench-numpyro")[1] == ["venv", f"{PIP} {CPU}", "venv", *own]
+    assert checkout.make("bench-numpyro")[1] == own[1:]
+    checkout.make("clean")
+    assert not (checkout.folder / ".venv-numpyro").exists()
+
+
+def test_the_older_scripts_are_named_by_their_folder(checkout):
+    checkout.make("bench")
+    assert checkout.make("bench-ancestor", "ANCESTOR=some folder")[1] == ["benchmarks ancestor some folder"]
+
+
 def test_one_more_index_is_passed_on(checkout):
     assert checkout.make("TORCH_INDEX=file:///wheels", "bench")[1][1] == f"{PIP} --extra-index-url file:///wheels {CPU}"
 

@@ -1,0 +1,1 @@
+"""Other people's code, timed beside this suite's; docs/peers.md says how."""

@@ -1,0 +1,106 @@
+"""`python -m benchmarks numpyro`: NumPyro's SVI on the same model (peers/numpyro_svi.py), in turns with the backends."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from benchmarks.cli import parse
+from benchmarks.environment import ROOT
+from benchmarks.peers import ours, turns
+from benchmarks.peers.turns import NotRunError, Row
+from benchmarks.presets import STANDARD
+from common import data
+from common.config import Config
+from common.errors import UserError
+from common.protocol import BACKENDS
+
+REPORT = "numpyro"
+PEER = "NumPyro SVI"
+SCRIPT = ROOT / "peers/numpyro_svi.py"
+AIM = 1.05  # the fastest backend's examples/s over NumPyro's
+
+
+@dataclass
+class NumPyro:
+    python: Annotated[str, tyro.conf.arg(help="The Python of an environment made from environments/numpyro.txt.")]
+    backend: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of {', '.join(BACKENDS)}.")] = BACKENDS
+    rounds: Annotated[int, tyro.conf.arg(help="Turns of each contender.")] = 5
+    steps: Annotated[int, tyro.conf.arg(help="Steps on the clock, a turn.")] = 1_000
+    data: Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")] = "binarized-mnist"
+    data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
+    results: Annotated[Path, tyro.conf.arg(help="Folder of the report, whose other rows stay.")] = field(
+        default_factory=lambda: Path("results")
+    )
+
+
+def main(arguments: list[str]) -> int:
+    asked = parse(NumPyro, arguments, command="numpyro", description="NumPyro's SVI and ours, in turns.")
+    for backend in asked.backend:
+        if backend not in BACKENDS:
+            raise UserError(f"There is no backend '{backend}'; choose from {', '.join(BACKENDS)}.")
+    ours.check(STANDARD, rounds=asked.rounds, steps=asked.steps)
+    dataset = data.load(asked.data, data_dir=asked.data_dir)
+    config = STANDARD.replace(pixels=dataset.pixels)
+    rows = {
+        name: turns.row(peer=PEER, ours=f"standard, {name}", family="mean-field", device="cpu", steps=asked.steps, target=None)
+        for name in asked.backend
+    }
+    failed = False
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            images = Path(folder) / "train.npy"
+            np.save(images, dataset.train)
+            measure(rows, asked, config=config, images=images)
+    except NotRunError as error:
+        failed = True
+        for row in rows.values():
+            row["reason"] = str(error)
+    print(turns.markdown(turns.publish(REPORT, rows.values(), asked.results)))
+    return 1 if failed else 0
+
+
+def measure(rows: dict[str, Row], asked: NumPyro, *, config: Config, images: Path) -> None:
+    """Fill the rows in; the aim is the fastest's. Raises `NotRunError` where a contender fails."""
+    own = {
+        backend: lambda backend=backend: ours.examples_per_s(
+            backend, "standard", config, steps=asked.steps, dataset=asked.data, data_dir=asked.data_dir
+        )
+        for backend in rows
+    }
+    found_versions = turns.versions(asked.python)
+    found = turns.take(
+        {PEER: lambda: examples_per_s(asked, config=config, images=images), **own}, rounds=asked.rounds, title="standard"
+    )
+    for backend, row in rows.items():
+        row |= {
+            "peer_versions": found_versions,
+            "peer_examples_per_s": found[PEER],
+            "ours_examples_per_s": found[backend],
+        }
+    fastest = max(rows.values(), key=lambda row: statistics.median(turns.ratios(row)))
+    fastest["target"] = AIM
+
+
+def examples_per_s(asked: NumPyro, *, config: Config, images: Path) -> float:
+    """NumPyro's turn. Raises `NotRunError` where it fails."""
+    options = {
+        "images": images,
+        "latent-size": config.model.latent_size,
+        "hidden-size": config.model.hidden_size,
+        "batch-size": config.training.batch_size,
+        "learning-rate": config.optimizer.learning_rate,
+        "steps": asked.steps,
+        "chunk": config.training.chunk,
+    }
+    command = [asked.python, str(SCRIPT), *(f"--{name}={value}" for name, value in options.items())]
+    variables = turns.inherited(JAX_PLATFORMS="cpu")
+    found = json.loads(turns.output(command, name=PEER, variables=variables).splitlines()[-1])
+    return float(found["steps"] * config.training.batch_size / found["seconds"])
