@@ -1,4 +1,4 @@
-"""`python -m benchmarks numpyro`: NumPyro's SVI on the same model (peers/numpyro_svi.py), in turns with the backends."""
+"""`python -m benchmarks numpyro`: NumPyro's SVI on the same model (docs/examples/numpyro_svi.py), in turns with ours."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from common.protocol import BACKENDS
 
 REPORT = "numpyro"
 PEER = "NumPyro SVI"
-SCRIPT = ROOT / "peers/numpyro_svi.py"
+SCRIPT = ROOT / "docs/examples/numpyro_svi.py"
 AIM = 1.05  # the fastest backend's examples/s over NumPyro's
 
 
