@@ -52,6 +52,9 @@ class Scenario:
 
     @property
     def rungs(self) -> tuple[str, ...]:
+        """In bfloat16 none of training: a step's rounding is as large as what two steps have in common is exact."""
+        if self.config.precision != "full":
+            return ("parameters", *FORWARD)
         trained = tuple(f"steps-{n}" for n in TRAINED)
         noise = ("device-noise",) if self.device_noise else ()
         if not self.whole:
@@ -174,7 +177,13 @@ def climb(backend: Backend, scenario: Scenario, *, train: np.ndarray, test: np.n
 
 def create(backend: Backend, config: Config, state: State) -> Session:
     return backend.create(
-        config.model, state, optimizer=config.optimizer, training=config.training, device=config.device, dtype=config.dtype
+        config.model,
+        state,
+        optimizer=config.optimizer,
+        training=config.training,
+        device=config.device,
+        dtype=config.dtype,
+        precision=config.precision,
     )
 
 

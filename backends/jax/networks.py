@@ -1,23 +1,75 @@
-"""The encoder's and the decoder's network."""
+"""The encoder's and the decoder's network, and its layer."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float
+from jaxtyping import BFloat16, Float
 
 from backends.jax.shapes import checked
 
 
-class MLP(nnx.Module):
-    """inputs → hidden → hidden → outputs, ReLU between."""
+class Linear(nnx.Linear):
+    """x·weight + bias, all three rounded to `factors`, which is the result's dtype too; parameters are of `dtype`."""
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.first = nnx.Linear(inputs, hidden, dtype=dtype, param_dtype=dtype, rngs=rngs)
-        self.second = nnx.Linear(hidden, hidden, dtype=dtype, param_dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(hidden, outputs, dtype=dtype, param_dtype=dtype, rngs=rngs)
+    def __init__(self, inputs: int, outputs: int, *, use_bias: bool, dtype: DTypeLike, factors: DTypeLike, rngs: nnx.Rngs):
+        dot_general = bfloat16_dot_general if factors == jnp.bfloat16 else jax.lax.dot_general
+        super().__init__(
+            inputs, outputs, use_bias=use_bias, dtype=factors, param_dtype=dtype, dot_general=dot_general, rngs=rngs
+        )
+
+
+class MLP(nnx.Module):
+    """inputs → hidden → hidden → outputs, ReLU between; `factors` is the dtype inside, that of x the result's."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, *, dtype: DTypeLike, factors: DTypeLike, rngs: nnx.Rngs):
+        options: Any = {"use_bias": True, "dtype": dtype, "factors": factors, "rngs": rngs}
+        self.first = Linear(inputs, hidden, **options)
+        self.second = Linear(hidden, hidden, **options)
+        self.out = Linear(hidden, outputs, **options)
 
     @checked
     def __call__(self, x: Float[Array, "*rows inputs"]) -> Float[Array, "*rows outputs"]:
-        x = nnx.relu(self.first(x))
-        x = nnx.relu(self.second(x))
-        return self.out(x)
+        hidden = nnx.relu(self.first(x))
+        hidden = nnx.relu(self.second(hidden))
+        return self.out(hidden).astype(x.dtype)
+
+
+# XLA has a fast product of bfloat16 on a CPU, but takes it only for a float32 result, and only where no transposition of the
+# left factor, which it would fold into the product, makes it convert both factors to float32 first: see docs/bfloat16.md.
+
+
+@jax.custom_vjp
+def bfloat16_product(
+    x: BFloat16[Array, "rows inputs"], weight: BFloat16[Array, "inputs outputs"]
+) -> BFloat16[Array, "rows outputs"]:
+    """x·weight, summed in float32; its gradients too."""
+    return _sum(x, weight, contract=(1, 0))
+
+
+def _forward(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
+    return bfloat16_product(x, weight), (x, weight)
+
+
+def _backward(factors: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, weight = factors
+    # Through three axes, a transposition is none that XLA would fold.
+    transposed = jax.lax.optimization_barrier(x[None]).transpose(2, 0, 1).reshape(x.shape[::-1])
+    return _sum(gradient, weight, contract=(1, 1)), _sum(transposed, gradient, contract=(1, 0))
+
+
+bfloat16_product.defvjp(_forward, _backward)
+
+
+def _sum(left: Array, right: Array, *, contract: tuple[int, int]) -> Array:
+    axes = (((contract[0],), (contract[1],)), ((), ()))
+    return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32).astype(jnp.bfloat16)
+
+
+def bfloat16_dot_general(x: Array, weight: Array, axes: Any, **options: Any) -> Array:
+    """In place of `jax.lax.dot_general` in `nnx.Linear`: [*rows, inputs]·[inputs, outputs]."""
+    rows = x.reshape(-1, x.shape[-1])
+    return bfloat16_product(rows, weight).reshape(*x.shape[:-1], -1)

@@ -6,12 +6,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backends.pytorch.networks import Linear
 from backends.pytorch.shapes import Quantities, checked
 from common.masks import made_masks
 
 
-class MaskedLinear(nn.Linear):
-    """x·(weight ∘ mask) + bias."""
+class MaskedLinear(Linear):
+    """x·(weight ∘ mask) + bias, both rounded to the dtype of x, which is the result's too."""
 
     mask: Tensor
 
@@ -22,17 +23,18 @@ class MaskedLinear(nn.Linear):
 
     @checked
     def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
-        return F.linear(x, self.weight * self.mask, self.bias)
+        return F.linear(x, (self.weight * self.mask).to(x.dtype), self.bias.to(x.dtype))
 
 
 class MADE(nn.Module):
     """(m, s) of each latent from the latents before it and the context (Germain et al. 2015)."""
 
-    def __init__(self, latent: int, hidden: int):
+    def __init__(self, latent: int, hidden: int, *, factors: torch.dtype):
         super().__init__()
+        self.factors = factors
         masks = made_masks(latent_size=latent, hidden_size=hidden)
         self.first = MaskedLinear(masks["first"])
-        self.context = nn.Linear(latent, hidden, bias=False)
+        self.context = Linear(latent, hidden, bias=False)
         self.second = MaskedLinear(masks["second"])
         self.out = MaskedLinear(masks["out"])
 
@@ -40,18 +42,18 @@ class MADE(nn.Module):
     def forward(
         self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"]
     ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch latent"]]:
-        hidden = F.relu(self.first(z) + self.context(context))
+        hidden = F.relu(self.first(z.to(self.factors)) + self.context(context.to(self.factors)))
         hidden = F.relu(self.second(hidden))
-        m, s = self.out(hidden).chunk(2, dim=-1)
+        m, s = self.out(hidden).to(z.dtype).chunk(2, dim=-1)
         return m, s
 
 
 class Block(nn.Module):
     """z ← gate·z + (1 − gate)·m with gate = σ(s + gate_bias); its log|det ∂z'/∂z| is Σ log gate."""
 
-    def __init__(self, latent: int, hidden: int):
+    def __init__(self, latent: int, hidden: int, *, factors: torch.dtype):
         super().__init__()
-        self.made = MADE(latent, hidden)
+        self.made = MADE(latent, hidden, factors=factors)
         self.gate_bias = nn.Parameter(torch.empty(latent))
 
     @checked
@@ -67,9 +69,9 @@ class Block(nn.Module):
 class Flow(nn.Module):
     """Blocks in a row; the latent axis is reversed between two of them."""
 
-    def __init__(self, latent: int, hidden: int, depth: int):
+    def __init__(self, latent: int, hidden: int, depth: int, *, factors: torch.dtype):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(latent, hidden) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(latent, hidden, factors=factors) for _ in range(depth))
 
     @checked
     def forward(self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"]) -> Quantities:

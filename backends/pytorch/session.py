@@ -15,7 +15,7 @@ from torch import Tensor
 from backends.pytorch import optimizers
 from backends.pytorch.shapes import checked
 from backends.pytorch.vae import VAE, log_weights, objective
-from common.config import Device, Dtype, Model, Optimizer, Training
+from common.config import Device, Dtype, Factors, Model, Optimizer, Precision, Training
 from common.errors import UserError
 from common.noise import NOISE_BLOCK, noise_blocks, seed_for
 from common.parameters import State, group, shapes
@@ -51,17 +51,28 @@ def portable(name: str, tensor: Tensor) -> np.ndarray:
 
 
 class Session:
-    def __init__(self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype):
+    def __init__(
+        self,
+        model: Model,
+        state: State,
+        *,
+        optimizer: Optimizer,
+        training: Training,
+        device: Device,
+        dtype: Dtype,
+        precision: Precision,
+    ):
         self.device, self.dtype = select(device), getattr(torch, dtype)
         self.model, self.settings, self.training = model, optimizer, training
-        self.vae = VAE(model).to(device=self.device, dtype=self.dtype)
+        factors = self.dtype if precision == "full" else getattr(torch, precision)
+        self.vae = VAE(model, factors=factors).to(device=self.device, dtype=self.dtype)
         self.parameters = {name: self.vae.get_parameter(name) for name in shapes(model)}
         self.judged = self.vae
         self.ema: dict[str, Tensor] = {}
         for name, value in group(state, "parameters").items():
             self.parameters[name].data.copy_(self._own(name, value))
         if training.ema_decay:
-            self.judged = VAE(model).to(device=self.device, dtype=self.dtype)
+            self.judged = VAE(model, factors=factors).to(device=self.device, dtype=self.dtype)
             self.ema = {name: self.judged.get_parameter(name) for name in shapes(model)}
             for name, value in group(state, "ema").items():
                 self.ema[name].data.copy_(self._own(name, value))
@@ -222,7 +233,7 @@ class Session:
 create = Session
 
 
-def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Dtype) -> Callable[[int], None]:
+def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
     """See `Backend.probe`: each product writes into a buffer of its own, made beforehand."""
     where: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": select(device)}
     factors = [(torch.randn(m, k, **where), torch.randn(k, n, **where), torch.empty(m, n, **where)) for m, k, n in products]
