@@ -6,24 +6,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backends.pytorch.networks import Linear
 from backends.pytorch.shapes import Quantities, checked
 from common.masks import made_masks
 
 
-class MaskedLinear(Linear):
-    """x·(weight ∘ mask) + bias, both rounded to the dtype of x, which is the result's too."""
+class MaskedLinear(nn.Linear):
+    """x·(weight ∘ mask) + bias, all in `factors`."""
 
     mask: Tensor
 
-    def __init__(self, mask: np.ndarray):
+    def __init__(self, mask: np.ndarray, *, factors: torch.dtype):
         inputs, outputs = mask.shape
-        super().__init__(inputs, outputs)
+        super().__init__(inputs, outputs, dtype=factors)
         self.register_buffer("mask", torch.tensor(mask.T, dtype=self.weight.dtype), persistent=False)
 
     @checked
     def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
-        return F.linear(x, (self.weight * self.mask).to(x.dtype), self.bias.to(x.dtype))
+        return F.linear(x, self.weight * self.mask, self.bias)
 
 
 class MADE(nn.Module):
@@ -33,10 +32,10 @@ class MADE(nn.Module):
         super().__init__()
         self.factors = factors
         masks = made_masks(latent_size=latent, hidden_size=hidden)
-        self.first = MaskedLinear(masks["first"])
-        self.context = Linear(latent, hidden, bias=False)
-        self.second = MaskedLinear(masks["second"])
-        self.out = MaskedLinear(masks["out"])
+        self.first = MaskedLinear(masks["first"], factors=factors)
+        self.context = nn.Linear(latent, hidden, bias=False, dtype=factors)
+        self.second = MaskedLinear(masks["second"], factors=factors)
+        self.out = MaskedLinear(masks["out"], factors=factors)
 
     @checked
     def forward(
@@ -51,10 +50,10 @@ class MADE(nn.Module):
 class Block(nn.Module):
     """z ← gate·z + (1 − gate)·m with gate = σ(s + gate_bias); its log|det ∂z'/∂z| is Σ log gate."""
 
-    def __init__(self, latent: int, hidden: int, *, factors: torch.dtype):
+    def __init__(self, latent: int, hidden: int, *, dtype: torch.dtype, factors: torch.dtype):
         super().__init__()
         self.made = MADE(latent, hidden, factors=factors)
-        self.gate_bias = nn.Parameter(torch.empty(latent))
+        self.gate_bias = nn.Parameter(torch.empty(latent, dtype=dtype))
 
     @checked
     def forward(
@@ -69,9 +68,9 @@ class Block(nn.Module):
 class Flow(nn.Module):
     """Blocks in a row; the latent axis is reversed between two of them."""
 
-    def __init__(self, latent: int, hidden: int, depth: int, *, factors: torch.dtype):
+    def __init__(self, latent: int, hidden: int, depth: int, *, dtype: torch.dtype, factors: torch.dtype):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(latent, hidden, factors=factors) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(latent, hidden, dtype=dtype, factors=factors) for _ in range(depth))
 
     @checked
     def forward(self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"]) -> Quantities:

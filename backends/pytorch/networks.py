@@ -1,4 +1,4 @@
-"""The encoder's and the decoder's network, and its layer."""
+"""The encoder's and the decoder's network."""
 
 import torch
 from jaxtyping import Float
@@ -8,24 +8,15 @@ from torch.nn import functional as F
 from backends.pytorch.shapes import checked
 
 
-class Linear(nn.Linear):
-    """x·weight + bias, both rounded to the dtype of x, which is the result's too."""
-
-    @checked
-    def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
-
-
 class MLP(nn.Module):
     """inputs → hidden → hidden → outputs, ReLU between; `factors` is the dtype inside, that of x the result's."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, *, factors: torch.dtype):
         super().__init__()
         self.factors = factors
-        self.first = Linear(inputs, hidden)
-        self.second = Linear(hidden, hidden)
-        self.out = Linear(hidden, outputs)
+        self.first = nn.Linear(inputs, hidden, dtype=factors)
+        self.second = nn.Linear(hidden, hidden, dtype=factors)
+        self.out = nn.Linear(hidden, outputs, dtype=factors)
 
     @checked
     def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
