@@ -13,8 +13,8 @@ from common.parameters import State
 from common.protocol import Session, load
 from tests.parity.conftest import IMAGES, deviation, random_state, session, small
 
-ROWS = np.arange(100, dtype=np.int32)
-NOISE = np.random.default_rng(2).normal(size=(1, 100, 4)).astype(np.float32)
+ROWS = np.arange(300, dtype=np.int32)
+NOISE = np.random.default_rng(2).normal(size=(1, 300, 4)).astype(np.float32)
 ROUNDING = 2.0**-9  # of one number to bfloat16, at most
 # One rounding of the input, the weights and the result in each of the three layers of a network: what goes through one of them
 # is off by a few roundings, what goes through encoder, flow and decoder by a few more. Full precision would be off by 2^-20.
@@ -26,7 +26,7 @@ def in_both(backend: str, family: str) -> dict[str, tuple[Session, dict[str, np.
     """Precision → a session of the same random parameters, and what it computes."""
     found = {}
     for precision in ("full", "bfloat16"):
-        config = small(family, dtype="float32", precision=precision, batch_size=100, hidden_size=32, ema_decay=0.9)
+        config = small(family, dtype="float32", precision=precision, batch_size=300, hidden_size=32, ema_decay=0.9)
         s = session(backend, config, random_state(config))
         found[precision] = s, s.inspect(s.place(IMAGES), ROWS, noise=NOISE, kl_weight=1.0)
     return found
@@ -41,8 +41,8 @@ def test_what_a_network_gives_is_off_by_roundings_to_bfloat16(backend: str, fami
     assert deviation(low["objective"], full["objective"]) < MOST
     for name, value in full.items():
         if name.startswith("gradient/"):
-            # In the mean: a ReLU near zero that rounding opens or shuts moves single entries by more.
-            assert 0 < np.linalg.norm(low[name] - value) < 30 * ROUNDING * np.linalg.norm(value), name
+            # A ReLU near zero that rounding opens or shuts moves an image's gradient by all that goes through it.
+            assert 0 < np.linalg.norm(low[name] - value) < 50 * ROUNDING * np.linalg.norm(value), name
     # The other ways to the same quantities, compiled ones among them.
     for ours, theirs in zip(low_session.encode(IMAGES[ROWS]), full_session.encode(IMAGES[ROWS]), strict=True):
         assert LEAST < deviation(ours, theirs) < MOST

@@ -27,6 +27,11 @@ OWN = {
     "portable",
     "path",
     "variable",
+    "rounding",
+    "Linear",
+    "bfloat16_product",
+    "bfloat16_dot_general",
+    "bfloat16_dot",
 }
 FRAMEWORKS_OWN_ARGUMENTS = {"dtype", "rngs"}
 
