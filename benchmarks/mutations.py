@@ -301,8 +301,8 @@ JAX = [
         scenario=FLOW,
         rung="posterior",
         file="backends/jax/flow.py",
-        before="((), ()))) + bias",
-        after="((), ()))) + 0 * bias",
+        before="(self.kernel * self.mask) + self.bias",
+        after="(self.kernel * self.mask) + 0 * self.bias",
     ),
     Mutation(
         name="mask-transposed",

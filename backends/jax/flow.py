@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from backends.jax.networks import Linear
+from backends.jax.networks import Linear, bfloat16_linear
 from backends.jax.shapes import Quantities, checked
 from common.masks import made_masks
 
@@ -28,8 +28,9 @@ class MaskedLinear(Linear):
 
     @checked
     def __call__(self, x: Float[Array, "*rows inputs"]) -> Float[Array, "*rows outputs"]:
-        x, kernel, bias = self.promote_dtype((x, self.kernel * self.mask, self.bias[...]), dtype=self.dtype)
-        return self.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ()))) + bias
+        if self.dtype == jnp.bfloat16:
+            return bfloat16_linear(x, self.kernel * self.mask, self.bias[...])
+        return x @ (self.kernel * self.mask) + self.bias
 
 
 class MADE(nnx.Module):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import BFloat16, Float
+from jaxtyping import BFloat16, Float, Float32
 
 from backends.jax.shapes import checked
 
@@ -16,10 +16,13 @@ class Linear(nnx.Linear):
     """x·weight + bias, all three rounded to `factors`, which is the result's dtype too; parameters are of `dtype`."""
 
     def __init__(self, inputs: int, outputs: int, *, use_bias: bool, dtype: DTypeLike, factors: DTypeLike, rngs: nnx.Rngs):
-        dot_general = bfloat16_dot_general if factors == jnp.bfloat16 else jax.lax.dot_general
-        super().__init__(
-            inputs, outputs, use_bias=use_bias, dtype=factors, param_dtype=dtype, dot_general=dot_general, rngs=rngs
-        )
+        super().__init__(inputs, outputs, use_bias=use_bias, dtype=factors, param_dtype=dtype, rngs=rngs)
+
+    @checked
+    def __call__(self, x: Float[Array, "*rows inputs"]) -> Float[Array, "*rows outputs"]:
+        if self.dtype != jnp.bfloat16:
+            return super().__call__(x)
+        return bfloat16_linear(x, self.kernel[...], None if self.bias is None else self.bias[...])
 
 
 class MLP(nnx.Module):
@@ -42,23 +45,34 @@ class MLP(nnx.Module):
 # left factor, which it would fold into the product, makes it convert both factors to float32 first: see docs/bfloat16.md.
 
 
+def bfloat16_linear(
+    x: Float[Array, "*rows inputs"], weight: Float[Array, "inputs outputs"], bias: Float[Array, "outputs"] | None
+) -> BFloat16[Array, "*rows outputs"]:
+    """x·weight + bias, all three rounded to bfloat16, summed in float32 and rounded again."""
+    result = bfloat16_product(x.reshape(-1, x.shape[-1]).astype(jnp.bfloat16), weight)
+    if bias is not None:
+        result = result + bias.astype(jnp.bfloat16).astype(jnp.float32)
+    return result.astype(jnp.bfloat16).reshape(*x.shape[:-1], -1)
+
+
 @jax.custom_vjp
 def bfloat16_product(
-    x: BFloat16[Array, "rows inputs"], weight: BFloat16[Array, "inputs outputs"]
-) -> BFloat16[Array, "rows outputs"]:
-    """x·weight, summed in float32; its gradients too."""
-    return _sum(x, weight, contract=(1, 0))
+    x: BFloat16[Array, "rows inputs"], weight: Float32[Array, "inputs outputs"]
+) -> Float32[Array, "rows outputs"]:
+    """x·weight, the weight rounded; the gradient of x is bfloat16, the weight's float32."""
+    return _sum(x, weight.astype(jnp.bfloat16), contract=(1, 0))
 
 
 def _forward(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
-    return bfloat16_product(x, weight), (x, weight)
+    return bfloat16_product(x, weight), (x, weight.astype(jnp.bfloat16))
 
 
 def _backward(factors: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, weight = factors
+    gradient = gradient.astype(jnp.bfloat16)  # which it was before it passed the result's rounding
     # Through three axes, a transposition is none that XLA would fold.
     transposed = jax.lax.optimization_barrier(x[None]).transpose(2, 0, 1).reshape(x.shape[::-1])
-    return _sum(gradient, weight, contract=(1, 1)), _sum(transposed, gradient, contract=(1, 0))
+    return _sum(gradient, weight, contract=(1, 1)).astype(jnp.bfloat16), _sum(transposed, gradient, contract=(1, 0))
 
 
 bfloat16_product.defvjp(_forward, _backward)
@@ -66,10 +80,4 @@ bfloat16_product.defvjp(_forward, _backward)
 
 def _sum(left: Array, right: Array, *, contract: tuple[int, int]) -> Array:
     axes = (((contract[0],), (contract[1],)), ((), ()))
-    return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32).astype(jnp.bfloat16)
-
-
-def bfloat16_dot_general(x: Array, weight: Array, axes: Any, **options: Any) -> Array:
-    """In place of `jax.lax.dot_general` in `nnx.Linear`: [*rows, inputs]·[inputs, outputs]."""
-    rows = x.reshape(-1, x.shape[-1])
-    return bfloat16_product(rows, weight).reshape(*x.shape[:-1], -1)
+    return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 from jaxtyping import Float
 
-from backends.tensorflow.networks import Linear, bfloat16_dot
+from backends.tensorflow.networks import Linear, bfloat16_linear
 from backends.tensorflow.shapes import Quantities, checked
 from common.masks import made_masks
 
@@ -16,12 +16,12 @@ class MaskedLinear(Linear):
     def __init__(self, mask: np.ndarray, *, dtype: str, factors: str):
         inputs, outputs = mask.shape
         super().__init__(inputs, outputs, use_bias=True, dtype=dtype, factors=factors)
-        self.mask = tf.constant(mask, factors)
+        self.mask = tf.constant(mask, dtype)
 
     @checked
     def call(self, x: Float[tf.Tensor, "*rows inputs"]) -> Float[tf.Tensor, "*rows outputs"]:
-        if self.compute_dtype == "bfloat16":
-            return bfloat16_dot(x, self.kernel * self.mask) + self.bias
+        if self.factors == "bfloat16":
+            return bfloat16_linear(x, self.kernel * self.mask, self.bias.value)
         return tf.tensordot(x, self.kernel * self.mask, axes=1) + self.bias
 
 

@@ -2,7 +2,7 @@
 
 import keras
 import tensorflow as tf
-from jaxtyping import BFloat16, Float
+from jaxtyping import BFloat16, Float, Float32
 
 from backends.tensorflow.shapes import checked
 
@@ -11,15 +11,15 @@ class Linear(keras.layers.Dense):
     """x·weight + bias, all three rounded to `factors`, which is the result's dtype too; parameters are of `dtype`."""
 
     def __init__(self, inputs: int, outputs: int, *, use_bias: bool, dtype: str, factors: str):
-        super().__init__(outputs, use_bias=use_bias, dtype=dtype if factors == dtype else f"mixed_{factors}")
+        super().__init__(outputs, use_bias=use_bias, dtype=dtype, autocast=factors == dtype)
+        self.factors = factors
         self.build((None, inputs))
 
     @checked
     def call(self, x: Float[tf.Tensor, "*rows inputs"]) -> Float[tf.Tensor, "*rows outputs"]:
-        if self.compute_dtype != "bfloat16":
+        if self.factors != "bfloat16":
             return super().call(x)
-        result = bfloat16_dot(x, tf.convert_to_tensor(self.kernel))
-        return result + self.bias if self.use_bias else result
+        return bfloat16_linear(x, self.kernel.value, self.bias.value if self.use_bias else None)
 
 
 class MLP(keras.layers.Layer):
@@ -42,16 +42,29 @@ class MLP(keras.layers.Layer):
 # left factor, which it would fold into the product, makes it convert both factors to float32 first: see docs/bfloat16.md.
 
 
+def bfloat16_linear(
+    x: Float[tf.Tensor, "*rows inputs"], weight: Float[tf.Tensor, "inputs outputs"], bias: Float[tf.Tensor, "outputs"] | None
+) -> BFloat16[tf.Tensor, "*rows outputs"]:
+    """x·weight + bias, all three rounded to bfloat16, summed in float32 and rounded again."""
+    rows = tf.cast(tf.reshape(x, (-1, x.shape[-1])), tf.bfloat16)
+    result = bfloat16_product(rows, tf.convert_to_tensor(weight))
+    if bias is not None:
+        result = result + tf.cast(tf.cast(bias, tf.bfloat16), tf.float32)
+    return tf.reshape(tf.cast(result, tf.bfloat16), (*x.shape[:-1], weight.shape[-1]))
+
+
 @tf.custom_gradient
 def bfloat16_product(
-    x: BFloat16[tf.Tensor, "rows inputs"], weight: BFloat16[tf.Tensor, "inputs outputs"]
-) -> BFloat16[tf.Tensor, "rows outputs"]:
-    """x·weight, summed in float32; its gradients too."""
+    x: BFloat16[tf.Tensor, "rows inputs"], weight: Float32[tf.Tensor, "inputs outputs"]
+) -> Float32[tf.Tensor, "rows outputs"]:
+    """x·weight, the weight rounded; the gradient of x is bfloat16, the weight's float32."""
+    weight = tf.cast(weight, tf.bfloat16)
 
     def backward(gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        gradient = tf.cast(gradient, tf.bfloat16)  # which it was before it passed the result's rounding
         # Through three axes, a transposition is none that XLA would fold.
         transposed = tf.reshape(tf.transpose(x[None], (2, 0, 1)), x.shape[::-1])
-        return _sum(gradient, weight, transpose_b=True), _sum(transposed, gradient, transpose_b=False)
+        return tf.cast(_sum(gradient, weight, transpose_b=True), tf.bfloat16), _sum(transposed, gradient, transpose_b=False)
 
     return _sum(x, weight, transpose_b=False), backward
 
@@ -59,10 +72,4 @@ def bfloat16_product(
 def _sum(left: tf.Tensor, right: tf.Tensor, *, transpose_b: bool) -> tf.Tensor:
     if tf.executing_eagerly():  # TensorFlow outside XLA lacks this product; in float32, those of two bfloat16 are exact too
         left, right = tf.cast(left, tf.float32), tf.cast(right, tf.float32)
-    return tf.cast(tf.matmul(left, right, transpose_b=transpose_b, output_type=tf.float32), tf.bfloat16)
-
-
-def bfloat16_dot(x: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-    """[*rows, inputs]·[inputs, outputs]."""
-    rows = tf.reshape(x, (-1, x.shape[-1]))
-    return tf.reshape(bfloat16_product(rows, weight), (*x.shape[:-1], weight.shape[-1]))
+    return tf.matmul(left, right, transpose_b=transpose_b, output_type=tf.float32)

@@ -30,8 +30,7 @@ OWN = {
     "rounding",
     "Linear",
     "bfloat16_product",
-    "bfloat16_dot_general",
-    "bfloat16_dot",
+    "bfloat16_linear",
 }
 FRAMEWORKS_OWN_ARGUMENTS = {"dtype", "rngs"}
 
