@@ -32,6 +32,11 @@ def in_both(backend: str, family: str) -> dict[str, tuple[Session, dict[str, np.
     return found
 
 
+def step(s: Session, rate: float) -> None:
+    rates = np.full(1, rate)
+    s.train(s.place(IMAGES), ROWS[None], first_step=0, learning_rates=rates, kl_weights=np.ones(1), seed=0, noise=NOISE[None])
+
+
 def test_what_a_network_gives_is_off_by_roundings_to_bfloat16(backend: str, family: str) -> None:
     (full_session, full), (low_session, low) = in_both(backend, family).values()
     assert full.keys() == low.keys()
@@ -67,8 +72,7 @@ def test_all_else_is_float32(backend: str, family: str) -> None:
 def test_a_step_below_a_rounding_to_bfloat16_moves_the_parameters(backend: str, family: str) -> None:
     s, _ = in_both(backend, family)["bfloat16"]
     before = s.state()
-    rates = np.full(1, 1e-6)
-    s.train(s.place(IMAGES), ROWS[None], first_step=0, learning_rates=rates, kl_weights=np.ones(1), seed=0, noise=NOISE[None])
+    step(s, 1e-6)
     after = s.state()
     assert {value.dtype for name, value in after.items() if name != "step"} == {np.dtype(np.float32)}
     name = "parameters/decoder.out.weight"
@@ -76,6 +80,20 @@ def test_a_step_below_a_rounding_to_bfloat16_moves_the_parameters(backend: str, 
     assert 0 < np.median(moved) < 2e-6
     moment = after["optimizer/first_moment/decoder.out.weight"]
     assert np.abs(moment).max() > 0
+
+
+def test_what_was_trained_is_what_is_used(backend: str, family: str) -> None:
+    """The network and the judged one are those of the state, where weights are rounded ahead of their use too."""
+    s, _ = in_both(backend, family)["bfloat16"]
+    before = s.encode(IMAGES[ROWS])
+    step(s, 1e-2)
+    config = small(family, dtype="float32", precision="bfloat16", batch_size=300, hidden_size=32, ema_decay=0.9)
+    fresh = session(backend, config, s.state())
+    ours, theirs = (each.inspect(each.place(IMAGES), ROWS, noise=NOISE, kl_weight=1.0) for each in (s, fresh))
+    assert {name for name in ours if not np.array_equal(ours[name], theirs[name])} == set()
+    for now, new, old in zip(s.encode(IMAGES[ROWS]), fresh.encode(IMAGES[ROWS]), before, strict=True):
+        assert np.array_equal(now, new)
+        assert not np.array_equal(now, old)
 
 
 def test_products_of_the_floor_can_be_bfloat16(backend: str) -> None:
