@@ -52,7 +52,7 @@ class Scenario:
 
     @property
     def rungs(self) -> tuple[str, ...]:
-        """In bfloat16 up to one step, the compiled gradient's: there a weight's gradient is rounded or isn't, and that grows."""
+        """In bfloat16 up to one step, of the compiled gradient: one backend rounds a weight's gradient, and that grows."""
         if self.config.precision != "full":
             return ("parameters", *FORWARD, "steps-1")
         trained = tuple(f"steps-{n}" for n in TRAINED)
