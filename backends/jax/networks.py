@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import BFloat16, Float, Float32
+from jaxtyping import Float
 
 from backends.jax.shapes import checked
 
@@ -18,8 +18,7 @@ class Linear(nnx.Linear):
     def __init__(self, inputs: int, outputs: int, *, use_bias: bool, dtype: DTypeLike, factors: DTypeLike, rngs: nnx.Rngs):
         super().__init__(inputs, outputs, use_bias=use_bias, dtype=factors, param_dtype=dtype, rngs=rngs)
 
-    @checked
-    def __call__(self, x: Float[Array, "*rows inputs"]) -> Float[Array, "*rows outputs"]:
+    def __call__(self, x: Array) -> Array:
         if self.dtype != jnp.bfloat16:
             return super().__call__(x)
         return bfloat16_linear(x, self.kernel[...], None if self.bias is None else self.bias[...])
@@ -45,10 +44,8 @@ class MLP(nnx.Module):
 # left factor, which it would fold into the product, makes it convert both factors to float32 first: see docs/bfloat16.md.
 
 
-def bfloat16_linear(
-    x: Float[Array, "*rows inputs"], weight: Float[Array, "inputs outputs"], bias: Float[Array, "outputs"] | None
-) -> BFloat16[Array, "*rows outputs"]:
-    """x·weight + bias, all three rounded to bfloat16, summed in float32 and rounded again."""
+def bfloat16_linear(x: Array, weight: Array, bias: Array | None) -> Array:
+    """x·weight + bias, [*rows, inputs]·[inputs, outputs] + [outputs]: all three are rounded to bfloat16, and so is the sum."""
     result = bfloat16_product(x.reshape(-1, x.shape[-1]).astype(jnp.bfloat16), weight)
     if bias is not None:
         result = result + bias.astype(jnp.bfloat16).astype(jnp.float32)
@@ -56,10 +53,8 @@ def bfloat16_linear(
 
 
 @jax.custom_vjp
-def bfloat16_product(
-    x: BFloat16[Array, "rows inputs"], weight: Float32[Array, "inputs outputs"]
-) -> Float32[Array, "rows outputs"]:
-    """x·weight, the weight rounded; the gradient of x is bfloat16, the weight's float32."""
+def bfloat16_product(x: Array, weight: Array) -> Array:
+    """x·weight in float32, x bfloat16 [rows, inputs], the weight rounded; x's gradient is bfloat16, the weight's float32."""
     return _sum(x, weight.astype(jnp.bfloat16), contract=(1, 0))
 
 

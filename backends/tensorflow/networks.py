@@ -2,7 +2,7 @@
 
 import keras
 import tensorflow as tf
-from jaxtyping import BFloat16, Float, Float32
+from jaxtyping import Float
 
 from backends.tensorflow.shapes import checked
 
@@ -15,8 +15,7 @@ class Linear(keras.layers.Dense):
         self.factors = factors
         self.build((None, inputs))
 
-    @checked
-    def call(self, x: Float[tf.Tensor, "*rows inputs"]) -> Float[tf.Tensor, "*rows outputs"]:
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         if self.factors != "bfloat16":
             return super().call(x)
         return bfloat16_linear(x, self.kernel.value, self.bias.value if self.use_bias else None)
@@ -42,10 +41,8 @@ class MLP(keras.layers.Layer):
 # left factor, which it would fold into the product, makes it convert both factors to float32 first: see docs/bfloat16.md.
 
 
-def bfloat16_linear(
-    x: Float[tf.Tensor, "*rows inputs"], weight: Float[tf.Tensor, "inputs outputs"], bias: Float[tf.Tensor, "outputs"] | None
-) -> BFloat16[tf.Tensor, "*rows outputs"]:
-    """x·weight + bias, all three rounded to bfloat16, summed in float32 and rounded again."""
+def bfloat16_linear(x: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+    """x·weight + bias, [*rows, inputs]·[inputs, outputs] + [outputs]: all three are rounded to bfloat16, and so is the sum."""
     rows = tf.cast(tf.reshape(x, (-1, x.shape[-1])), tf.bfloat16)
     result = bfloat16_product(rows, tf.convert_to_tensor(weight))
     if bias is not None:
@@ -54,10 +51,8 @@ def bfloat16_linear(
 
 
 @tf.custom_gradient
-def bfloat16_product(
-    x: BFloat16[tf.Tensor, "rows inputs"], weight: Float32[tf.Tensor, "inputs outputs"]
-) -> Float32[tf.Tensor, "rows outputs"]:
-    """x·weight, the weight rounded; the gradient of x is bfloat16, the weight's float32."""
+def bfloat16_product(x: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """x·weight in float32, x bfloat16 [rows, inputs], the weight rounded; x's gradient is bfloat16, the weight's float32."""
     weight = tf.cast(weight, tf.bfloat16)
 
     def backward(gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
