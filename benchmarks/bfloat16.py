@@ -184,9 +184,10 @@ def table(report: Report) -> str:
             cells = (name, row["family"], row["backend"], f"{full:.2f}", f"{low:.2f}")
             least, most = min(row["ratio"]), max(row["ratio"])
             lines.append(f"| {' | '.join(cells)} | {ratio:.2f} ({least:.2f} … {most:.2f}) |")
-        pairs, batch = len(report["speed"][0]["ratio"]), report["speed"][0]["batch"]
+        pairs = " or ".join(str(count) for count in sorted({len(row["ratio"]) for row in report["speed"]}))
         how = (
-            f"Medians over {pairs} pairs of fresh processes of {report['turns']} turns each; `standard`'s sizes, batch {batch}."
+            f"Medians over {pairs} pairs of fresh processes of {report['turns']} turns each; `standard`'s sizes, "
+            f"batch {report['speed'][0]['batch']}."
         )
         lines += ["", how, ""]
     if report["quality"]:
