@@ -18,6 +18,7 @@ import tyro
 from benchmarks import (
     ablation,
     agreement,
+    bfloat16,
     cross_evaluate,
     documents,
     export,
@@ -34,7 +35,7 @@ from benchmarks.presets import PRESETS, preset
 from benchmarks.progress import Progress
 from benchmarks.throughput import compare, prove, roofline, suite
 from common import checkpoints, data, protocol
-from common.config import SECTIONS, Config, Variational, check
+from common.config import SECTIONS, TOP, Config, Precision, Variational, check
 from common.errors import UserError
 
 FAMILIES = ("mean-field", "flow")
@@ -51,7 +52,7 @@ OLD_SPELLINGS = {
 def setting_fields(config: Config, *, leave_out: tuple[str, ...]) -> list[tuple[str, Any, Any]]:
     """Every setting as (name, type with its help, default), for a flat command line."""
     owners = [(getattr(config, section), name) for section, names in SECTIONS.items() for name in names]
-    owners += [(config, "dtype"), (config, "device")]
+    owners += [(config, name) for name in TOP]
     result = []
     for owner, name in owners:
         field = {f.name: f for f in dataclasses.fields(owner)}[name]
@@ -182,12 +183,13 @@ def evaluate(arguments: list[str]) -> int:
         images: Annotated[int | None, tyro.conf.arg(help="Test images, a seeded random subset; 0 for all.")] = None
         backend: Annotated[str | None, tyro.conf.arg(help="Any backend; the one that trained by default.")] = None
         device: Annotated[str, tyro.conf.arg(help="cpu or cuda.")] = "cpu"
+        precision: Annotated[Precision | None, tyro.conf.arg(help="full or bfloat16; as in the run by default.")] = None
         data: Annotated[str | None, tyro.conf.arg(help="Another place of the data set that it was trained on.")] = None
         data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
 
     asked = parse(Evaluate, arguments, command="evaluate", description="ELBO and log p(x) of a checkpoint.")
     checkpoint = checkpoints.load(asked.checkpoint)
-    given = {"samples": asked.samples, "images": asked.images, "device": asked.device}
+    given = {"samples": asked.samples, "images": asked.images, "device": asked.device, "precision": asked.precision}
     config = checkpoint.config.replace(**{name: value for name, value in given.items() if value is not None})
     dataset = data.load(asked.data or checkpoint.dataset, data_dir=asked.data_dir)
     if dataset.sha256 != checkpoint.sha256:
@@ -293,6 +295,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "agreement-worker": agreement.worker,
     "ablation": ablation.main,
     "ablation-speed": ablation.speed_worker,
+    "bfloat16": bfloat16.main,
     "describe": describe,
     "throughput": suite.main,
     "compare": compare.main,
@@ -321,7 +324,8 @@ HELP = """python -m benchmarks COMMAND …
   agreement              train the backends side by side on the same noise and show where they part
   ablation               from the older scripts' settings, one difference at a time made equal: nats and examples/s
   ancestor DIR           the older scripts, from a checkout of theirs, in turns with their presets here: ratios of examples/s
-  numpyro                NumPyro's SVI on the same model, from an environment of its own, in turns with the three backends"""
+  numpyro                NumPyro's SVI on the same model, from an environment of its own, in turns with the three backends
+  bfloat16               what --precision bfloat16 gains in speed and costs in log p(x)"""
 
 
 def offered() -> list[str]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import ablation, agreement, cross_evaluate, parity, reports, shape_checks
+from benchmarks import ablation, agreement, bfloat16, cross_evaluate, parity, reports, shape_checks
 from benchmarks.peers import ancestor, numpyro, turns
 from benchmarks.reports import REPORTS, Report
 from benchmarks.throughput import prove, roofline, suite
@@ -24,6 +24,7 @@ BLOCKS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "throughput": ("throughput", suite.markdown),
     "machine": ("throughput", roofline.markdown),
     "compare-gate": ("compare-gate", prove.markdown),
+    "bfloat16": (bfloat16.REPORT, bfloat16.table),
     "ablation": ("ablation", ablation.table),
     "agreement": ("agreement", agreement.table),
     "ancestor": (ancestor.REPORT, turns.markdown),

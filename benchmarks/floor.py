@@ -32,7 +32,7 @@ class Floor:
     """Seconds of one step's products, a measurement between two chunks each."""
 
     def __init__(self, backend: Backend, config: Config, *, seconds: list[float]):
-        self.launch = backend.probe(products=products(config), device=config.device, dtype=config.dtype)
+        self.launch = backend.probe(products=products(config), device=config.device, dtype=config.factors)
         self.launch(1)  # compiles
         self.seconds = seconds
 

@@ -158,8 +158,8 @@ PYTORCH = [
         scenario=MEAN_FIELD,
         rung="encoder",
         file="backends/pytorch/networks.py",
-        before="F.relu(self.second(x))",
-        after="F.relu(F.linear(x, self.second.weight.T, self.second.bias))",
+        before="F.relu(self.second(hidden))",
+        after="F.relu(F.linear(hidden, self.second.weight.T, self.second.bias))",
     ),
     Mutation(
         name="exp-for-softplus",
@@ -188,8 +188,8 @@ PYTORCH = [
         scenario=FLOW,
         rung="posterior",
         file="backends/pytorch/flow.py",
-        before="F.relu(self.first(z) + self.context(context))",
-        after="F.relu(self.first(z) + 0 * self.context(context))",
+        before="self.context(context.to(self.factors))",
+        after="0 * self.context(context.to(self.factors))",
     ),
     Mutation(
         name="mean-for-sum-over-pixels",
@@ -218,8 +218,8 @@ PYTORCH = [
         scenario=MEAN_FIELD,
         rung="steps-10",
         file="backends/pytorch/session.py",
-        before="            self.optimizer.zero_grad()\n",
-        after="",
+        before="parameter.grad = gradient.to(self.dtype)",
+        after="parameter.grad = gradient.to(self.dtype) + (0 if parameter.grad is None else parameter.grad)",
     ),
     Mutation(
         name="epsilon-into-the-root",
@@ -248,8 +248,8 @@ PYTORCH = [
         scenario=MEAN_FIELD,
         rung="parameters",
         file="backends/pytorch/session.py",
-        before="self.ema[name].data.copy_(self._own(name, value))",
-        after="self.ema[name].data.zero_()",
+        before='self._masters(self.judged, group(state, "ema"))',
+        after='self._masters(self.judged, {name: 0 * value for name, value in group(state, "ema").items()})',
     ),
     Mutation(
         name="elbo-of-training-tempered",

@@ -44,26 +44,31 @@ class Rung:
     quantity: str
     float64: float
     float32: float
+    bfloat16: float = math.nan  # where there is none, the rung isn't climbed
 
-    def allowed(self, dtype: str) -> float:
-        return float(getattr(self, dtype))
+    def allowed(self, factors: str) -> float:
+        return float(getattr(self, factors))
 
 
 # float64: what the suite promises. float32, where one rounding is 6e-8: a sum of 784 terms in another order differs by about
 # √784 roundings, 2e-6, and a pass has six layers: 1e-5. A gradient's terms cancel over a batch: 1e-4. Ten updates of
 # `ladder.SMOOTH_RULE` are as smooth as their gradients; over a hundred, errors that ReLUs near zero let through add up: 1e-3.
 # Log weights of hundreds of nats are exact to 1e-4 nats, and the effective sample size is a ratio of their exponentials: 1e-3.
+# bfloat16: all round at the same places, so that they differ as float32 does, but where a sum in another order is rounded to
+# the next number: that is one spacing, 2^-8, of one number, 4e-3. Densities sum over many numbers, of which few are hit: 1e-3;
+# the objective is a mean over 300 of them: 1e-4. A gradient passes each layer twice, and PyTorch rounds a weight's to bfloat16,
+# by up to 2^-9, where XLA keeps float32: 1e-2. Its square, a second moment, is twice as far off.
 RUNGS = {
-    "parameters": Rung("names, shapes and bytes of parameters, moments and EMA", 0, 0),
-    "encoder": Rung("the encoder's outputs", 1e-12, 1e-5),
-    "base": Rung("z and log q(z\\|x) of the Gaussian base, given its noise", 1e-12, 1e-5),
-    "posterior": Rung("each flow block and log-det; z and log q(z\\|x)", 1e-12, 1e-5),
-    "decoder": Rung("the decoder's logits", 1e-12, 1e-5),
-    "densities": Rung("log p(x\\|z) and log p(z)", 1e-12, 1e-5),
-    "log-weights": Rung("log weights, with β < 1 and β = 1", 1e-12, 1e-5),
-    "objective": Rung("the objective, k = 1 and k = 3, β < 1", 1e-12, 1e-5),
-    "gradients": Rung("the gradient of every parameter", 1e-10, 1e-4),
-    "steps-1": Rung("parameters, moments, EMA after 1 step", 1e-10, 1e-4),
+    "parameters": Rung("names, shapes and bytes of parameters, moments and EMA", 0, 0, 0),
+    "encoder": Rung("the encoder's outputs", 1e-12, 1e-5, 4e-3),
+    "base": Rung("z and log q(z\\|x) of the Gaussian base, given its noise", 1e-12, 1e-5, 4e-3),
+    "posterior": Rung("each flow block and log-det; z and log q(z\\|x)", 1e-12, 1e-5, 4e-3),
+    "decoder": Rung("the decoder's logits", 1e-12, 1e-5, 4e-3),
+    "densities": Rung("log p(x\\|z) and log p(z)", 1e-12, 1e-5, 1e-3),
+    "log-weights": Rung("log weights, with β < 1 and β = 1", 1e-12, 1e-5, 1e-3),
+    "objective": Rung("the objective, k = 1 and k = 3, β < 1", 1e-12, 1e-5, 1e-4),
+    "gradients": Rung("the gradient of every parameter", 1e-10, 1e-4, 1e-2),
+    "steps-1": Rung("parameters, moments, EMA after 1 step", 1e-10, 1e-4, 2e-2),
     "steps-10": Rung("parameters, moments, EMA after 10 steps", 1e-9, 1e-4),
     "steps-100": Rung("parameters, moments, EMA after 100 steps", 1e-9, 1e-3),
     "evaluation": Rung("then ELBO and log p(x) of test images, given the noise", 1e-9, 1e-3),
@@ -127,10 +132,10 @@ def worst(rung: str, scenario: Scenario, pair: tuple[str, str], ours: State, the
             top, tensor = off, name
         if math.isnan(off):
             break
-    allowed = RUNGS[rung].allowed(scenario.config.dtype)
+    allowed = RUNGS[rung].allowed(scenario.config.factors)
     if not top <= allowed:
         raise BrokenRungError(f"{where}: {tensor} of {pair[0]} is {top:.1e} off that of {pair[1]}, more than {allowed:.0e}.")
-    return Worst(rung, scenario.name, scenario.config.dtype, pair, top, tensor)
+    return Worst(rung, scenario.name, scenario.config.factors, pair, top, tensor)
 
 
 # Processes
@@ -305,7 +310,7 @@ def run(
 def content(found: list[Worst], unavailable: dict[str, str], *, sizes: str, images: str) -> dict[str, Any]:
     """The report's: the worst row of each precision, rung and pair."""
     rows = []
-    for dtype in ("float64", "float32"):
+    for dtype in ("float64", "float32", "bfloat16"):
         for rung, what in RUNGS.items():
             here = [row for row in found if (row.rung, row.dtype) == (rung, dtype)]
             for pair in dict.fromkeys(row.pair for row in here):

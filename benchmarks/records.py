@@ -85,7 +85,7 @@ def blank(
         "preset": preset,
         "seed": config.training.seed,
         "device": config.device,
-        "precision": config.dtype,
+        "precision": config.factors,
         "config": config.as_dict(),
         "environment": environment or dict.fromkeys(SECTIONS["environment"]),
         "trained": [],
@@ -99,7 +99,7 @@ def blank(
 
 def name(config: Config, backend: str, dataset_name: str, preset: str, seed: int) -> str:
     """The record's file name. An .h5 data set goes by its file's name alone."""
-    return _name(preset, dataset_name, backend, config.model.variational, config.device, config.dtype, seed)
+    return _name(preset, dataset_name, backend, config.model.variational, config.device, config.factors, seed)
 
 
 def name_of(record: Record) -> str:

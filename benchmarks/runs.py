@@ -81,7 +81,13 @@ def judging(backend: protocol.Backend, selected: State, *, config: Config) -> pr
     settings = dataclasses.replace(config.training, ema_decay=0.0)
     state = parameters.fresh_state(selected, optimizer=config.optimizer, training=settings, dtype=config.dtype)
     return backend.create(
-        config.model, state, optimizer=config.optimizer, training=settings, device=config.device, dtype=config.dtype
+        config.model,
+        state,
+        optimizer=config.optimizer,
+        training=settings,
+        device=config.device,
+        dtype=config.dtype,
+        precision=config.precision,
     )
 
 
@@ -126,6 +132,7 @@ def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Che
         training=config.training,
         device=config.device,
         dtype=config.dtype,
+        precision=config.precision,
     )
     return checkpoint, session
 
@@ -192,7 +199,7 @@ def finished(job: Job) -> bool:
         return False
     record = records.read(job.record)
     dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
-    same = (record["config"], record["dataset"]["sha256"]) == (job.config.as_dict(), dataset.sha256)
+    same = (Config.from_dict(record["config"]), record["dataset"]["sha256"]) == (job.config, dataset.sha256)
     return record["status"] == "ok" and same
 
 
@@ -220,8 +227,7 @@ def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
         for name, value in values.items()
         if theirs[section][name] != value
     ]
-    if theirs["dtype"] != ours["dtype"]:
-        differing.append(f"dtype {theirs['dtype']}, not {ours['dtype']}")
+    differing += [f"{name} {theirs[name]}, not {ours[name]}" for name in ("dtype", "precision") if theirs[name] != ours[name]]
     if checkpoint.sha256 != dataset.sha256:
         differing.append(f"data set {checkpoint.dataset}, not {dataset.name}")
     if differing:

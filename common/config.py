@@ -16,6 +16,8 @@ from common.errors import UserError
 Variational = Literal["mean-field", "flow"]
 InitialWeights = Literal["lecun-normal", "glorot", "torch-linear"]
 Dtype = Literal["float32", "float64"]
+Precision = Literal["full", "bfloat16"]
+Factors = Literal["float32", "float64", "bfloat16"]
 Device = Literal["cpu", "cuda"]
 
 
@@ -95,6 +97,9 @@ class Config:
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     dtype: Dtype = setting("float32", "Precision of parameters and arithmetic; TF32 is off.")
+    precision: Precision = setting(
+        "full", "What matrix products are computed in: the dtype, or bfloat16 with sums in float32; all else is the dtype's."
+    )
     device: Device = setting("cpu", "Where the model lives.")
 
     def replace(self, **changes: Any) -> Config:
@@ -108,24 +113,30 @@ class Config:
             homes = [section for section, fields in SECTIONS.items() if name in fields]
             if homes:
                 sections[homes[0]] = dataclasses.replace(sections[homes[0]], **{name: value})
-            elif name in ("dtype", "device"):
+            elif name in TOP:
                 top[name] = value
             else:
                 raise UserError(f"There is no setting '{name}'; `python -m benchmarks run --help` lists them.")
         return dataclasses.replace(self, **sections, **top)
+
+    @property
+    def factors(self) -> Factors:
+        """What the factors of matrix products are rounded to: a run's label beside float32 and float64."""
+        return self.dtype if self.precision == "full" else self.precision
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
-        """The inverse of `as_dict`."""
+        """The inverse of `as_dict`. What was written before there was a `precision` was computed in full."""
         return cls(
             model=Model(**values["model"]),
             optimizer=Optimizer(**values["optimizer"]),
             training=Training(**values["training"]),
             evaluation=Evaluation(**values["evaluation"]),
             dtype=values["dtype"],
+            precision=values.get("precision", "full"),
             device=values["device"],
         )
 
@@ -134,6 +145,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     section: tuple(f.name for f in dataclasses.fields(kind))
     for section, kind in (("model", Model), ("optimizer", Optimizer), ("training", Training), ("evaluation", Evaluation))
 }
+TOP = ("dtype", "precision", "device")  # settings of no section
 
 
 def check(config: Config, *, train_images: int, test_images: int) -> None:
@@ -179,6 +191,8 @@ def check(config: Config, *, train_images: int, test_images: int) -> None:
     for flag, rate in rates.items():
         if not 0 <= rate < 1:
             raise UserError(f"{flag} is {rate}; it must be at least 0 and below 1.")
+    if config.precision == "bfloat16" and config.dtype != "float32":
+        raise UserError(f"--precision bfloat16 is for --dtype float32, not {config.dtype}; leave one of the two out.")
     if training.batch_size > train_images:
         raise UserError(f"--batch-size is {training.batch_size}, but the data set has only {train_images} training images.")
     if evaluation.images > test_images:

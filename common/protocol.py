@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from common.config import Device, Dtype, Model, Optimizer, Training
+from common.config import Device, Dtype, Factors, Model, Optimizer, Precision, Training
 from common.errors import UserError
 from common.parameters import State
 
@@ -102,11 +102,26 @@ class Backend(Protocol):
         """How many programs this process has compiled since `cache.programs()` lacked them; None where nothing uses it."""
 
     def create(
-        self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype
-    ) -> Session: ...
+        self,
+        model: Model,
+        state: State,
+        *,
+        optimizer: Optimizer,
+        training: Training,
+        device: Device,
+        dtype: Dtype,
+        precision: Precision,
+    ) -> Session:
+        """With precision "bfloat16", each layer of the encoder, the decoder and MADE rounds its input, weights and bias to
+        bfloat16, sums their products in float32 and gives bfloat16; a network's output is cast back to the dtype. All else is
+        the dtype's, whatever the precision: parameters, moments, z, densities, the objective.
+        """
 
-    def probe(self, *, products: list[tuple[int, int, int]], device: Device, dtype: Dtype) -> Callable[[int], None]:
-        """A function that runs these products, [m, k]·[k, n] each, `repeats` times, and returns when the device is idle."""
+    def probe(self, *, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
+        """A function that runs these products, [m, k]·[k, n] each, `repeats` times, and returns when the device is idle.
+
+        Factors are of this dtype, sums of at least float32.
+        """
 
 
 def load(name: str) -> Backend:

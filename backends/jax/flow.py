@@ -1,5 +1,7 @@
 """Inverse autoregressive flow (Kingma et al. 2016, eq. 10-14)."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -7,6 +9,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from backends.jax.networks import Linear, bfloat16_linear
 from backends.jax.shapes import Quantities, checked
 from common.masks import made_masks
 
@@ -15,28 +18,31 @@ class Mask(nnx.Variable):
     """A constant of the network: neither trained nor saved."""
 
 
-class MaskedLinear(nnx.Linear):
-    """x·(weight ∘ mask) + bias."""
+class MaskedLinear(Linear):
+    """x·(weight ∘ mask) + bias, all three rounded to `factors`, which is the result's dtype too."""
 
-    def __init__(self, mask: np.ndarray, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, mask: np.ndarray, *, dtype: DTypeLike, factors: DTypeLike, rngs: nnx.Rngs):
         inputs, outputs = mask.shape
-        super().__init__(inputs, outputs, dtype=dtype, param_dtype=dtype, rngs=rngs)
+        super().__init__(inputs, outputs, use_bias=True, dtype=dtype, factors=factors, rngs=rngs)
         self.mask = Mask(jnp.asarray(mask, dtype))
 
     @checked
     def __call__(self, x: Float[Array, "*rows inputs"]) -> Float[Array, "*rows outputs"]:
+        if self.dtype == jnp.bfloat16:
+            return bfloat16_linear(x, self.kernel * self.mask, self.bias[...])
         return x @ (self.kernel * self.mask) + self.bias
 
 
 class MADE(nnx.Module):
     """(m, s) of each latent from the latents before it and the context (Germain et al. 2015)."""
 
-    def __init__(self, latent: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, latent: int, hidden: int, *, dtype: DTypeLike, factors: DTypeLike, rngs: nnx.Rngs):
+        options: Any = {"dtype": dtype, "factors": factors, "rngs": rngs}
         masks = made_masks(latent_size=latent, hidden_size=hidden)
-        self.first = MaskedLinear(masks["first"], dtype=dtype, rngs=rngs)
-        self.context = nnx.Linear(latent, hidden, use_bias=False, dtype=dtype, param_dtype=dtype, rngs=rngs)
-        self.second = MaskedLinear(masks["second"], dtype=dtype, rngs=rngs)
-        self.out = MaskedLinear(masks["out"], dtype=dtype, rngs=rngs)
+        self.first = MaskedLinear(masks["first"], **options)
+        self.context = Linear(latent, hidden, use_bias=False, **options)
+        self.second = MaskedLinear(masks["second"], **options)
+        self.out = MaskedLinear(masks["out"], **options)
 
     @checked
     def __call__(
@@ -44,15 +50,15 @@ class MADE(nnx.Module):
     ) -> tuple[Float[Array, "samples batch latent"], Float[Array, "samples batch latent"]]:
         hidden = nnx.relu(self.first(z) + self.context(context))
         hidden = nnx.relu(self.second(hidden))
-        m, s = jnp.split(self.out(hidden), 2, axis=-1)
+        m, s = jnp.split(self.out(hidden).astype(z.dtype), 2, axis=-1)
         return m, s
 
 
 class Block(nnx.Module):
     """z ← gate·z + (1 − gate)·m with gate = σ(s + gate_bias); its log|det ∂z'/∂z| is Σ log gate."""
 
-    def __init__(self, latent: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.made = MADE(latent, hidden, dtype=dtype, rngs=rngs)
+    def __init__(self, latent: int, hidden: int, *, dtype: DTypeLike, factors: DTypeLike, rngs: nnx.Rngs):
+        self.made = MADE(latent, hidden, dtype=dtype, factors=factors, rngs=rngs)
         self.gate_bias = nnx.Param(jnp.zeros(latent, dtype))
 
     @checked
@@ -68,8 +74,8 @@ class Block(nnx.Module):
 class Flow(nnx.Module):
     """Blocks in a row; the latent axis is reversed between two of them."""
 
-    def __init__(self, latent: int, hidden: int, depth: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.blocks = nnx.List([Block(latent, hidden, dtype=dtype, rngs=rngs) for _ in range(depth)])
+    def __init__(self, latent: int, hidden: int, depth: int, *, dtype: DTypeLike, factors: DTypeLike, rngs: nnx.Rngs):
+        self.blocks = nnx.List([Block(latent, hidden, dtype=dtype, factors=factors, rngs=rngs) for _ in range(depth)])
 
     @checked
     def __call__(self, z: Float[Array, "samples batch latent"], context: Float[Array, "batch latent"]) -> Quantities:

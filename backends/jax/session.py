@@ -20,7 +20,7 @@ from backends.jax import optimizers
 from backends.jax.shapes import checked
 from backends.jax.vae import VAE, log_weights, objective
 from common import cache
-from common.config import Device, Dtype, Model, Optimizer, Training
+from common.config import Device, Dtype, Factors, Model, Optimizer, Precision, Training
 from common.errors import UserError
 from common.noise import NOISE_BLOCK, noise_blocks, seed_for
 from common.parameters import State, group
@@ -70,11 +70,22 @@ def path(name: str) -> tuple[str | int, ...]:
 
 
 class Session:
-    def __init__(self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype):
+    def __init__(
+        self,
+        model: Model,
+        state: State,
+        *,
+        optimizer: Optimizer,
+        training: Training,
+        device: Device,
+        dtype: Dtype,
+        precision: Precision,
+    ):
         self.device, self.dtype = select(device), jnp.dtype(dtype)
         self.model, self.settings, self.training = model, optimizer, training
         with jax.default_device(self.device):
-            vae = VAE(model, dtype=self.dtype, rngs=nnx.Rngs(0))
+            factors = self.dtype if precision == "full" else jnp.dtype(precision)
+            vae = VAE(model, dtype=self.dtype, factors=factors, rngs=nnx.Rngs(0))
         self.graph, _, self.constants = nnx.split(vae, nnx.Param, ...)
         self.parameters = self._own(group(state, "parameters"))
         self.ema = self._own(group(state, "ema"))
@@ -252,14 +263,15 @@ class Session:
 create = Session
 
 
-def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Dtype) -> Callable[[int], None]:
+def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
     """See `Backend.probe`: one compiled call a repeat; every product is an output, so that none is optimised away."""
     where, draws = select(device), np.random.default_rng(0)
+    factor, summed = jnp.dtype(dtype), jnp.promote_types(dtype, jnp.float32)
     factors = [
-        (draws.standard_normal((m, k)).astype(dtype), draws.standard_normal((k, n)).astype(dtype)) for m, k, n in products
+        (draws.standard_normal((m, k)).astype(factor), draws.standard_normal((k, n)).astype(factor)) for m, k, n in products
     ]
     placed = jax.device_put(factors, where)
-    multiply = jax.jit(lambda pairs: [left @ right for left, right in pairs])
+    multiply = jax.jit(lambda pairs: [jnp.matmul(left, right, preferred_element_type=summed) for left, right in pairs])
 
     def launch(repeats: int) -> None:
         for _ in range(repeats):

@@ -1,6 +1,7 @@
 """The variational autoencoder (Kingma and Welling 2014): log weights and the training objective, in nats per image."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +30,13 @@ def standard_normal_log_density(x: Float[Array, "*rows latent"]) -> Float[Array,
 class VAE(nnx.Module):
     """p(z) = N(0, I), p(x|z) = Bernoulli(decoder(z)); q(z|x) is Gaussian, or a flow over one with context h."""
 
-    def __init__(self, model: Model, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, model: Model, *, dtype: DTypeLike, factors: DTypeLike, rngs: nnx.Rngs):
+        options: Any = {"dtype": dtype, "factors": factors, "rngs": rngs}
         self.latent = model.latent_size
         flow = model.variational == "flow"
-        self.encoder = MLP(model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size, dtype=dtype, rngs=rngs)
-        self.flow = Flow(model.latent_size, model.hidden_size, model.flow_depth, dtype=dtype, rngs=rngs) if flow else None
-        self.decoder = MLP(model.latent_size, model.hidden_size, model.pixels, dtype=dtype, rngs=rngs)
+        self.encoder = MLP(model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size, **options)
+        self.flow = Flow(model.latent_size, model.hidden_size, model.flow_depth, **options) if flow else None
+        self.decoder = MLP(model.latent_size, model.hidden_size, model.pixels, **options)
 
     @checked
     def encode(self, x: Float[Array, "batch pixels"]) -> dict[str, Float[Array, "batch {self.latent}"]]:

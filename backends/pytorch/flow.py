@@ -11,13 +11,13 @@ from common.masks import made_masks
 
 
 class MaskedLinear(nn.Linear):
-    """x·(weight ∘ mask) + bias."""
+    """x·(weight ∘ mask) + bias, all in `factors`."""
 
     mask: Tensor
 
-    def __init__(self, mask: np.ndarray):
+    def __init__(self, mask: np.ndarray, *, factors: torch.dtype):
         inputs, outputs = mask.shape
-        super().__init__(inputs, outputs)
+        super().__init__(inputs, outputs, dtype=factors)
         self.register_buffer("mask", torch.tensor(mask.T, dtype=self.weight.dtype), persistent=False)
 
     @checked
@@ -28,31 +28,32 @@ class MaskedLinear(nn.Linear):
 class MADE(nn.Module):
     """(m, s) of each latent from the latents before it and the context (Germain et al. 2015)."""
 
-    def __init__(self, latent: int, hidden: int):
+    def __init__(self, latent: int, hidden: int, *, factors: torch.dtype):
         super().__init__()
+        self.factors = factors
         masks = made_masks(latent_size=latent, hidden_size=hidden)
-        self.first = MaskedLinear(masks["first"])
-        self.context = nn.Linear(latent, hidden, bias=False)
-        self.second = MaskedLinear(masks["second"])
-        self.out = MaskedLinear(masks["out"])
+        self.first = MaskedLinear(masks["first"], factors=factors)
+        self.context = nn.Linear(latent, hidden, bias=False, dtype=factors)
+        self.second = MaskedLinear(masks["second"], factors=factors)
+        self.out = MaskedLinear(masks["out"], factors=factors)
 
     @checked
     def forward(
         self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"]
     ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch latent"]]:
-        hidden = F.relu(self.first(z) + self.context(context))
+        hidden = F.relu(self.first(z.to(self.factors)) + self.context(context.to(self.factors)))
         hidden = F.relu(self.second(hidden))
-        m, s = self.out(hidden).chunk(2, dim=-1)
+        m, s = self.out(hidden).to(z.dtype).chunk(2, dim=-1)
         return m, s
 
 
 class Block(nn.Module):
     """z ← gate·z + (1 − gate)·m with gate = σ(s + gate_bias); its log|det ∂z'/∂z| is Σ log gate."""
 
-    def __init__(self, latent: int, hidden: int):
+    def __init__(self, latent: int, hidden: int, *, dtype: torch.dtype, factors: torch.dtype):
         super().__init__()
-        self.made = MADE(latent, hidden)
-        self.gate_bias = nn.Parameter(torch.empty(latent))
+        self.made = MADE(latent, hidden, factors=factors)
+        self.gate_bias = nn.Parameter(torch.empty(latent, dtype=dtype))
 
     @checked
     def forward(
@@ -67,9 +68,9 @@ class Block(nn.Module):
 class Flow(nn.Module):
     """Blocks in a row; the latent axis is reversed between two of them."""
 
-    def __init__(self, latent: int, hidden: int, depth: int):
+    def __init__(self, latent: int, hidden: int, depth: int, *, dtype: torch.dtype, factors: torch.dtype):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(latent, hidden) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(latent, hidden, dtype=dtype, factors=factors) for _ in range(depth))
 
     @checked
     def forward(self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"]) -> Quantities:

@@ -1,5 +1,6 @@
 """The encoder's and the decoder's network."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,16 +9,17 @@ from backends.pytorch.shapes import checked
 
 
 class MLP(nn.Module):
-    """inputs → hidden → hidden → outputs, ReLU between."""
+    """inputs → hidden → hidden → outputs, ReLU between; `factors` is the dtype inside, that of x the result's."""
 
-    def __init__(self, inputs: int, hidden: int, outputs: int):
+    def __init__(self, inputs: int, hidden: int, outputs: int, *, factors: torch.dtype):
         super().__init__()
-        self.first = nn.Linear(inputs, hidden)
-        self.second = nn.Linear(hidden, hidden)
-        self.out = nn.Linear(hidden, outputs)
+        self.factors = factors
+        self.first = nn.Linear(inputs, hidden, dtype=factors)
+        self.second = nn.Linear(hidden, hidden, dtype=factors)
+        self.out = nn.Linear(hidden, outputs, dtype=factors)
 
     @checked
     def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
-        x = F.relu(self.first(x))
-        x = F.relu(self.second(x))
-        return self.out(x)
+        hidden = F.relu(self.first(x.to(self.factors)))
+        hidden = F.relu(self.second(hidden))
+        return self.out(hidden).to(x.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor
 from backends.pytorch import optimizers
 from backends.pytorch.shapes import checked
 from backends.pytorch.vae import VAE, log_weights, objective
-from common.config import Device, Dtype, Model, Optimizer, Training
+from common.config import Device, Dtype, Factors, Model, Optimizer, Precision, Training
 from common.errors import UserError
 from common.noise import NOISE_BLOCK, noise_blocks, seed_for
 from common.parameters import State, group, shapes
@@ -50,26 +50,60 @@ def portable(name: str, tensor: Tensor) -> np.ndarray:
     return (array.T if name.endswith("weight") else array).copy()
 
 
+def rounding(vae: VAE, masters: dict[str, Tensor]) -> Callable[[], None]:
+    """A function that sets the parameters of `vae` to their masters, rounded; where each is its own, there is nothing to do."""
+    pairs = [(vae.get_parameter(name), master) for name, master in masters.items()]
+    rounded = [own for own, master in pairs if own is not master]
+    sources = [master for own, master in pairs if own is not master]
+
+    @torch.no_grad()
+    def round_all() -> None:
+        if rounded:
+            torch._foreach_copy_(rounded, sources)
+
+    return round_all
+
+
 class Session:
-    def __init__(self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype):
+    def __init__(
+        self,
+        model: Model,
+        state: State,
+        *,
+        optimizer: Optimizer,
+        training: Training,
+        device: Device,
+        dtype: Dtype,
+        precision: Precision,
+    ):
         self.device, self.dtype = select(device), getattr(torch, dtype)
         self.model, self.settings, self.training = model, optimizer, training
-        self.vae = VAE(model).to(device=self.device, dtype=self.dtype)
-        self.parameters = {name: self.vae.get_parameter(name) for name in shapes(model)}
-        self.judged = self.vae
+        factors = self.dtype if precision == "full" else getattr(torch, precision)
+        self.vae = self.judged = VAE(model, dtype=self.dtype, factors=factors).to(self.device)
+        self.parameters = self._masters(self.vae, group(state, "parameters"))
+        self.round_parameters = rounding(self.vae, self.parameters)
+        self.round_parameters()
+        self.differentiated = [self.vae.get_parameter(name) for name in self.parameters]
         self.ema: dict[str, Tensor] = {}
-        for name, value in group(state, "parameters").items():
-            self.parameters[name].data.copy_(self._own(name, value))
         if training.ema_decay:
-            self.judged = VAE(model).to(device=self.device, dtype=self.dtype)
-            self.ema = {name: self.judged.get_parameter(name) for name in shapes(model)}
-            for name, value in group(state, "ema").items():
-                self.ema[name].data.copy_(self._own(name, value))
+            self.judged = VAE(model, dtype=self.dtype, factors=factors).to(self.device)
+            self.ema = self._masters(self.judged, group(state, "ema"))
+        self.round_ema = rounding(self.judged, self.ema)
+        self.round_ema()
         self.step = int(state["step"])
         self.optimizer = optimizers.create(self.parameters, optimizer)
         moments = {name: self._own(name, value) for name, value in group(state, "optimizer").items()}
         optimizers.load_moments(self.optimizer, self.parameters, moments, self.step, optimizer)
         self.generator = torch.Generator(self.device)
+
+    def _masters(self, vae: VAE, values: State) -> dict[str, Tensor]:
+        """The parameters of `vae`, set to these values; where they are of less precision, what they are rounded from."""
+        masters = {}
+        for name in shapes(self.model):
+            own = vae.get_parameter(name)
+            masters[name] = own if own.dtype == self.dtype else torch.empty_like(own, dtype=self.dtype)
+            masters[name].data.copy_(self._own(name, values[name]))
+        return masters
 
     def _own(self, name: str, value: np.ndarray) -> Tensor:
         """The inverse of `portable`."""
@@ -111,15 +145,18 @@ class Session:
                 epsilon = torch.as_tensor(noise[t], dtype=self.dtype, device=self.device)
             quantities = self.vae(x, epsilon)
             value = objective(log_weights(quantities, float(kl_weights[t])))
-            self.optimizer.zero_grad()
-            (-value).backward()
+            gradients = torch.autograd.grad(-value, self.differentiated)
+            for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+                parameter.grad = gradient.to(self.dtype)
             self.optimizer.param_groups[0]["lr"] = float(learning_rates[t])
             self.optimizer.step()
+            self.round_parameters()
             with torch.no_grad():
                 if self.ema:
                     torch._foreach_lerp_(list(self.ema.values()), list(self.parameters.values()), 1 - self.training.ema_decay)
                 results[t, 0] = value
                 results[t, 1] = log_weights(quantities, 1.0).mean()
+        self.round_ema()
         self.step += steps
         values = results.cpu().numpy()
         return values[:, 0], values[:, 1]
@@ -161,9 +198,10 @@ class Session:
         quantities = self.vae(self._images(handle, indices), epsilon)
         quantities["log_weights"] = log_weights(quantities, kl_weight)
         quantities["objective"] = objective(quantities["log_weights"])
-        gradients = torch.autograd.grad(quantities["objective"], list(self.parameters.values()))
+        gradients = torch.autograd.grad(quantities["objective"], self.differentiated)
         return {name: value.detach().cpu().numpy() for name, value in quantities.items()} | {
-            f"gradient/{name}": portable(name, gradient) for name, gradient in zip(self.parameters, gradients, strict=True)
+            f"gradient/{name}": portable(name, gradient.to(self.dtype))
+            for name, gradient in zip(self.parameters, gradients, strict=True)
         }
 
     @checked
@@ -180,7 +218,7 @@ class Session:
         def launch(repeats: int) -> None:
             for _ in range(repeats):
                 value = objective(log_weights(self.vae(x, epsilon), kl_weight))
-                torch.autograd.grad(value, list(self.parameters.values()))
+                torch.autograd.grad(value, self.differentiated)
             self.synchronize()
 
         return launch
@@ -200,8 +238,8 @@ class Session:
         return torch.sigmoid(logits).cpu().numpy()
 
     def export(self, file: Path) -> None:
-        """The `state_dict`, as safetensors."""
-        file.write_bytes(safetensors.torch.save(self.judged.state_dict()))
+        """The `state_dict`, of the run's own dtype, as safetensors."""
+        file.write_bytes(safetensors.torch.save(dict(self.ema or self.parameters)))
 
     def state(self) -> State:
         return (
@@ -222,7 +260,7 @@ class Session:
 create = Session
 
 
-def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Dtype) -> Callable[[int], None]:
+def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
     """See `Backend.probe`: each product writes into a buffer of its own, made beforehand."""
     where: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": select(device)}
     factors = [(torch.randn(m, k, **where), torch.randn(k, n, **where), torch.empty(m, n, **where)) for m, k, n in products]

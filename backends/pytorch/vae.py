@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,13 +28,13 @@ def standard_normal_log_density(x: Float[Tensor, "*rows latent"]) -> Float[Tenso
 class VAE(nn.Module):
     """p(z) = N(0, I), p(x|z) = Bernoulli(decoder(z)); q(z|x) is Gaussian, or a flow over one with context h."""
 
-    def __init__(self, model: Model):
+    def __init__(self, model: Model, *, dtype: torch.dtype, factors: torch.dtype):
         super().__init__()
         self.latent = model.latent_size
         flow = model.variational == "flow"
-        self.encoder = MLP(model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size)
-        self.flow = Flow(model.latent_size, model.hidden_size, model.flow_depth) if flow else None
-        self.decoder = MLP(model.latent_size, model.hidden_size, model.pixels)
+        self.encoder = MLP(model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size, factors=factors)
+        self.flow = Flow(model.latent_size, model.hidden_size, model.flow_depth, dtype=dtype, factors=factors) if flow else None
+        self.decoder = MLP(model.latent_size, model.hidden_size, model.pixels, factors=factors)
 
     @checked
     def encode(self, x: Float[Tensor, "batch pixels"]) -> dict[str, Float[Tensor, "batch {self.latent}"]]:

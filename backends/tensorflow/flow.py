@@ -5,35 +5,36 @@ import numpy as np
 import tensorflow as tf
 from jaxtyping import Float
 
+from backends.tensorflow.networks import Linear, bfloat16_linear
 from backends.tensorflow.shapes import Quantities, checked
 from common.masks import made_masks
 
 
-class MaskedLinear(keras.layers.Dense):
-    """x·(weight ∘ mask) + bias."""
+class MaskedLinear(Linear):
+    """x·(weight ∘ mask) + bias, all three rounded to `factors`, which is the result's dtype too."""
 
-    def __init__(self, mask: np.ndarray, *, dtype: str):
+    def __init__(self, mask: np.ndarray, *, dtype: str, factors: str):
         inputs, outputs = mask.shape
-        super().__init__(outputs, dtype=dtype)
-        self.build((None, inputs))
+        super().__init__(inputs, outputs, use_bias=True, dtype=dtype, factors=factors)
         self.mask = tf.constant(mask, dtype)
 
     @checked
     def call(self, x: Float[tf.Tensor, "*rows inputs"]) -> Float[tf.Tensor, "*rows outputs"]:
+        if self.factors == "bfloat16":
+            return bfloat16_linear(x, self.kernel * self.mask, self.bias.value)
         return tf.tensordot(x, self.kernel * self.mask, axes=1) + self.bias
 
 
 class MADE(keras.layers.Layer):
     """(m, s) of each latent from the latents before it and the context (Germain et al. 2015)."""
 
-    def __init__(self, latent: int, hidden: int, *, dtype: str):
+    def __init__(self, latent: int, hidden: int, *, dtype: str, factors: str):
         super().__init__(dtype=dtype)
         masks = made_masks(latent_size=latent, hidden_size=hidden)
-        self.first = MaskedLinear(masks["first"], dtype=dtype)
-        self.context = keras.layers.Dense(hidden, use_bias=False, dtype=dtype)
-        self.context.build((None, latent))
-        self.second = MaskedLinear(masks["second"], dtype=dtype)
-        self.out = MaskedLinear(masks["out"], dtype=dtype)
+        self.first = MaskedLinear(masks["first"], dtype=dtype, factors=factors)
+        self.context = Linear(latent, hidden, use_bias=False, dtype=dtype, factors=factors)
+        self.second = MaskedLinear(masks["second"], dtype=dtype, factors=factors)
+        self.out = MaskedLinear(masks["out"], dtype=dtype, factors=factors)
 
     @checked
     def call(
@@ -41,16 +42,16 @@ class MADE(keras.layers.Layer):
     ) -> tuple[Float[tf.Tensor, "samples batch latent"], Float[tf.Tensor, "samples batch latent"]]:
         hidden = tf.nn.relu(self.first(z) + self.context(context))
         hidden = tf.nn.relu(self.second(hidden))
-        m, s = tf.split(self.out(hidden), 2, axis=-1)
+        m, s = tf.split(tf.cast(self.out(hidden), z.dtype), 2, axis=-1)
         return m, s
 
 
 class Block(keras.layers.Layer):
     """z ← gate·z + (1 − gate)·m with gate = σ(s + gate_bias); its log|det ∂z'/∂z| is Σ log gate."""
 
-    def __init__(self, latent: int, hidden: int, *, dtype: str):
+    def __init__(self, latent: int, hidden: int, *, dtype: str, factors: str):
         super().__init__(dtype=dtype)
-        self.made = MADE(latent, hidden, dtype=dtype)
+        self.made = MADE(latent, hidden, dtype=dtype, factors=factors)
         self.gate_bias = self.add_weight(shape=(latent,), dtype=dtype, name="gate_bias")
 
     @checked
@@ -66,9 +67,9 @@ class Block(keras.layers.Layer):
 class Flow(keras.layers.Layer):
     """Blocks in a row; the latent axis is reversed between two of them."""
 
-    def __init__(self, latent: int, hidden: int, depth: int, *, dtype: str):
+    def __init__(self, latent: int, hidden: int, depth: int, *, dtype: str, factors: str):
         super().__init__(dtype=dtype)
-        self.blocks = [Block(latent, hidden, dtype=dtype) for _ in range(depth)]
+        self.blocks = [Block(latent, hidden, dtype=dtype, factors=factors) for _ in range(depth)]
 
     @checked
     def call(self, z: Float[tf.Tensor, "samples batch latent"], context: Float[tf.Tensor, "batch latent"]) -> Quantities:

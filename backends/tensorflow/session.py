@@ -23,7 +23,7 @@ from jaxtyping import Float, Int, Real, UInt8
 from backends.tensorflow import optimizers
 from backends.tensorflow.shapes import checked
 from backends.tensorflow.vae import VAE, log_weights, objective
-from common.config import Device, Dtype, Model, Optimizer, Training
+from common.config import Device, Dtype, Factors, Model, Optimizer, Precision, Training
 from common.errors import UserError
 from common.noise import NOISE_BLOCK, noise_blocks, seed_for
 from common.parameters import State, group, shapes
@@ -80,15 +80,26 @@ class Buffer(io.BytesIO):
 
 
 class Session:
-    def __init__(self, model: Model, state: State, *, optimizer: Optimizer, training: Training, device: Device, dtype: Dtype):
+    def __init__(
+        self,
+        model: Model,
+        state: State,
+        *,
+        optimizer: Optimizer,
+        training: Training,
+        device: Device,
+        dtype: Dtype,
+        precision: Precision,
+    ):
         self.device, self.dtype = select(device), tf.as_dtype(dtype)
         self.model, self.settings, self.training = model, optimizer, training
         with tf.device(self.device):
-            self.vae = self.judged = VAE(model, dtype=dtype)
+            factors = dtype if precision == "full" else precision
+            self.vae = self.judged = VAE(model, dtype=dtype, factors=factors)
             self.parameters = {name: variable(self.vae, name) for name in shapes(model)}
             self.ema: dict[str, keras.Variable] = {}
             if training.ema_decay:
-                self.judged = VAE(model, dtype=dtype)
+                self.judged = VAE(model, dtype=dtype, factors=factors)
                 self.ema = {name: variable(self.judged, name) for name in shapes(model)}
             self.optimizer = optimizers.create(optimizer, dtype)
             self.optimizer.build(list(self.parameters.values()))
@@ -293,7 +304,7 @@ class Session:
 create = Session
 
 
-def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Dtype) -> Callable[[int], None]:
+def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
     """See `Backend.probe`: one compiled call a repeat; every product is an output, so that none is optimised away."""
     where, draws = select(device), np.random.default_rng(0)
     with tf.device(where):
@@ -301,7 +312,8 @@ def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Dtype)
             (tf.constant(draws.standard_normal((m, k)), dtype), tf.constant(draws.standard_normal((k, n)), dtype))
             for m, k, n in products
         ]
-    multiply = tf.function(lambda: [left @ right for left, right in factors], jit_compile=True)
+    summed = tf.float32 if dtype == "bfloat16" else None
+    multiply = tf.function(lambda: [tf.matmul(left, right, output_type=summed) for left, right in factors], jit_compile=True)
 
     def launch(repeats: int) -> None:
         with tf.device(where):

@@ -26,13 +26,14 @@ def standard_normal_log_density(x: Float[tf.Tensor, "*rows latent"]) -> Float[tf
 class VAE(keras.layers.Layer):
     """p(z) = N(0, I), p(x|z) = Bernoulli(decoder(z)); q(z|x) is Gaussian, or a flow over one with context h."""
 
-    def __init__(self, model: Model, *, dtype: str):
+    def __init__(self, model: Model, *, dtype: str, factors: str):
         super().__init__(dtype=dtype)
+        options = {"dtype": dtype, "factors": factors}
         self.latent = model.latent_size
         flow = model.variational == "flow"
-        self.encoder = MLP(model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size, dtype=dtype)
-        self.flow = Flow(model.latent_size, model.hidden_size, model.flow_depth, dtype=dtype) if flow else None
-        self.decoder = MLP(model.latent_size, model.hidden_size, model.pixels, dtype=dtype)
+        self.encoder = MLP(model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size, **options)
+        self.flow = Flow(model.latent_size, model.hidden_size, model.flow_depth, **options) if flow else None
+        self.decoder = MLP(model.latent_size, model.hidden_size, model.pixels, **options)
 
     @checked
     def encode(self, x: Float[tf.Tensor, "batch pixels"]) -> dict[str, Float[tf.Tensor, "batch {self.latent}"]]:

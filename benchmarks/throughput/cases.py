@@ -16,7 +16,7 @@ from benchmarks import floor
 from benchmarks.presets import STANDARD
 from common import parameters, protocol
 from common.clock import timed
-from common.config import Config, Device, Model, Variational
+from common.config import Config, Device, Model, Precision, Variational
 from common.data import minibatches
 from common.noise import NOISE_BLOCK
 
@@ -67,9 +67,9 @@ def forward(model: Model, *, batch: int, samples: int) -> dict[str, tuple[int, i
 class Bench:
     """A session of one backend and family, and its cases."""
 
-    def __init__(self, backend: str, family: Variational, *, device: Device):
+    def __init__(self, backend: str, family: Variational, *, device: Device, precision: Precision = "full"):
         self.backend = protocol.load(backend)
-        self.config: Config = STANDARD.replace(variational=family, device=device)
+        self.config: Config = STANDARD.replace(variational=family, device=device, precision=precision)
         self.draws = np.random.default_rng(0)
         self.images = (self.draws.random((IMAGES, self.config.model.pixels)) < 0.13).astype(np.uint8)
         initial = parameters.initial_parameters(
@@ -85,11 +85,12 @@ class Bench:
             training=self.config.training,
             device=device,
             dtype=self.config.dtype,
+            precision=self.config.precision,
         )
         self.handle = self.session.place(self.images)
 
     def case(self, kind: str, batch: int) -> Case:
-        """Raises `KeyError` for a kind that isn't in KINDS."""
+        """Raises `KeyError` for a kind that is neither in KINDS nor "products", the least work of "train" by itself."""
         steps = max(1, ROWS_A_CALL // batch)
         if kind == "log_weights":
             steps = max(1, steps // SAMPLES)
@@ -99,11 +100,12 @@ class Bench:
             "log_weights": self._log_weights,
             "sampling": self._sampling,
             "placement": self._placement,
+            "products": self._least_of_train,
         }[kind](batch, steps)
         return Case(work=work, synchronize=self.session.synchronize, steps=steps, examples=batch, least=least)
 
     def _products(self, products: Products) -> Callable[[int], None]:
-        launch = self.backend.probe(products=products, device=self.config.device, dtype=self.config.dtype)
+        launch = self.backend.probe(products=products, device=self.config.device, dtype=self.config.factors)
         launch(1)  # compiles
         return launch
 
@@ -115,6 +117,10 @@ class Bench:
         }
         products = floor.products(self.config.replace(batch_size=batch))
         return lambda: self.session.train(self.handle, **chunk, first_step=0, seed=0, noise=None), self._products(products)
+
+    def _least_of_train(self, batch: int, steps: int) -> tuple[Callable[[], object], Callable[[int], None]]:
+        launch = self._products(floor.products(self.config.replace(batch_size=batch)))
+        return lambda: launch(steps), launch
 
     def _gradient(self, batch: int, steps: int) -> tuple[Callable[[], object], Callable[[int], None]]:
         noise = self.draws.standard_normal((1, batch, self.config.model.latent_size))

@@ -39,7 +39,7 @@ from benchmarks.cli import parse
 from benchmarks.environment import ROOT
 from benchmarks.throughput import suite
 from benchmarks.throughput.cases import BATCHES, FAMILIES, KINDS, Bench
-from common.config import Device
+from common.config import Device, Precision
 from common.errors import UserError
 from common.protocol import BACKENDS
 
@@ -65,9 +65,11 @@ class What:
     batch: int
     backend: str
     device: Device = "cpu"
+    precision: Precision = "full"
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.family} {self.batch} {self.backend}"
+        label = "" if self.precision == "full" else f" {self.precision}"
+        return f"{self.kind} {self.family} {self.batch} {self.backend}{label}"
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def worker(arguments: list[str]) -> int:
     answers = sys.stdout
     sys.stdout = sys.stderr  # whatever a framework prints is no answer
     what = What(**json.loads(sys.stdin.readline()))
-    case = Bench(what.backend, what.family, device=what.device).case(what.kind, what.batch)
+    case = Bench(what.backend, what.family, device=what.device, precision=what.precision).case(what.kind, what.batch)
     case.seconds()  # compiles
     calls = max(1, round(TURN_SECONDS / max(case.seconds(), 1e-6)))
     print("ready", file=answers, flush=True)
@@ -144,20 +146,29 @@ class Side:
         self.process.wait()
 
 
-def pair(base: Path, head: Path, what: What, *, turns: int, head_first: bool) -> float:
-    """head/base of one pair of fresh processes."""
+Contender = tuple[Path, What]  # what is timed in which checkout
+
+
+def seconds_by_turns(base: Contender, head: Contender, *, turns: int, head_first: bool) -> list[dict[Contender, float]]:
+    """Seconds a call of each, turn by turn, of one pair of fresh processes."""
     with ExitStack() as stack:
         sides = {}
-        for root in (head, base) if head_first else (base, head):
-            sides[root] = Side(root, what)
-            stack.callback(sides[root].close)
-            sides[root].answer()  # one sets up at a time
-        logs = []
+        for contender in (head, base) if head_first else (base, head):
+            sides[contender] = Side(*contender)
+            stack.callback(sides[contender].close)
+            sides[contender].answer()  # one sets up at a time
+        seconds = []
         for turn in range(turns):
             order = (head, base) if (turn % 2 == 0) == head_first else (base, head)
-            seconds = {root: sides[root].turn() for root in order}
-            logs.append(math.log(seconds[head] / seconds[base]))
-    return math.exp(statistics.median(logs))
+            seconds.append({contender: sides[contender].turn() for contender in order})
+    return seconds
+
+
+def pair(base: Path, head: Path, what: What, *, turns: int, head_first: bool) -> float:
+    """head/base of one pair of fresh processes."""
+    contenders = (base, what), (head, what)
+    found = seconds_by_turns(*contenders, turns=turns, head_first=head_first)
+    return math.exp(statistics.median(math.log(turn[contenders[1]] / turn[contenders[0]]) for turn in found))
 
 
 def judge(base: Path, head: Path, what: What, *, pairs: int = PAIRS, turns: int = TURNS) -> Verdict:
@@ -222,7 +233,7 @@ def saved(path: Path) -> tuple[str, list[What], dict[What, float]]:
     for benchmark in run["benchmarks"]:
         info = benchmark["extra_info"]
         if info["kind"] in KINDS:
-            times[What(**{f.name: info[f.name] for f in dataclasses.fields(What)})] = info["ms_per_step"]
+            times[What(**{f.name: info[f.name] for f in dataclasses.fields(What) if f.name in info})] = info["ms_per_step"]
     return run["commit_info"]["id"], list(times), times
 
 

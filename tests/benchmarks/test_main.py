@@ -21,7 +21,7 @@ from common import checkpoints, data, parameters
 from common.checkpoints import Checkpoint
 from common.config import SECTIONS, Config
 
-SETTINGS = [name for names in SECTIONS.values() for name in names if name != "pixels"] + ["dtype", "device"]
+SETTINGS = [name for names in SECTIONS.values() for name in names if name != "pixels"] + ["dtype", "precision", "device"]
 
 
 @pytest.fixture
@@ -247,7 +247,7 @@ def test_a_flag_changes_its_setting_and_no_other(jobs: list[runs.Job], tmp_path:
     owners = [getattr(Config(), section) for section in SECTIONS] + [Config()]
     default = next(getattr(owner, setting) for owner in owners if hasattr(owner, setting))
     choices = {"optimizer": "rmsprop", "schedule": "constant", "initial_weights": "glorot", "noise": "shared"}
-    choices |= {"selection": "best-validation", "dtype": "float64", "device": "cuda"}
+    choices |= {"selection": "best-validation", "dtype": "float64", "precision": "bfloat16", "device": "cuda"}
     flag = f"--{setting.replace('_', '-')}"
     if isinstance(default, bool):
         value: object = not default

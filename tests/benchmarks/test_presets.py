@@ -23,11 +23,13 @@ def test_a_committed_record_has_its_presets_settings(record: records.Record) -> 
     expected = preset(record["preset"]).replace(
         variational=record["variational"],
         seed=record["seed"],
-        dtype=record["precision"],
+        dtype=config.dtype,
+        precision=config.precision,
         device=record["device"],
         pixels=config.model.pixels,
     )
     assert config == expected
+    assert config.factors == record["precision"]
 
 
 def test_an_unknown_preset_is_the_users_mistake() -> None:

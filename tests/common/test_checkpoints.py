@@ -43,7 +43,13 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "run.h5"
     training.train(
         load("pytorch").create(
-            CONFIG.model, state, optimizer=CONFIG.optimizer, training=CONFIG.training, device="cpu", dtype=CONFIG.dtype
+            CONFIG.model,
+            state,
+            optimizer=CONFIG.optimizer,
+            training=CONFIG.training,
+            device="cpu",
+            dtype=CONFIG.dtype,
+            precision=CONFIG.precision,
         ),
         checkpoint,
         dataset=digits,

@@ -51,7 +51,13 @@ def random_state(config: Config, *, seed: int = 1) -> State:
 
 def session(backend: str, config: Config, state: State) -> Session:
     return load(backend).create(
-        config.model, state, optimizer=config.optimizer, training=config.training, device="cpu", dtype=config.dtype
+        config.model,
+        state,
+        optimizer=config.optimizer,
+        training=config.training,
+        device="cpu",
+        dtype=config.dtype,
+        precision=config.precision,
     )
 
 

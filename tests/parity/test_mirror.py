@@ -27,6 +27,10 @@ OWN = {
     "portable",
     "path",
     "variable",
+    "rounding",
+    "Linear",
+    "bfloat16_product",
+    "bfloat16_linear",
 }
 FRAMEWORKS_OWN_ARGUMENTS = {"dtype", "rngs"}
 

@@ -30,13 +30,13 @@ def mutation(**changes: str) -> Mutation:
 
 
 def test_a_fault_that_is_none_slips_through(climbed: dict[str, Job], tmp_path: Path) -> None:
-    same = "x = F.relu(self.second(x))"
+    same = "hidden = F.relu(self.second(hidden))"
     with pytest.raises(AssertionError, match="none slips through"):
         catch(mutation(rung="gradients", before=same, after=same), climbed, tmp_path)
 
 
 def test_a_fault_that_breaks_another_rung_is_not_caught(climbed: dict[str, Job], tmp_path: Path) -> None:
-    fault = mutation(rung="decoder", before="x = F.relu(self.second(x))", after="x = self.second(x)")
+    fault = mutation(rung="decoder", before="hidden = F.relu(self.second(hidden))", after="hidden = self.second(hidden)")
     with pytest.raises(AssertionError, match="encoder"):
         catch(fault, climbed, tmp_path)
 
