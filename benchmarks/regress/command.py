@@ -120,11 +120,12 @@ def baseline(name: str, folder: Path, *, settings: dict[str, Any]) -> Report | N
         return None
     try:
         theirs = report["settings"]
-        judged = (
-            quality.bounds(report["quality"], "flow") if name == NUMBERS else speed.judge(report["rounds"], report["rounds"])
-        )
-        _ = judged, report["environment"]["versions"], report["environment"]["commit"], dict(report["backends"])
-        _ = [(row["dtype"], row["rung"], row["pair"], row["deviation"]) for row in report.get("parity", [])]
+        _ = dict(report["backends"]), report["environment"]["versions"], report["environment"]["commit"]
+        if name == NUMBERS:
+            quality.judge(report["quality"], report["quality"])
+            parity_rows(list(report["parity"]), report["parity"], {})
+        else:
+            speed.judge(report["rounds"], report["rounds"])
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise UserError(f"The baseline {path} is malformed ({error!r}); {WRITES_ONE}.") from error
     if theirs != settings:

@@ -1,6 +1,6 @@
 """`python -m benchmarks prove-regress`: does `regress` pass what is unchanged in this environment, and catch what is worse?
 
-Each trial runs `regress` in a copy of the checkout's code, as it is or with a fault, and is added to the report, so that those of
+Each trial runs `regress` in a copy of the code, as it is or with a fault. It is added to the report, so that trials in
 several environments stand in one.
 """
 
@@ -116,7 +116,7 @@ def markdown(report: Report) -> str:
         if found["wrong"] is None:
             lines += [*(f"{line}  " for line in command.heading(found)), f"Exit code {found['code']}.", ""]
             lines.append(f"| {' | '.join(COLUMNS)} |")
-            lines.append(f"| {' | '.join('---' if column in (*LABELS, 'what') else '---:' for column in COLUMNS)} |")
+            lines.append(f"| {' | '.join('---' if column in LABELS else '---:' for column in COLUMNS)} |")
             lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in command.cells(found)]
             lines.append("")
     lines += ["| fault | part | red rows | exit code | the sentence |", "| --- | --- | ---: | ---: | --- |"]
