@@ -20,6 +20,7 @@ from benchmarks import environment, mutations, reports
 from benchmarks.cli import parse
 from benchmarks.mutations import Mutation
 from benchmarks.regress import command
+from benchmarks.regress.command import PARTS, Part
 from benchmarks.regress.rows import COLUMNS
 from benchmarks.reports import REPORTS, Report
 from benchmarks.tables import LABELS
@@ -62,8 +63,11 @@ FAULTS = {
 AS_IT_IS = "as-it-is"
 
 
-def trial(name: str, *, results: Path) -> dict[str, Any]:
-    """Run `regress` on a copy of the code with that fault, or none, and return its report with what was expected of it."""
+def trial(name: str, *, parts: tuple[Part, ...], results: Path) -> dict[str, Any]:
+    """Run `regress` on a copy of the code with that fault, or with none and in these parts.
+
+    Returns its report with what was expected of it. Raises `UserError` where `regress` can't be run.
+    """
     fault = FAULTS.get(name)
     with tempfile.TemporaryDirectory(prefix="vaebench-") as folder:
         root = Path(folder)
@@ -76,7 +80,7 @@ def trial(name: str, *, results: Path) -> dict[str, Any]:
         if fault and not fault.before:
             prove.slow_down(root, "pytorch")
         arguments = ["regress", "--results", str(results.resolve())]
-        arguments += ["--part", fault.part] if fault else []
+        arguments += ["--part", *([fault.part] if fault else parts)]
         code = subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=root, check=False).returncode
     report = reports.read(command.REPORT, results) if code in (0, 1) else None
     if report is None:
@@ -92,6 +96,7 @@ def main(arguments: list[str]) -> int:
         trial: Annotated[
             tuple[str, ...], tyro.conf.arg(help=f"One or more of {', '.join([AS_IT_IS, *FAULTS])}; all by default.")
         ] = (AS_IT_IS, *FAULTS)
+        part: Annotated[tuple[Part, ...], tyro.conf.arg(help=f"What {AS_IT_IS} runs.")] = PARTS
         results: Annotated[Path, tyro.conf.arg(help="Folder of the report, to which the trials are added.")] = REPORTS
 
     asked = parse(Prove, arguments, command="prove-regress", description="Put `regress` to the test in this environment.")
@@ -101,7 +106,7 @@ def main(arguments: list[str]) -> int:
     right = True
     for name in asked.trial:
         with tempfile.TemporaryDirectory() as folder:
-            found = trial(name, results=Path(folder))
+            found = trial(name, parts=asked.part, results=Path(folder))
         earlier = reports.read(REPORT, asked.results)
         reports.write(REPORT, {"trials": [*(earlier["trials"] if earlier else []), found]}, asked.results)
         print(f"{name}: {'as it should be' if found['right'] else 'WRONG'}, exit code {found['code']}", flush=True)

@@ -79,7 +79,7 @@ def test_quality_is_wrong_about_unchanged_code_no_more_often_than_it_says() -> N
         alarms += bool(red(quality.judge(base, now)))
         widths.append(quality.bounds(base, "flow")[0])
     assert alarms / trials < rows.FALSE_ALARM + 3 * (rows.FALSE_ALARM / trials) ** 0.5
-    assert np.median(widths) < 0.15
+    assert np.median(widths) < 0.2
 
 
 def test_speed_is_wrong_about_unchanged_code_no_more_often_than_it_says() -> None:
@@ -94,7 +94,7 @@ def test_speed_is_wrong_about_unchanged_code_no_more_often_than_it_says() -> Non
 
 def test_equal_scores_are_identical_and_a_fall_or_a_rise_is_red() -> None:
     draws = np.random.default_rng(1)
-    base = scores(draws, seeds=np.array([-23.0, -23.1, -22.9, -23.0]))
+    base = scores(draws, seeds=np.array([-23.0, -23.1, -22.9]))
     assert {row.verdict for row in quality.judge(base, base)} == {"identical"}
     for move, verdict in ((-0.3, "lower"), (0.3, "higher"), (float("nan"), "not finite")):
         now = copy.deepcopy(base)
@@ -106,10 +106,10 @@ def test_equal_scores_are_identical_and_a_fall_or_a_rise_is_red() -> None:
 
 def test_one_seed_that_leaves_is_red_though_the_mean_stays() -> None:
     draws = np.random.default_rng(1)
-    base = scores(draws, seeds=np.full(4, -23.0))
+    base = scores(draws, seeds=np.full(3, -23.0))
     now = copy.deepcopy(base)
     of_mean, of_one = quality.bounds(base, "flow")
-    assert of_one == pytest.approx(2 * of_mean)
+    assert of_one == pytest.approx(3**0.5 * of_mean)
     for i, sign in ((0, 1.1), (1, -1.1)):
         now["flow"]["jax"][i] += sign * of_one
     assert [row.what for row in quality.judge(base, now) if row.reason] == ["log p(x), farthest seed (0)"]
@@ -243,7 +243,7 @@ def test_what_is_worse_is_exit_code_1_with_the_reason(
     if part == "quality":
         measured["quality"] = copy.deepcopy(measured["quality"])
         measured["quality"]["flow"]["jax"] = [score - 1 for score in measured["quality"]["flow"]["jax"]]
-        reason = "jax flow: log p(x), mean of 4 seeds is"
+        reason = "jax flow: log p(x), mean of 3 seeds is"
     if part == "speed":
         measured["speed"] = rounds(np.random.default_rng(6), step={"tensorflow": 1.3})
         reason = "tensorflow mean-field: step / "
