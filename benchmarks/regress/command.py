@@ -68,7 +68,12 @@ def update(asked: Regress) -> int:
         return 1
     common = {"backends": versions}
     if "quality" in asked.part:
-        numbers = common | {"parity": found, "settings": quality.settings(), "quality": quality.measure(names)}
+        scores = quality.measure(names)
+        if not quality.finite(scores):
+            raise UserError(
+                "A score isn't a finite number, which no baseline can have; `python -m benchmarks run` shows the run."
+            )
+        numbers = common | {"parity": found, "settings": quality.settings(), "quality": scores}
         print(f"Baseline: {reports.write(NUMBERS, numbers, asked.baselines)}")
     if "speed" in asked.part:
         times = common | {"settings": speed.settings(), "rounds": speed.measure(names)}

@@ -103,6 +103,10 @@ def measure(backends: list[str]) -> Scores:
 # --- judging ---
 
 
+def finite(scores: Scores) -> bool:
+    return all(math.isfinite(x) for backends in scores.values() for values in backends.values() for x in values)
+
+
 def spread(scores: dict[str, list[float]]) -> tuple[float, int]:
     """(s, its degrees of freedom) of one family: between backends, within a seed."""
     return pooled([list(seed) for seed in zip(*scores.values(), strict=True)])

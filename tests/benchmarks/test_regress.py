@@ -110,7 +110,7 @@ def test_one_seed_that_leaves_is_red_though_the_mean_stays() -> None:
     now = copy.deepcopy(base)
     of_mean, of_one = quality.bounds(base, "flow")
     assert of_one == pytest.approx(3**0.5 * of_mean)
-    for i, sign in ((0, 1.1), (1, -1.1)):
+    for i, sign in ((0, -1.2), (1, 1.1)):
         now["flow"]["jax"][i] += sign * of_one
     assert [row.what for row in quality.judge(base, now) if row.reason] == ["log p(x), farthest seed (0)"]
 
@@ -278,6 +278,9 @@ def test_another_machine_has_no_baseline_for_its_speed_and_says_so(
     shown = capsys.readouterr().out
     assert "no baseline for this machine (speed_other_4-cores)" in shown
     assert "--update` writes one" in shown
+    report = reports.read(command.REPORT, tmp_path / "results")
+    assert report is not None
+    assert [row["verdict"] for row in report["rows"] if row["what"] == "speed"] == ["no baseline"]
 
 
 def test_no_baseline_and_a_malformed_one_are_the_users_mistakes(
@@ -307,6 +310,10 @@ def test_update_is_refused_where_parity_is_broken(tmp_path: Path, measured: Any,
     assert "gradients: x of pytorch" in capsys.readouterr().err
     assert not (tmp_path / "baselines").exists()
     measured["parity"] = ([], {})
+    scores = measured["quality"]
+    measured["quality"] = scores | {"flow": scores["flow"] | {"jax": [-23.0, float("nan"), -23.0]}}
+    assert regress(tmp_path, "--update") == 2
+    assert "finite" in capsys.readouterr().err
     measured["described"] = ({}, {"jax": "Backend 'jax' is unavailable."})
     assert regress(tmp_path, "--update") == 2
     assert not (tmp_path / "baselines").exists()
