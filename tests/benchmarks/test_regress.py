@@ -7,6 +7,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from benchmarks.__main__ import main
 from benchmarks.parity import BrokenRungError
 from benchmarks.regress import command, prove, quality, rows, speed
 from benchmarks.regress.command import BASELINES, NUMBERS
-from benchmarks.throughput import compare
 from benchmarks.throughput.compare import What
 from common.protocol import BACKENDS
 
@@ -346,9 +346,9 @@ def test_a_broken_rung_is_charged_to_the_pairs_that_have_it(monkeypatch: pytest.
 
 
 def test_the_committed_baselines_are_of_this_checkouts_settings() -> None:
-    assert command.baseline(NUMBERS, BASELINES, settings=quality.settings()) is not None
-    for path in BASELINES.glob("speed_*.json"):
-        assert command.baseline(path.stem, BASELINES, settings=speed.settings()) is not None
+    for path in BASELINES.glob("*.json"):
+        settings = quality.settings() if path.stem == NUMBERS else speed.settings()
+        assert command.baseline(path.stem, BASELINES, settings=settings) is not None
 
 
 def test_a_speed_worker_answers_a_turn_with_a_step_and_a_floor(
@@ -383,6 +383,29 @@ def test_each_faults_text_is_there_once(name: str) -> None:
     assert fault.part in command.PARTS
 
 
-def test_the_demonstration_is_shown_and_a_document_has_it() -> None:
+def test_the_demonstration_shows_a_whole_table_and_a_line_a_fault(
+    tmp_path: Path, measured: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "regress-demonstration" in documents.BLOCKS
-    assert compare.Side.__init__.__kwdefaults__ == {"command": "compare-worker"}
+    baselines, results = tmp_path / "baselines", tmp_path / "trials"
+
+    def run(arguments: list[str], *, cwd: Path, check: bool) -> Any:
+        """In place of the process in the copy of the code; where that has another flow than this checkout, parity is broken."""
+        name = "backends/pytorch/flow.py"
+        if (cwd / name).read_text() != (prove.mutations.ROOT / name).read_text():
+            measured["parity"] = ([], {("pytorch", "jax"): "log q(z|x) of pytorch is off."})
+        return SimpleNamespace(returncode=main([*arguments[3:], "--baselines", str(baselines)]))
+
+    assert regress(tmp_path, "--update") == 0
+    monkeypatch.setattr(prove, "subprocess", SimpleNamespace(run=run))
+    assert main(["prove-regress", "--trial", "as-it-is", "parity", "--results", str(results)]) == 0
+    report = reports.read(prove.REPORT, results)
+    assert report is not None
+    assert [(trial["trial"], trial["code"], trial["right"]) for trial in report["trials"]] == [
+        ("as-it-is", 0, True),
+        ("parity", 1, True),
+    ]
+    block = prove.markdown(report)
+    assert "| log p(x), mean of 3 seeds | jax | flow |" in block
+    assert "| parity | 1 of 1 | 1 | log q(z&#124;x) of pytorch is off. |" in block
+    assert main(["prove-regress", "--trial", "nothing"]) == 2
