@@ -91,6 +91,8 @@ def check(asked: Regress) -> int:
     versions, missing = described(names)
     there = [name for name in names if name in versions]
     rows = [Row("backend", name, "-", "there", "unavailable", "-", "not run", reason) for name, reason in missing.items()]
+    unknown = [name for name in there if name not in numbers["backends"]]
+    rows += [Row("backend", name, "-", "none", "there", "-", "no baseline") for name in unknown]
     if "parity" in asked.part and len(there) > 1:
         rows += parity_rows(numbers["parity"], *climbed(there))
     if "quality" in asked.part and there:

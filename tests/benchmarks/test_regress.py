@@ -268,6 +268,16 @@ def test_changed_versions_stand_at_the_top(tmp_path: Path, measured: Any, capsys
     assert capsys.readouterr().out.splitlines()[0] == f"Changed since the baseline: numpy 1.0 → {now}."
 
 
+def test_a_backend_that_the_baseline_lacks_has_a_row_that_says_so(tmp_path: Path, measured: Any) -> None:
+    a, b, c = BACKENDS
+    measured["quality"] = {family: {name: scores[name] for name in (a, b)} for family, scores in measured["quality"].items()}
+    assert regress(tmp_path, "--update", "--backend", a, b, "--part", "quality") == 0
+    assert regress(tmp_path, "--part", "quality", "--backend", a, b, c) == 0
+    report = reports.read(command.REPORT, tmp_path / "results")
+    assert report is not None
+    assert [(row["backend"], row["verdict"]) for row in report["rows"] if row["what"] == "backend"] == [(c, "no baseline")]
+
+
 def test_another_machine_has_no_baseline_for_its_speed_and_says_so(
     tmp_path: Path, measured: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
