@@ -204,7 +204,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "described": ({backend: {backend: "1.0"} for backend in BACKENDS}, {}),
     }
     monkeypatch.setattr(command, "climbed", lambda names: says["parity"])
-    monkeypatch.setattr(command, "described", lambda names: says["described"])
+    monkeypatch.setattr(
+        command, "described", lambda names: tuple({k: v for k, v in part.items() if k in names} for part in says["described"])
+    )
     monkeypatch.setattr(quality, "measure", lambda names: says["quality"])
     monkeypatch.setattr(speed, "measure", lambda names: says["speed"])
     return says
