@@ -15,7 +15,7 @@ export VAEBENCH_DATA_DIR := $(DATA_DIR)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-throughput bench-compare bench-prove bench-ancestor bench-numpyro roofline test parity mutations lint format list tables cross-evaluate agreement ablation shape-checks bfloat16 clean always
+.PHONY: help setup bench bench-throughput bench-compare bench-prove bench-ancestor bench-numpyro regress roofline test parity mutations lint format list tables cross-evaluate agreement ablation shape-checks bfloat16 clean always
 
 help: ## List the targets and the variables (the default)
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,9 @@ bench-ancestor: .venv/ready ## Time the older scripts in ANCESTOR=folder in turn
 
 bench-numpyro: .venv/ready .venv-numpyro/ready ## Time NumPyro's SVI, in an environment of its own, in turns with ours
 	$(PY) -m benchmarks numpyro --python .venv-numpyro/bin/python $(ARGS)
+
+regress: .venv/ready ## After an upgrade: fail if parity, quality or speed is worse than benchmarks/baselines/ (minutes)
+	$(PY) -m benchmarks regress $(ARGS)
 
 roofline: .venv/ready ## Draw docs/figures/roofline.png from the committed report of bench-throughput
 	$(PY) -m benchmarks roofline $(ARGS)

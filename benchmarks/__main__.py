@@ -33,6 +33,10 @@ from benchmarks.cli import parse
 from benchmarks.peers import ancestor, numpyro, ours
 from benchmarks.presets import PRESETS, preset
 from benchmarks.progress import Progress
+from benchmarks.regress import command as regress
+from benchmarks.regress import prove as prove_regress
+from benchmarks.regress import quality as regress_quality
+from benchmarks.regress import speed as regress_speed
 from benchmarks.throughput import compare, prove, roofline, suite
 from common import checkpoints, data, protocol
 from common.config import SECTIONS, TOP, Config, Precision, Variational, check
@@ -305,6 +309,10 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "ancestor": ancestor.main,
     "numpyro": numpyro.main,
     "peers-worker": ours.worker,
+    "regress": regress.main,
+    "regress-quality-worker": regress_quality.worker,
+    "regress-speed-worker": regress_speed.worker,
+    "prove-regress": prove_regress.main,
 }
 HELP = """python -m benchmarks COMMAND …
 
@@ -320,6 +328,8 @@ HELP = """python -m benchmarks COMMAND …
   throughput             time every call of the contract: --select, --backend, --seconds, --sweeps, --report
   compare                is this checkout slower than --base or than a --saved run? by interleaved pairs
   prove-compare          put that comparison to the test, with unchanged and with slowed code
+  regress                after an upgrade: parity, quality and speed against benchmarks/baselines; --update writes those
+  prove-regress          put that check to the test, as it is and with faults
   roofline               draw docs/figures/roofline.png from the report 'throughput'
   agreement              train the backends side by side on the same noise and show where they part
   ablation               from the older scripts' settings, one difference at a time made equal: nats and examples/s

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks import ablation, agreement, bfloat16, cross_evaluate, parity, reports, shape_checks
 from benchmarks.peers import ancestor, numpyro, turns
+from benchmarks.regress import prove as prove_regress
 from benchmarks.reports import REPORTS, Report
 from benchmarks.throughput import prove, roofline, suite
 from common.errors import UserError
@@ -26,6 +27,7 @@ BLOCKS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "compare-gate": ("compare-gate", prove.markdown),
     "bfloat16": (bfloat16.REPORT, bfloat16.table),
     "ablation": ("ablation", ablation.table),
+    "regress-demonstration": (prove_regress.REPORT, prove_regress.markdown),
     "agreement": ("agreement", agreement.table),
     "ancestor": (ancestor.REPORT, turns.markdown),
     "numpyro": (numpyro.REPORT, turns.markdown),

@@ -32,6 +32,12 @@ class Mutation:
     after: str
 
 
+def copied(folder: Path) -> None:
+    """Copy the checkout's code into `folder`, which must be empty: a process that starts there runs it."""
+    for name in CODE:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "records"))
+
+
 def mutated(mutation: Mutation, folder: Path) -> None:
     """Copy the checkout's code into `folder`, which must be empty, with that one fault: a process that starts there has it.
 
@@ -40,8 +46,7 @@ def mutated(mutation: Mutation, folder: Path) -> None:
     text = (ROOT / mutation.file).read_text(encoding="utf-8")
     if text.count(mutation.before) != 1:
         raise ValueError(f"{mutation.name}: its text is in {mutation.file} {text.count(mutation.before)} times, not once")
-    for name in CODE:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "records"))
+    copied(folder)
     (folder / mutation.file).write_text(text.replace(mutation.before, mutation.after), encoding="utf-8")
 
 

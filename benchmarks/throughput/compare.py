@@ -108,13 +108,17 @@ def worker(arguments: list[str]) -> int:
 
 
 class Side:
-    """A fresh process that times `what` in the checkout `root`, one turn at a time."""
+    """A fresh process, by default `worker`'s, that times `what` in the checkout `root`, one turn at a time."""
 
-    def __init__(self, root: Path, what: What):
+    def __init__(self, root: Path, what: What, *, command: str = "compare-worker"):
         self.name = root
-        command = [sys.executable, "-m", "benchmarks", "compare-worker"]
         self.process = subprocess.Popen(
-            command, cwd=root, env=NO_SPINNING | os.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "benchmarks", command],
+            cwd=root,
+            env=NO_SPINNING | os.environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self._say(json.dumps(dataclasses.asdict(what)))
 
@@ -132,9 +136,13 @@ class Side:
             raise UserError(f"The process in {self.name} ended with code {self.process.returncode}; its message stands above.")
         return line
 
-    def turn(self) -> float:
+    def ask(self) -> str:
+        """What it answers to a turn."""
         self._say("go")
-        return float(self.answer())
+        return self.answer()
+
+    def turn(self) -> float:
+        return float(self.ask())
 
     def close(self) -> None:
         """End it; more than once is no error."""

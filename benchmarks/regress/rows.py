@@ -1,0 +1,54 @@
+"""A row of the table of `python -m benchmarks regress`, and the statistics that its bounds rest on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from common.protocol import BACKENDS
+
+# The chance that unchanged code is called worse by any row of a part (quality, speed), by chance alone. A part's rows share it.
+FALSE_ALARM = 0.01
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was compared, and how it came out; `reason` is the sentence where it is a regression, else None."""
+
+    what: str
+    backend: str
+    family: str
+    baseline: str
+    now: str
+    bound: str
+    verdict: str
+    reason: str | None = None
+
+
+COLUMNS = ("what", "backend", "family", "baseline", "now", "bound", "verdict")
+
+
+def quantile(*, tests: int, degrees: int, sides: int) -> float:
+    """Student's t that one of `tests` unchanged comparisons passes with a probability of FALSE_ALARM at most (Bonferroni).
+
+    `degrees` of freedom of the spread; `sides` is 2 where a change either way counts, 1 where only a rise does.
+    """
+    from scipy import stats  # half a second, which no other command should wait for
+
+    return float(stats.t.ppf(1 - FALSE_ALARM / (tests * sides), degrees))
+
+
+def pooled(groups: list[list[float]]) -> tuple[float, int]:
+    """(standard deviation within groups, its degrees of freedom): the groups' own means are taken out of each.
+
+    Raises `ValueError` where no group has two values.
+    """
+    degrees = sum(len(values) - 1 for values in groups)
+    if degrees < 1:
+        raise ValueError("a spread needs a group of two values")
+    squares = sum((value - sum(values) / len(values)) ** 2 for values in groups for value in values)
+    return math.sqrt(squares / degrees), degrees
+
+
+def order(backend: str) -> int:
+    return BACKENDS.index(backend) if backend in BACKENDS else len(BACKENDS)
