@@ -33,7 +33,7 @@ from benchmarks.cli import parse
 from benchmarks.peers import ancestor, numpyro, ours
 from benchmarks.presets import PRESETS, preset
 from benchmarks.progress import Progress
-from benchmarks.throughput import compare, prove, roofline, suite
+from benchmarks.throughput import compare, growth, prove, roofline, suite
 from common import checkpoints, data, protocol
 from common.config import SECTIONS, TOP, Config, Precision, Variational, check
 from common.errors import UserError
@@ -305,6 +305,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "ancestor": ancestor.main,
     "numpyro": numpyro.main,
     "peers-worker": ours.worker,
+    "growth": growth.main,
+    "growth-worker": growth.worker,
 }
 HELP = """python -m benchmarks COMMAND …
 
@@ -321,6 +323,7 @@ HELP = """python -m benchmarks COMMAND …
   compare                is this checkout slower than --base or than a --saved run? by interleaved pairs
   prove-compare          put that comparison to the test, with unchanged and with slowed code
   roofline               draw docs/figures/roofline.png from the report 'throughput'
+  growth                 speed, compile time and memory as batch, hidden size, flow depth or K grows: tables and a picture
   agreement              train the backends side by side on the same noise and show where they part
   ablation               from the older scripts' settings, one difference at a time made equal: nats and examples/s
   ancestor DIR           the older scripts, from a checkout of theirs, in turns with their presets here: ratios of examples/s

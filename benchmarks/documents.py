@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from benchmarks import ablation, agreement, bfloat16, cross_evaluate, parity, reports, shape_checks
 from benchmarks.peers import ancestor, numpyro, turns
 from benchmarks.reports import REPORTS, Report
-from benchmarks.throughput import prove, roofline, suite
+from benchmarks.throughput import growth_report, prove, roofline, suite
 from common.errors import UserError
 from common.files import write_whole
 
@@ -26,6 +27,8 @@ BLOCKS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "compare-gate": ("compare-gate", prove.markdown),
     "bfloat16": (bfloat16.REPORT, bfloat16.table),
     "ablation": ("ablation", ablation.table),
+    **{f"growth-{axis}": ("growth", functools.partial(growth_report.table, axis=axis)) for axis in growth_report.SETTINGS},
+    "growth": ("growth", growth_report.measured),
     "agreement": ("agreement", agreement.table),
     "ancestor": (ancestor.REPORT, turns.markdown),
     "numpyro": (numpyro.REPORT, turns.markdown),
