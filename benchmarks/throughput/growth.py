@@ -65,9 +65,9 @@ AXES: dict[AxisName, Axis] = {
 }
 
 CALL_FLOP = 2e10  # a timed call trains for as many steps as have so many: one synchronisation around them all
-MOST_STEPS = 256
+LEAST_STEPS, MOST_STEPS = 4, 256
 IMAGES = 10  # that K samples each are drawn for
-LEAST_ROUNDS = 3
+LEAST_ROUNDS = 2
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 
@@ -121,6 +121,13 @@ def peak() -> int | None:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
+def page_faults() -> int:
+    """Pages of memory that the system has mapped for this process so far, none of them read from a disk."""
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
 def resident() -> int:
     """Bytes, now, when what was freed has been given back to the system."""
     gc.collect()
@@ -133,7 +140,7 @@ def work_of(bench: Bench, axis: AxisName) -> Case:
     """What is timed of a bench of a point's settings."""
     config = bench.config
     if axis != "samples":
-        steps = int(np.clip(CALL_FLOP / flop(config), 1, MOST_STEPS))
+        steps = int(np.clip(CALL_FLOP / flop(config), LEAST_STEPS, MOST_STEPS))
         return bench.case("train", config.training.batch_size, steps=steps)
     evaluation, images = config.evaluation, np.arange(IMAGES, dtype=np.int32)
     arguments = {"image_batch": evaluation.image_batch, "sample_block": evaluation.sample_block}
@@ -163,11 +170,12 @@ def work_of(bench: Bench, axis: AxisName) -> Case:
 def measure(point: Point, *, device: Device, seconds: float, base: Config = STANDARD) -> dict[str, Any]:
     """The point's figures, measured in this process.
 
-    examples_per_s (for K, samples · images a second) and floor_examples_per_s are of the median round; first_call_s is that of
-    a first call of `steps` steps, compile_s what it took beyond a median one. `parameters` counts the arrays' elements, masked
-    ones too. Memory in bytes: `imported` with the framework
-    imported; `set_up` with the data, the state and the model placed; `compiling` and `working` the highest during the first
-    call and during the next two; None where the system doesn't say.
+    examples_per_s (for K, samples · images a second) and floor_examples_per_s are of the median round. first_call_s is that of
+    a first call of `steps` steps, compile_s what it took beyond a median one. cores_busy is the process's time on all cores
+    over the clock's, faults_per_step the pages that the system had to map; both in the second and third call. `parameters`
+    counts the arrays' elements, masked ones too. Memory in bytes: `imported` with the framework imported; `set_up` with the
+    data, the state and the model placed; `compiling` and `working` the highest during the first call and during the next two;
+    None where the system doesn't say.
     """
     protocol.load(point.backend)
     imported = resident()
@@ -181,8 +189,10 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
     first_s = case.seconds()
     compiling = peak()
     forget_peak()
+    cpu_s, faults = time.process_time(), page_faults()
     rounds = [case.seconds() for _ in range(2)]
-    working = peak()
+    cpu_s, faults, working = time.process_time() - cpu_s, page_faults() - faults, peak()
+    cores_busy = cpu_s / sum(rounds)
     floors: list[float] = []
     case.floor_seconds()  # compiles
     until = time.perf_counter() + seconds
@@ -202,6 +212,8 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
         "first_call_s": first_s,
         "compile_s": max(first_s - median, 0.0),
         "setup_s": setup_s,
+        "cores_busy": cores_busy,
+        "faults_per_step": faults / (2 * case.steps),
         "parameters": sum(math.prod(shape) for shape in shapes(bench.config.model).values()),
         "flop": flop(bench.config) if point.axis != "samples" else None,
         "memory": {"imported": imported, "set_up": set_up, "compiling": compiling, "working": working},
@@ -244,7 +256,7 @@ class Growth:
     backend: Annotated[tuple[str, ...], tyro.conf.arg(help="One or more; all by default.")] = protocol.BACKENDS
     device: Annotated[Device, tyro.conf.arg(help="Where the models live.")] = "cpu"
     repeats: Annotated[int, tyro.conf.arg(help="Fresh processes a point, each after all the others' turn.")] = 2
-    seconds: Annotated[float, tyro.conf.arg(help="Time for the rounds of one point; there are at least five.")] = 1.5
+    seconds: Annotated[float, tyro.conf.arg(help="Time for the rounds of one point; there are at least four.")] = 1.0
     results: Annotated[Path, tyro.conf.arg(help="Folder of the points, the report and its figure.")] = field(
         default_factory=lambda: Path("results/growth")
     )

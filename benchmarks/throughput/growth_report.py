@@ -13,6 +13,7 @@ from common.files import write_whole
 
 PICTURE = "growth.png"
 MIB = 2**20
+PAGE = 4096  # bytes that a fault maps; the kernel may map several at once
 SETTINGS = {"batch": "batch", "hidden": "hidden size", "depth": "flow depth", "samples": "K"}
 
 Row = dict[str, Any]
@@ -23,8 +24,7 @@ def rows(report: dict[str, Any], axis: str) -> list[Row]:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for point in report["points"]:
         if point["axis"] == axis:
-            memory = point["memory"]
-            flat = point | {"peak": taken(memory, "compiling", "working"), "steady": taken(memory, "working")}
+            flat = point | {"peak": taken(point["memory"], "compiling", "working")}
             groups.setdefault(tuple(point[key] for key in ("value", "family", "backend")), []).append(flat)
     result: list[Row] = []
     for points in groups.values():
@@ -63,7 +63,7 @@ def table(report: dict[str, Any], *, axis: str) -> str:
     columns = [SETTINGS[axis], "family", "backend", "examples/s" if training else "samples/s", "time grows as"]
     columns += ["step (ms)", "products (ms)"] if training else ["block (ms)", "products (ms)"]
     columns += ["GFLOP/s of products", "Adam's bytes (ms)"] if training else []
-    columns += ["compile (s)", "state (MiB)", "peak memory (MiB)", "once compiled (MiB)"]
+    columns += ["cores busy", "mapped anew (MiB)", "compile (s)", "state (MiB)", "peak memory (MiB)"]
     lines = [f"| {' | '.join(columns)} |", f"| ---: | --- | --- |{' ---: |' * (len(columns) - 3)}"]
     for row in rows(report, axis):
         cells = [f"{row['value']:,}", row["family"], row["backend"], ranged(row, "examples_per_s", ",.0f")]
@@ -71,9 +71,10 @@ def table(report: dict[str, Any], *, axis: str) -> str:
         cells += [f"{1e3 * row['step_s']:.3g}", f"{1e3 * row['floor_step_s']:.3g}"]
         if training:
             cells += [f"{row['flop'] / row['floor_step_s'] / 1e9:,.0f}", f"{updated_ms(report, row):.3g}"]
+        cells += [f"{row['cores_busy']:.2f}", f"{row['faults_per_step'] * PAGE / MIB:.3g}"]
         cells += [ranged(row, "compile_s", ".2f")]
         cells += [f"{3 * WORD * row['parameters'] / MIB:,.0f}"]
-        cells += [ranged(row, name, ",.0f", unit=MIB) for name in ("peak", "steady")]
+        cells += [ranged(row, "peak", ",.0f", unit=MIB)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
