@@ -68,6 +68,7 @@ CALL_FLOP = 2e10  # a timed call trains for as many steps as have so many: one s
 LEAST_STEPS, MOST_STEPS = 4, 256
 IMAGES = 10  # that K samples each are drawn for
 LEAST_ROUNDS = 2
+OTHERS_BOUND, TRIES = 0.2, 3  # a point during which others had more of a core than this is measured again
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 
@@ -121,6 +122,29 @@ def peak() -> int | None:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
+@dataclass(frozen=True)
+class Usage:
+    """Seconds of the clock; of all cores' work, for whatever process or another machine on the host; of this process's."""
+
+    clock: float
+    cores: float
+    own: float
+
+    @classmethod
+    def now(cls) -> Usage:
+        times = psutil.cpu_times()._asdict()
+        guests = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is the user's too
+        return cls(
+            clock=time.perf_counter(),
+            cores=sum(seconds for name, seconds in times.items() if name not in guests),
+            own=time.process_time(),
+        )
+
+    def others_since(self, before: Usage) -> float:
+        """Cores that others kept busy."""
+        return max((self.cores - before.cores - self.own + before.own) / (self.clock - before.clock), 0.0)
+
+
 def page_faults() -> int:
     """Pages of memory that the system has mapped for this process so far, none of them read from a disk."""
     import resource  # not on Windows
@@ -172,10 +196,10 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
 
     examples_per_s (for K, samples · images a second) and floor_examples_per_s are of the median round. first_call_s is that of
     a first call of `steps` steps, compile_s what it took beyond a median one. cores_busy is the process's time on all cores
-    over the clock's, faults_per_step the pages that the system had to map; both in the second and third call. `parameters`
-    counts the arrays' elements, masked ones too. Memory in bytes: `imported` with the framework imported; `set_up` with the
-    data, the state and the model placed; `compiling` and `working` the highest during the first call and during the next two;
-    None where the system doesn't say.
+    over the clock's, faults_per_step the pages that the system had to map; both in the second and third call. others_busy is
+    what others had of the cores in all calls. `parameters` counts the arrays' elements, masked ones too. Memory in bytes:
+    `imported` with the framework imported; `set_up` with the data, the state and the model placed; `compiling` and `working`
+    the highest during the first call and during the next two; None where the system doesn't say.
     """
     protocol.load(point.backend)
     imported = resident()
@@ -185,6 +209,7 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
     )
     case = work_of(bench, point.axis)
     set_up = resident()
+    begun = Usage.now()
     forget_peak()
     first_s = case.seconds()
     compiling = peak()
@@ -199,6 +224,7 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
     while time.perf_counter() < until or len(floors) < LEAST_ROUNDS:
         floors.append(case.floor_seconds())
         rounds.append(case.seconds())
+    others_busy = Usage.now().others_since(begun)
     median, examples = statistics.median(rounds), case.steps * case.examples
     low, high = np.percentile(rounds, [25, 75])
     return {
@@ -213,6 +239,7 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
         "compile_s": max(first_s - median, 0.0),
         "setup_s": setup_s,
         "cores_busy": cores_busy,
+        "others_busy": others_busy,
         "faults_per_step": faults / (2 * case.steps),
         "parameters": sum(math.prod(shape) for shape in shapes(bench.config.model).values()),
         "flop": flop(bench.config) if point.axis != "samples" else None,
@@ -310,10 +337,18 @@ def measured(points: list[Point], asked: Growth) -> list[dict[str, Any]]:
         found = kept(path, what) if asked.resume else None
         if found is None:
             print(f"{number} of {len(points)}: {point}", file=sys.stderr)
-            found = what | {"commit": commit} | in_process(point, device=asked.device, seconds=asked.seconds)
+            found = what | {"commit": commit} | quietest(point, asked)
             write_whole(path, writer(found))
         result.append(found)
     return result
+
+
+def quietest(point: Point, asked: Growth) -> dict[str, Any]:
+    """The first of TRIES measurements that others left alone, or the one that they disturbed least."""
+    tries: list[dict[str, Any]] = []
+    while len(tries) < TRIES and all(found["others_busy"] > OTHERS_BOUND for found in tries):
+        tries.append(in_process(point, device=asked.device, seconds=asked.seconds))
+    return min(tries, key=lambda found: float(found["others_busy"]))
 
 
 def writer(content: dict[str, Any]) -> Callable[[Path], None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,7 @@ def synthetic(point: Point) -> dict[str, Any]:
         "compile_s": 2.0,
         "setup_s": 1.0,
         "cores_busy": 1.5,
+        "others_busy": 0.0,
         "faults_per_step": 512.0,
         "parameters": 1000,
         "flop": 1e6 * point.value,
@@ -173,6 +176,20 @@ def test_the_command_ends_in_a_report_and_resumes(tmp_path: Path, asked: list[st
     gone.write_text("{")
     assert main([*arguments, "--resume"]) == 2
     assert gone.name in capsys.readouterr().err
+
+
+def test_what_others_disturbed_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = growth.Growth(results=tmp_path)
+    for loads, kept in (((0.1, 9), 0.1), ((0.5, 0.0, 9), 0.0), ((0.5, 0.3, 0.4), 0.3)):
+        answers = iter(loads)
+        monkeypatch.setattr(growth, "in_process", lambda point, *, answers=answers, **_: {"others_busy": next(answers)})
+        assert growth.quietest(POINT, asked) == {"others_busy": kept}
+
+
+def test_another_process_that_works_is_seen() -> None:
+    before = growth.Usage.now()
+    subprocess.run([sys.executable, "-c", "import time; t = time.time()\nwhile time.time() < t + 1: pass"], check=True)
+    assert growth.Usage.now().others_since(before) > 0.4
 
 
 def test_a_process_that_fails_is_named() -> None:
