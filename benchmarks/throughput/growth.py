@@ -17,7 +17,6 @@ import dataclasses
 import gc
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -36,7 +35,6 @@ from benchmarks.cli import parse
 from benchmarks.presets import STANDARD
 from benchmarks.throughput import growth_report
 from benchmarks.throughput.cases import Bench, Case, forward, host_copy
-from benchmarks.throughput.compare import NO_SPINNING
 from benchmarks.throughput.roofline import flop
 from common import estimators, protocol
 from common.clock import timed
@@ -267,7 +265,6 @@ def in_process(point: Point, *, device: Device, seconds: float) -> dict[str, Any
         text=True,
         check=False,
         cwd=environment.ROOT,
-        env=NO_SPINNING | os.environ,
     )
     if answer.returncode:
         raise UserError(f"The process of {point} ended with code {answer.returncode}; its message stands above.")

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import clock, reports
-from benchmarks.throughput.roofline import COLOURS, MARKERS, WORD
+from benchmarks.throughput.roofline import COLOURS, WORD
 from common.files import write_whole
 
-PICTURE = "growth.png"
 MIB = 2**20
 PAGE = 4096  # bytes that a fault maps; the kernel may map several at once
 SETTINGS = {"batch": "batch", "hidden": "hidden size", "depth": "flow depth", "samples": "K"}
@@ -60,18 +59,18 @@ def updated_ms(report: dict[str, Any], row: Row) -> float:
 def table(report: dict[str, Any], *, axis: str) -> str:
     """The axis's block in docs/growth.md."""
     training = axis != "samples"
-    columns = [SETTINGS[axis], "family", "backend", "examples/s" if training else "samples/s", "time grows as"]
+    columns = [SETTINGS[axis], "family", "backend", "examples/s" if training else "samples/s", "exponent"]
     columns += ["step (ms)", "products (ms)"] if training else ["block (ms)", "products (ms)"]
     columns += ["GFLOP/s of products", "Adam's bytes (ms)"] if training else []
     columns += ["cores busy", "mapped anew (MiB)", "compile (s)", "state (MiB)", "peak memory (MiB)"]
     lines = [f"| {' | '.join(columns)} |", f"| ---: | --- | --- |{' ---: |' * (len(columns) - 3)}"]
     for row in rows(report, axis):
         cells = [f"{row['value']:,}", row["family"], row["backend"], ranged(row, "examples_per_s", ",.0f")]
-        cells += ["–" if row["exponent"] is None else f"{SETTINGS[axis]}^{row['exponent']:.2f}"]
+        cells += ["–" if row["exponent"] is None else f"{row['exponent']:.2f}"]
         cells += [f"{1e3 * row['step_s']:.3g}", f"{1e3 * row['floor_step_s']:.3g}"]
         if training:
             cells += [f"{row['flop'] / row['floor_step_s'] / 1e9:,.0f}", f"{updated_ms(report, row):.3g}"]
-        cells += [f"{row['cores_busy']:.2f}", f"{row['faults_per_step'] * PAGE / MIB:.3g}"]
+        cells += [f"{row['cores_busy']:.2f}", f"{row['faults_per_step'] * PAGE / MIB:.1f}"]
         cells += [ranged(row, "compile_s", ".2f")]
         cells += [f"{3 * WORD * row['parameters'] / MIB:,.0f}"]
         cells += [ranged(row, "peak", ",.0f", unit=MIB)]
@@ -80,10 +79,12 @@ def table(report: dict[str, Any], *, axis: str) -> str:
 
 
 def ranged(row: Row, name: str, form: str, *, unit: float = 1) -> str:
-    """The median, and the least and most of the repeats."""
+    """The median, and the least and most of the repeats where there are several."""
     if row[name] is None:
         return "not measured"
     low, high = row["ranges"][name]
+    if low == high:
+        return f"{low / unit:{form}}"
     return f"{row[name] / unit:{form}} ({low / unit:{form}}–{high / unit:{form}})"
 
 
@@ -104,42 +105,47 @@ def measured(report: dict[str, Any]) -> str:
 
 # --- the picture ---
 
+FIGURES = {"examples_per_s": "examples/s", "compile_s": "compile (s)", "peak": "peak memory over import (MiB)"}
+
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """A column a setting that grows, a row a figure, all on logarithmic axes."""
+    """A column a setting that grows, a row a figure; the picture of `docs/growth.md`."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-    axes_of = [axis for axis in SETTINGS if rows(report, axis)]
-    figure = Figure(figsize=(3.4 * len(axes_of), 8.4), layout="constrained")
-    panels = figure.subplots(3, len(axes_of), sharex="col", squeeze=False)
-    for column, axis in enumerate(axes_of):
+    grown = [axis for axis in SETTINGS if rows(report, axis)]
+    every = [row for axis in grown for row in rows(report, axis)]
+    most = {name: max((row[name] for row in every if row[name] is not None), default=1.0) for name in FIGURES}
+    figure = Figure(figsize=(3.2 * len(grown), 8), layout="constrained")
+    panels = figure.subplots(len(FIGURES), len(grown), sharex="col", squeeze=False)
+    for axis, column in zip(grown, panels.T, strict=True):
         found = rows(report, axis)
-        for (name, unit), panel in zip(
-            (("examples_per_s", 1), ("compile_s", 1), ("peak", MIB)), panels[:, column], strict=True
-        ):
-            lines(panel, found, name, unit=unit)
+        for name, panel in zip(FIGURES, column, strict=True):
+            lines(panel, found, name, unit=MIB if name == "peak" else 1)
             panel.set_xscale("log")
-            panel.set_yscale(
-                *("symlog",) if name == "compile_s" else ("log",), **({"linthresh": 0.1} if name == "compile_s" else {})
-            )
-            panel.grid(alpha=0.3)
+            panel.set_yscale("log")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             panel.yaxis.set_major_formatter(FuncFormatter(plain))
-        floors(panels[0, column], found)
-        panels[0, column].set_title(f"{SETTINGS[axis]} grows", fontsize=10)
+            panel.yaxis.set_minor_locator(NullLocator())
+            panel.grid(alpha=0.3)
+        floor(column[0], found)
+        column[1].set_yscale("symlog", linthresh=0.5, linscale=0.4)  # PyTorch's is zero, or noise
+        column[1].set_ylim(-0.1, 1.5 * most["compile_s"])
+        column[1].yaxis.set_major_locator(FixedLocator([0, 0.5, 1, 2, 5, 10, 20]))
+        column[1].yaxis.set_major_formatter(FuncFormatter(plain))
+        column[2].set_ylim(50, 1.5 * most["peak"] / MIB)
         values = sorted({row["value"] for row in found})
-        panels[2, column].xaxis.set_major_locator(FixedLocator(values))
-        panels[2, column].xaxis.set_minor_locator(NullLocator())
-        panels[2, column].xaxis.set_major_formatter(FuncFormatter(plain))
-        panels[2, column].set_xlabel(SETTINGS[axis])
-    for panel, label in zip(panels[:, 0], ("examples/s", "compile (s)", "peak memory over import (MiB)"), strict=True):
+        column[2].xaxis.set_major_locator(FixedLocator(values))
+        column[2].xaxis.set_minor_locator(NullLocator())
+        column[2].xaxis.set_major_formatter(FuncFormatter(plain))
+        column[2].tick_params(axis="x", labelsize=8)
+        column[2].set_xlabel(SETTINGS[axis])
+        column[0].set_title(f"{found[0]['family']}: {SETTINGS[axis]}", fontsize=10)
+        if axis == "samples":
+            column[0].set_ylabel("samples/s")
+    for panel, label in zip(panels[:, 0], FIGURES.values(), strict=True):
         panel.set_ylabel(label)
-    if axes_of[-1] == "samples":
-        panels[0, -1].set_ylabel("samples/s")
-    handles: dict[str, Any] = {}
-    for panel in panels[0]:
-        handles |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
 
     def to(temporary: Path) -> None:
         figure.savefig(temporary, dpi=110)
@@ -148,40 +154,31 @@ def draw(report: dict[str, Any], path: Path) -> None:
 
 
 def plain(value: float, _: int) -> str:
-    """1,024 rather than 10^3."""
+    """1,000 rather than 10^3."""
     return f"{value:,.0f}" if value >= 1 else f"{value:g}"
 
 
 def lines(panel: Any, found: list[Row], name: str, *, unit: float) -> None:
-    """A line a family and backend, with its repeats' range."""
-    backends = list(dict.fromkeys(row["backend"] for row in found))
-    for family, marker in MARKERS.items():
-        for colour, backend in zip(COLOURS, backends, strict=False):
-            line = [row for row in found if (row["family"], row["backend"]) == (family, backend) and row[name]]
-            if line:
-                middle = [row[name] / unit for row in line]
-                ends = [[abs(row["ranges"][name][side] - row[name]) / unit for row in line] for side in (0, 1)]
-                panel.errorbar(
-                    [row["value"] for row in line],
-                    middle,
-                    yerr=ends,
-                    color=colour,
-                    marker=marker,
-                    markersize=4,
-                    markerfacecolor=colour if family == "flow" else "white",
-                    linewidth=1.2,
-                    elinewidth=0.8,
-                    label=f"{backend}, {family}",
-                )
+    """A line a backend, with its repeats' range."""
+    for colour, backend in zip(COLOURS, dict.fromkeys(row["backend"] for row in found), strict=False):
+        line = [row for row in found if row["backend"] == backend and row[name] is not None]
+        panel.errorbar(
+            [row["value"] for row in line],
+            [row[name] / unit for row in line],
+            yerr=[[abs(row["ranges"][name][side] - row[name]) / unit for row in line] for side in (0, 1)],
+            color=colour,
+            marker="o",
+            markersize=4,
+            linewidth=1.2,
+            label=backend,
+        )
 
 
-def floors(panel: Any, found: list[Row]) -> None:
+def floor(panel: Any, found: list[Row]) -> None:
     """The products alone, in the backend that is fastest at them."""
-    for family in dict.fromkeys(row["family"] for row in found):
-        values = sorted({row["value"] for row in found if row["family"] == family})
-        best = [
-            max(row["floor_examples_per_s"] for row in found if (row["family"], row["value"]) == (family, value))
-            for value in values
-        ]
-        line = ":" if family == "flow" else (0, (4, 2))
-        panel.plot(values, best, color="black", linestyle=line, linewidth=1, label=f"products alone, {family}")
+    best: dict[int, float] = {}
+    for row in found:
+        best[row["value"]] = max(best.get(row["value"], 0.0), row["floor_examples_per_s"])
+    panel.plot(
+        list(best), list(best.values()), color="black", linestyle=":", linewidth=1.2, label="products alone, the fastest"
+    )

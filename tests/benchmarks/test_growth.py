@@ -129,7 +129,7 @@ def synthetic(point: Point) -> dict[str, Any]:
         "floor_step_s": 5e-4 * point.value,
         "floor_examples_per_s": 2000.0,
         "first_call_s": 3.0,
-        "compile_s": 2.0,
+        "compile_s": 2.0 + point.repeat,
         "setup_s": 1.0,
         "cores_busy": 1.5,
         "others_busy": 0.0,
@@ -159,7 +159,7 @@ def test_the_command_ends_in_a_report_and_resumes(tmp_path: Path, asked: list[st
     assert main(arguments) == 0
     assert len(asked) == 2 * 2 * len(AXES["depth"].values)
     assert asked[:2] == ["depth-1_flow_jax_0", "depth-1_flow_pytorch_0"]
-    assert "| 16 | flow | jax | 1,000" in capsys.readouterr().out
+    assert "| 16 | flow | jax | 1,000 |" in capsys.readouterr().out
     assert imread(tmp_path / "growth.png").shape[0] > 100
 
     gone = tmp_path / "points" / "depth-4_flow_jax_1.json"
@@ -241,10 +241,8 @@ def test_the_tables_say_what_was_measured() -> None:
     report = report_of()
     line = growth_report.table(report, axis="depth").splitlines()[-1]
     # 16 units: 24 ms a step, products 8 ms for 16 MFLOP, 28 bytes a parameter at 28 MB/s.
-    assert line == (
-        "| 16 | flow | tensorflow | 1,000 (1,000–1,000) | flow depth^1.00 | 24 | 8 | 2 | 1 "
-        "| 1.50 | 2 | 2.00 (2.00–2.00) | 0 | 80 (80–80) |"
-    )
+    assert line == ("| 16 | flow | tensorflow | 1,000 | 1.00 | 24 | 8 | 2 | 1 | 1.50 | 2.0 | 2.50 (2.00–3.00) | 0 | 80 |")
+    assert "| 2,048 | mean-field | pytorch | 1,000 | 1.00 | 3.07e+03 | 1.02e+03 |" in growth_report.table(report, axis="batch")
     assert "| 5,000 | flow | jax |" in growth_report.table(report, axis="samples")
     for point in report["points"]:
         point["memory"] |= {"compiling": None, "working": None}
