@@ -58,13 +58,15 @@ def updated_ms(report: dict[str, Any], row: Row) -> float:
 
 def table(report: dict[str, Any], *, axis: str) -> str:
     """The axis's block in docs/growth.md."""
-    training = axis != "samples"
+    found, training = rows(report, axis), axis != "samples"
+    if not found:
+        return "Not measured yet.\n"
     columns = [SETTINGS[axis], "family", "backend", "examples/s" if training else "samples/s", "exponent"]
     columns += ["step (ms)", "products (ms)"] if training else ["block (ms)", "products (ms)"]
     columns += ["GFLOP/s of products", "Adam's bytes (ms)"] if training else []
     columns += ["cores busy", "mapped anew (MiB)", "compile (s)", "state (MiB)", "peak memory (MiB)"]
     lines = [f"| {' | '.join(columns)} |", f"| ---: | --- | --- |{' ---: |' * (len(columns) - 3)}"]
-    for row in rows(report, axis):
+    for row in found:
         cells = [f"{row['value']:,}", row["family"], row["backend"], ranged(row, "examples_per_s", ",.0f")]
         cells += ["–" if row["exponent"] is None else f"{row['exponent']:.2f}"]
         cells += [f"{1e3 * row['step_s']:.3g}", f"{1e3 * row['floor_step_s']:.3g}"]

@@ -247,6 +247,7 @@ def test_the_tables_say_what_was_measured() -> None:
     for point in report["points"]:
         point["memory"] |= {"compiling": None, "working": None}
     assert "| 0 | not measured |" in growth_report.table(report, axis="depth")
+    assert growth_report.table(report_of(axes=("batch",)), axis="depth") == "Not measured yet.\n"
     below = growth_report.measured(report)
     assert "1,024 KiB of L2" in below
     assert "On a GPU: not measured." in below
