@@ -15,7 +15,7 @@ export VAEBENCH_DATA_DIR := $(DATA_DIR)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-throughput bench-compare bench-prove bench-ancestor bench-numpyro regress roofline test parity mutations lint format list tables cross-evaluate agreement ablation shape-checks bfloat16 clean always
+.PHONY: help setup bench bench-throughput bench-compare bench-prove bench-ancestor bench-numpyro regress roofline growth test parity mutations lint format list tables cross-evaluate agreement ablation shape-checks bfloat16 clean always
 
 help: ## List the targets and the variables (the default)
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,9 @@ regress: .venv/ready ## After an upgrade: fail if parity, quality or speed is wo
 
 roofline: .venv/ready ## Draw docs/figures/roofline.png from the committed report of bench-throughput
 	$(PY) -m benchmarks roofline $(ARGS)
+
+growth: .venv/ready ## Speed, compile time and memory as batch, hidden size, flow depth or K grows; ARGS=--resume goes on
+	$(PY) -m benchmarks growth $(ARGS)
 
 test: .venv/ready-dev ## Run the tests, two at a time; ARGS="-n 0 -k name" for some of them
 	$(PY) -m pytest $(TWO_AT_A_TIME) $(ARGS)

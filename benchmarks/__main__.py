@@ -37,7 +37,7 @@ from benchmarks.regress import command as regress
 from benchmarks.regress import prove as prove_regress
 from benchmarks.regress import quality as regress_quality
 from benchmarks.regress import speed as regress_speed
-from benchmarks.throughput import compare, prove, roofline, suite
+from benchmarks.throughput import compare, growth, prove, roofline, suite
 from common import checkpoints, data, protocol
 from common.config import SECTIONS, TOP, Config, Precision, Variational, check
 from common.errors import UserError
@@ -313,6 +313,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "regress-quality-worker": regress_quality.worker,
     "regress-speed-worker": regress_speed.worker,
     "prove-regress": prove_regress.main,
+    "growth": growth.main,
+    "growth-worker": growth.worker,
 }
 HELP = """python -m benchmarks COMMAND …
 
@@ -331,6 +333,7 @@ HELP = """python -m benchmarks COMMAND …
   regress                after an upgrade: parity, quality and speed against benchmarks/baselines; --update writes those
   prove-regress          put that check to the test, as it is and with faults
   roofline               draw docs/figures/roofline.png from the report 'throughput'
+  growth                 speed, compile time and memory as batch, hidden size, flow depth or K grows: tables and a picture
   agreement              train the backends side by side on the same noise and show where they part
   ablation               from the older scripts' settings, one difference at a time made equal: nats and examples/s
   ancestor DIR           the older scripts, from a checkout of theirs, in turns with their presets here: ratios of examples/s

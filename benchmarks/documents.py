@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from benchmarks import ablation, agreement, bfloat16, cross_evaluate, parity, re
 from benchmarks.peers import ancestor, numpyro, turns
 from benchmarks.regress import prove as prove_regress
 from benchmarks.reports import REPORTS, Report
-from benchmarks.throughput import prove, roofline, suite
+from benchmarks.throughput import growth_report, prove, roofline, suite
 from common.errors import UserError
 from common.files import write_whole
 
@@ -28,6 +29,8 @@ BLOCKS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "bfloat16": (bfloat16.REPORT, bfloat16.table),
     "ablation": ("ablation", ablation.table),
     "regress-demonstration": (prove_regress.REPORT, prove_regress.markdown),
+    **{f"growth-{axis}": ("growth", functools.partial(growth_report.table, axis=axis)) for axis in growth_report.SETTINGS},
+    "growth": ("growth", growth_report.measured),
     "agreement": ("agreement", agreement.table),
     "ancestor": (ancestor.REPORT, turns.markdown),
     "numpyro": (numpyro.REPORT, turns.markdown),
