@@ -16,6 +16,7 @@ from benchmarks.cli import parse
 from benchmarks.presets import preset
 from benchmarks.reports import REPORTS, Report, measured
 from benchmarks.runs import Job
+from common import cache
 from common.errors import UserError
 from common.protocol import BACKENDS
 from common.shapes import SWITCH
@@ -30,7 +31,7 @@ def measure(backend: str, family: str, *, switch: str, results: str) -> tuple[fl
     config = preset("quick").replace(variational=family, steps=STEPS, samples=25, images=25)
     job = Job(backend=backend, preset="quick", data=DATA, data_dir=None, config=config, results=results, resume=False)
     job = dataclasses.replace(job, config=config.replace(pixels=runs.checked(job).pixels))
-    os.environ[SWITCH] = switch  # the process inherits it
+    os.environ |= {SWITCH: switch, cache.SWITCH: "0"}  # the process inherits them, and compiles anew
     if code := runs.in_process(job):
         raise UserError(f"The run of {job.record.name} ended with code {code}; its message stands above.")
     timing = records.read(job.record)["timing"]
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> int:
     if asked.rounds < 1:
         raise UserError(f"--rounds is {asked.rounds}; give at least 1.")
     found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
-    before = os.environ.get(SWITCH, "0")
+    before = {name: os.environ.get(name) or value for name, value in ((SWITCH, "0"), (cache.SWITCH, "1"))}
     try:
         with tempfile.TemporaryDirectory() as folder:
             for _ in range(asked.rounds):
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> int:
                             result = measure(backend, family, switch=switch, results=folder)
                             found.setdefault((family, backend, switch), []).append(result)
     finally:
-        os.environ[SWITCH] = before
+        os.environ |= before
     rows = []
     for family, backend in dict.fromkeys(key[:2] for key in found):
         row: dict[str, object] = {"family": family, "backend": backend}

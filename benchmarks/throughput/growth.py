@@ -17,6 +17,7 @@ import dataclasses
 import gc
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from benchmarks.presets import STANDARD
 from benchmarks.throughput import growth_report
 from benchmarks.throughput.cases import Bench, Case, forward, host_copy
 from benchmarks.throughput.roofline import flop
-from common import estimators, protocol
+from common import cache, estimators, protocol
 from common.clock import timed
 from common.config import Config, Device, Variational
 from common.errors import UserError
@@ -265,6 +266,7 @@ def in_process(point: Point, *, device: Device, seconds: float) -> dict[str, Any
         text=True,
         check=False,
         cwd=environment.ROOT,
+        env=os.environ | {cache.SWITCH: "0"},  # what compiling takes is measured
     )
     if answer.returncode:
         raise UserError(f"The process of {point} ended with code {answer.returncode}; its message stands above.")
