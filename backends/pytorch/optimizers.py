@@ -36,7 +36,8 @@ class RMSprop(torch.optim.Optimizer):
             else:
                 root = torch._foreach_sqrt(v)
                 torch._foreach_add_(root, epsilon)
-            torch._foreach_mul_(parameters, 1 - lr * self.settings.weight_decay)
+            if self.settings.weight_decay:
+                torch._foreach_mul_(parameters, 1 - lr * self.settings.weight_decay)
             torch._foreach_addcdiv_(parameters, gradients, root, -lr)
 
 
