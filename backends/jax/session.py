@@ -53,7 +53,10 @@ def describe() -> Description:
 
 def programs_compiled() -> int | None:
     """None where the cache is off."""
-    return events["/jax/compilation_cache/cache_misses"] if jax.config.jax_compilation_cache_dir else None
+    if jax.config.jax_compilation_cache_dir is None:
+        return None
+    asked, given = (f"/jax/compilation_cache/{event}" for event in ("compile_requests_use_cache", "cache_hits"))
+    return events[asked] - events[given]
 
 
 def select(device: Device) -> jax.Device:
