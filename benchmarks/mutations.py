@@ -233,8 +233,8 @@ PYTORCH = [
         scenario="mean-field rmsprop-outside-plain-0 float64",
         rung="steps-1",
         file="backends/pytorch/optimizers.py",
-        before="                root = torch._foreach_sqrt(v)\n                torch._foreach_add_(root, epsilon)\n",
-        after="                root = torch._foreach_add(v, epsilon)\n                torch._foreach_sqrt_(root)\n",
+        before="v.sqrt_().add_(epsilon)",
+        after="v.add_(epsilon).sqrt_()",
     ),
     Mutation(
         name="weight-decay-without-learning-rate",
@@ -306,8 +306,8 @@ JAX = [
         scenario=FLOW,
         rung="posterior",
         file="backends/jax/flow.py",
-        before="(self.kernel * self.mask) + self.bias",
-        after="(self.kernel * self.mask) + 0 * self.bias",
+        before="return self._affine(x, self.kernel * self.mask)",
+        after="return x @ (self.kernel * self.mask)",
     ),
     Mutation(
         name="mask-transposed",

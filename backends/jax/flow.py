@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from backends.jax.networks import Linear, bfloat16_linear
+from backends.jax.networks import Linear
 from backends.jax.shapes import Quantities, checked
 from common.masks import made_masks
 
@@ -28,9 +28,7 @@ class MaskedLinear(Linear):
 
     @checked
     def __call__(self, x: Float[Array, "*rows inputs"]) -> Float[Array, "*rows outputs"]:
-        if self.dtype == jnp.bfloat16:
-            return bfloat16_linear(x, self.kernel * self.mask, self.bias[...])
-        return x @ (self.kernel * self.mask) + self.bias
+        return self._affine(x, self.kernel * self.mask)
 
 
 class MADE(nnx.Module):

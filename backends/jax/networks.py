@@ -19,9 +19,14 @@ class Linear(nnx.Linear):
         super().__init__(inputs, outputs, use_bias=use_bias, dtype=factors, param_dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        if self.dtype != jnp.bfloat16:
-            return super().__call__(x)
-        return bfloat16_linear(x, self.kernel[...], None if self.bias is None else self.bias[...])
+        return self._affine(x, self.kernel[...])
+
+    def _affine(self, x: Array, weight: Array) -> Array:
+        if self.dtype == jnp.bfloat16:
+            return bfloat16_linear(x, weight, None if self.bias is None else self.bias[...])
+        rows = x.reshape(-1, x.shape[-1])  # with more axes, XLA copies what it transposes for the weight's gradient
+        result = rows @ weight if self.bias is None else rows @ weight + self.bias
+        return result.reshape(*x.shape[:-1], -1)
 
 
 class MLP(nnx.Module):

@@ -18,7 +18,7 @@ class MaskedLinear(nn.Linear):
     def __init__(self, mask: np.ndarray, *, factors: torch.dtype):
         inputs, outputs = mask.shape
         super().__init__(inputs, outputs, dtype=factors)
-        self.register_buffer("mask", torch.tensor(mask.T, dtype=self.weight.dtype), persistent=False)
+        self.register_buffer("mask", torch.tensor(mask.T, dtype=self.weight.dtype).contiguous(), persistent=False)
 
     @checked
     def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:

@@ -20,25 +20,19 @@ class RMSprop(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:
         decay, epsilon = self.settings.rmsprop_decay, self.settings.rmsprop_epsilon
         for group in self.param_groups:
-            lr, parameters = group["lr"], group["params"]
-            gradients = [p.grad for p in parameters]
-            second = [self.state[p]["second_moment"] for p in parameters]
-            torch._foreach_mul_(second, decay)
-            torch._foreach_addcmul_(second, gradients, gradients, 1 - decay)
-            v = second
-            if self.settings.rmsprop_centered:
-                first = [self.state[p]["first_moment"] for p in parameters]
-                torch._foreach_lerp_(first, gradients, 1 - decay)
-                v = torch._foreach_addcmul(second, first, first, -1)
-            if self.settings.rmsprop_epsilon_in_root:
-                root = torch._foreach_add(v, epsilon)
-                torch._foreach_sqrt_(root)
-            else:
-                root = torch._foreach_sqrt(v)
-                torch._foreach_add_(root, epsilon)
-            if self.settings.weight_decay:
-                torch._foreach_mul_(parameters, 1 - lr * self.settings.weight_decay)
-            torch._foreach_addcdiv_(parameters, gradients, root, -lr)
+            lr = group["lr"]
+            for parameter in group["params"]:  # one by one: what an operation leaves in the cache, the next one reads there
+                gradient, moments = parameter.grad, self.state[parameter]
+                second = moments["second_moment"].mul_(decay).addcmul_(gradient, gradient, value=1 - decay)
+                if self.settings.rmsprop_centered:
+                    first = moments["first_moment"].lerp_(gradient, 1 - decay)
+                    v = second.addcmul(first, first, value=-1)
+                else:
+                    v = second.clone()
+                root = v.add_(epsilon).sqrt_() if self.settings.rmsprop_epsilon_in_root else v.sqrt_().add_(epsilon)
+                if self.settings.weight_decay:
+                    parameter.mul_(1 - lr * self.settings.weight_decay)
+                parameter.addcdiv_(gradient, root, value=-lr)
 
 
 @checked

@@ -320,12 +320,16 @@ def test_digits_are_the_grey_ones_each_once():
 
 
 def test_other_digits_are_refused(monkeypatch):
-    import sklearn.datasets
-
-    changed = sklearn.datasets.load_digits()
-    changed.data[0] = 16 - changed.data[0]
-    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: changed)
+    changed = data.grey_digits()
+    changed[0, 0] = 16 - changed[0, 0]
+    monkeypatch.setattr(data, "grey_digits", lambda: changed)
     with pytest.raises(UserError, match=r"scikit-learn's digits, or NumPy.*has changed; install"):
+        load("binarized-digits", data_dir=None)
+
+
+def test_without_scikit_learn_there_are_no_digits(monkeypatch):
+    monkeypatch.setattr(data, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"inside scikit-learn, and it isn't here: install"):
         load("binarized-digits", data_dir=None)
 
 
