@@ -15,7 +15,7 @@ export VAEBENCH_DATA_DIR := $(DATA_DIR)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-throughput bench-compare bench-prove bench-ancestor bench-numpyro regress roofline growth test parity mutations lint format list tables cross-evaluate agreement ablation shape-checks bfloat16 clean always
+.PHONY: help setup bench bench-throughput bench-compare bench-prove bench-ancestor bench-numpyro regress roofline growth overhead test parity mutations lint format list tables cross-evaluate agreement ablation shape-checks bfloat16 clean always
 
 help: ## List the targets and the variables (the default)
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ roofline: .venv/ready ## Draw docs/figures/roofline.png from the committed repor
 
 growth: .venv/ready ## Speed, compile time and memory as batch, hidden size, flow depth or K grows; ARGS=--resume goes on
 	$(PY) -m benchmarks growth $(ARGS)
+
+overhead: .venv/ready ## What the suite itself costs: beside a bare loop, outside of its steps, from the command to the first
+	$(PY) -m benchmarks overhead $(ARGS)
 
 test: .venv/ready-dev ## Run the tests, two at a time; ARGS="-n 0 -k name" for some of them
 	$(PY) -m pytest $(TWO_AT_A_TIME) $(ARGS)

@@ -30,6 +30,7 @@ from benchmarks import (
     tables,
 )
 from benchmarks.cli import parse
+from benchmarks.overhead import command as overhead
 from benchmarks.peers import ancestor, numpyro, ours
 from benchmarks.presets import PRESETS, preset
 from benchmarks.progress import Progress
@@ -315,6 +316,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "prove-regress": prove_regress.main,
     "growth": growth.main,
     "growth-worker": growth.worker,
+    "overhead": overhead.main,
+    "overhead-worker": overhead.worker,
 }
 HELP = """python -m benchmarks COMMAND …
 
@@ -334,6 +337,7 @@ HELP = """python -m benchmarks COMMAND …
   prove-regress          put that check to the test, as it is and with faults
   roofline               draw docs/figures/roofline.png from the report 'throughput'
   growth                 speed, compile time and memory as batch, hidden size, flow depth or K grows: tables and a picture
+  overhead               what the suite itself costs: beside a bare loop, outside of its steps, from the command to the first
   agreement              train the backends side by side on the same noise and show where they part
   ablation               from the older scripts' settings, one difference at a time made equal: nats and examples/s
   ancestor DIR           the older scripts, from a checkout of theirs, in turns with their presets here: ratios of examples/s

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import ablation, agreement, bfloat16, cross_evaluate, parity, reports, shape_checks
+from benchmarks.overhead import command as overhead
 from benchmarks.peers import ancestor, numpyro, turns
 from benchmarks.regress import prove as prove_regress
 from benchmarks.reports import REPORTS, Report
@@ -26,6 +27,7 @@ BLOCKS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "throughput": ("throughput", suite.markdown),
     "machine": ("throughput", roofline.markdown),
     "compare-gate": ("compare-gate", prove.markdown),
+    "overhead": (overhead.REPORT, overhead.table),
     "bfloat16": (bfloat16.REPORT, bfloat16.table),
     "ablation": ("ablation", ablation.table),
     "regress-demonstration": (prove_regress.REPORT, prove_regress.markdown),

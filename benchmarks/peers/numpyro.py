@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import tempfile
@@ -18,20 +19,21 @@ from benchmarks.peers import ours, turns
 from benchmarks.peers.turns import NotRunError, Row
 from benchmarks.presets import STANDARD
 from common import data
-from common.config import Config
+from common.config import Config, Precision
 from common.errors import UserError
 from common.protocol import BACKENDS
 
 REPORT = "numpyro"
 PEER = "NumPyro SVI"
 SCRIPT = ROOT / "docs/examples/numpyro_svi.py"
-AIM = 1.05  # the fastest backend's examples/s over NumPyro's
+AIMS: dict[Precision, float] = {"full": 1.05, "bfloat16": 1.3}  # the fastest backend's examples/s over NumPyro's in float32
 
 
 @dataclass
 class NumPyro:
     python: Annotated[str, tyro.conf.arg(help="The Python of an environment made from environments/numpyro.txt.")]
     backend: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of {', '.join(BACKENDS)}.")] = BACKENDS
+    precision: Annotated[tuple[Precision, ...], tyro.conf.arg(help="One or both of ours; NumPyro's is float32.")] = ("full",)
     rounds: Annotated[int, tyro.conf.arg(help="Turns of each contender.")] = 5
     steps: Annotated[int, tyro.conf.arg(help="Steps on the clock, a turn.")] = 1_000
     data: Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")] = "binarized-mnist"
@@ -49,10 +51,13 @@ def main(arguments: list[str]) -> int:
     ours.check(STANDARD, rounds=asked.rounds, steps=asked.steps)
     dataset = data.load(asked.data, data_dir=asked.data_dir)
     config = STANDARD.replace(pixels=dataset.pixels)
-    rows = {
-        name: turns.row(peer=PEER, ours=f"standard, {name}", family="mean-field", device="cpu", steps=asked.steps, target=None)
-        for name in asked.backend
-    }
+    rows: dict[tuple[str, Precision], Row] = {}
+    for backend in asked.backend:
+        for precision in asked.precision:
+            own = f"standard, {backend}" if precision == "full" else f"standard, {backend}, {precision}"
+            rows[backend, precision] = turns.row(
+                peer=PEER, ours=own, family="mean-field", device="cpu", steps=asked.steps, target=None
+            )
     failed = False
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -67,26 +72,29 @@ def main(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def measure(rows: dict[str, Row], asked: NumPyro, *, config: Config, images: Path) -> None:
-    """Fill the rows in; the aim is the fastest's. Raises `NotRunError` where a contender fails."""
-    own = {
-        backend: lambda backend=backend: ours.examples_per_s(
-            backend, "standard", config, steps=asked.steps, dataset=asked.data, data_dir=asked.data_dir
+def measure(rows: dict[tuple[str, Precision], Row], asked: NumPyro, *, config: Config, images: Path) -> None:
+    """Fill the rows in; a precision's aim is its fastest's. Raises `NotRunError` where a contender fails."""
+
+    def turn(backend: str, precision: Precision) -> float:
+        settings = config.replace(precision=precision)
+        return ours.examples_per_s(
+            backend, "standard", settings, steps=asked.steps, dataset=asked.data, data_dir=asked.data_dir
         )
-        for backend in rows
-    }
+
+    own = {row["ours"]: functools.partial(turn, *key) for key, row in rows.items()}
     found_versions = turns.versions(asked.python)
     found = turns.take(
         {PEER: lambda: examples_per_s(asked, config=config, images=images), **own}, rounds=asked.rounds, title="standard"
     )
-    for backend, row in rows.items():
+    for row in rows.values():
         row |= {
             "peer_versions": found_versions,
             "peer_examples_per_s": found[PEER],
-            "ours_examples_per_s": found[backend],
+            "ours_examples_per_s": found[row["ours"]],
         }
-    fastest = max(rows.values(), key=lambda row: statistics.median(turns.ratios(row)))
-    fastest["target"] = AIM
+    for precision in asked.precision:
+        same = [row for (_, other), row in rows.items() if other == precision]
+        max(same, key=lambda row: statistics.median(turns.ratios(row)))["target"] = AIMS[precision]
 
 
 def examples_per_s(asked: NumPyro, *, config: Config, images: Path) -> float:

@@ -135,7 +135,9 @@ def markdown(report: Report) -> str:
             ]
             peers = ", ".join(f"{package} {version}" for package, version in row["peer_versions"].items())
             load = f"load {row['environment']['load']:.1f} before the first turn"
-            where = reports.measured(row["environment"], setting=f"{row['device']}, float32, {load}")
+            where = reports.measured(
+                row["environment"], setting=f"{row['device']}, float32 unless a row says otherwise, {load}"
+            )
             places.setdefault(f"{where}. Theirs: {peers}.", []).append(f"{row['peer']} {row['variational']}")
         else:
             cells += ["", "", f"not run: {row['reason']}", ""]

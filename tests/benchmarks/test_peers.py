@@ -19,6 +19,7 @@ from benchmarks.peers.ancestor import SCRIPTS
 from benchmarks.peers.turns import NotRunError
 from benchmarks.presets import QUICK, preset
 from common import clock, protocol
+from common.config import Config
 
 STEP_S = 0.2
 SCRIPT = SCRIPTS["ancestor-pytorch"]
@@ -241,6 +242,23 @@ def test_numpyro_takes_turns_with_each_backend_and_the_fastest_has_the_aim(
     (fast,) = [line for line in lines if "standard, jax" in line]
     assert slow.endswith("| 900 | 0.90 (0.90 … 0.90) | 2 × 1,000 |  |")
     assert fast.endswith("| 1,200 | 1.20 (1.20 … 1.20) | 2 × 1,000 | ≥ 1.05 |")
+
+
+def test_each_precision_of_ours_has_its_rows_and_its_aim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def speed(name: str, preset: str, config: Config, **settings: Any) -> float:
+        return {"pytorch": 900.0, "jax": 1200.0}[name] * (2 if config.precision == "bfloat16" else 1)
+
+    monkeypatch.setattr(numpyro, "examples_per_s", lambda asked, **settings: 1000.0)
+    monkeypatch.setattr(ours, "examples_per_s", speed)
+    options = ("--rounds", "1", "--data", "binarized-digits", "--results", str(tmp_path), "--precision", "full", "bfloat16")
+    assert main(["numpyro", "--python", sys.executable, "--backend", "pytorch", "jax", *options]) == 0
+    table = {line.split(" | ")[2]: line for line in capsys.readouterr().out.splitlines() if line.startswith("| NumPyro")}
+    assert list(table) == ["standard, pytorch", "standard, pytorch, bfloat16", "standard, jax", "standard, jax, bfloat16"]
+    assert table["standard, jax"].endswith("1.20 (1.20 … 1.20) | 1 × 1,000 | ≥ 1.05 |")
+    assert table["standard, jax, bfloat16"].endswith("2.40 (2.40 … 2.40) | 1 × 1,000 | ≥ 1.30 |")
+    assert table["standard, pytorch, bfloat16"].endswith("1.80 (1.80 … 1.80) | 1 × 1,000 |  |")
 
 
 def test_numpyro_is_asked_for_the_same_model(tmp_path: Path) -> None:
