@@ -171,7 +171,8 @@ def outside(session: Session, checkpoint: Any, *, dataset: Dataset) -> float:
     watched: Any = Watched(session)
     done = 0
     began = time.perf_counter()
-    with Progress("overhead").phase("train", total=config.training.steps, unit="steps") as advance:
+    rows = config.training.batch_size
+    with Progress("overhead").phase("train", total=config.training.steps, unit="steps", rows=rows) as advance:
 
         def report(step: int, elbo: float) -> None:
             nonlocal done
