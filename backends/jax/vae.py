@@ -74,4 +74,6 @@ def log_weights(quantities: Quantities, kl_weight: float | Float[Array, ""]) -> 
 @checked
 def objective(log_w: Float[Array, "samples batch"]) -> Float[Array, ""]:
     """Mean over the batch of logmeanexp over samples: the ELBO for one, else IWAE's bound (Burda et al. 2016, eq. 8)."""
+    if len(log_w) == 1:
+        return log_w.mean()
     return (jax.nn.logsumexp(log_w, axis=0) - math.log(len(log_w))).mean()

@@ -71,4 +71,6 @@ def log_weights(quantities: Quantities, kl_weight: float | Float[Tensor, ""]) ->
 @checked
 def objective(log_w: Float[Tensor, "samples batch"]) -> Float[Tensor, ""]:
     """Mean over the batch of logmeanexp over samples: the ELBO for one, else IWAE's bound (Burda et al. 2016, eq. 8)."""
+    if len(log_w) == 1:
+        return log_w.mean()
     return (log_w.logsumexp(0) - math.log(len(log_w))).mean()

@@ -17,7 +17,7 @@ LOG_2_PI = math.log(2 * math.pi)
 def mlp(key: Array, sizes: tuple[int, ...]) -> list[tuple[Array, Array]]:
     keys = jax.random.split(key, len(sizes) - 1)
     layers = zip(keys, sizes[:-1], sizes[1:], strict=True)
-    return [(jax.random.normal(k, (m, n)) / math.sqrt(m), jnp.zeros(n)) for k, m, n in layers]
+    return [(jax.random.normal(k, (m, n), jnp.float32) / math.sqrt(m), jnp.zeros(n, jnp.float32)) for k, m, n in layers]
 
 
 def apply(layers: list[tuple[Array, Array]], x: Array) -> Array:
@@ -53,7 +53,7 @@ def create(images: np.ndarray, *, hidden: int, latent: int, learning_rate: float
         def step(carry: Any, batch: Array) -> tuple[Any, Array]:
             parameters, moments, key = carry
             key, own = jax.random.split(key)
-            noise = jax.random.normal(own, (len(batch), latent))
+            noise = jax.random.normal(own, (len(batch), latent), jnp.float32)
             value, gradient = jax.value_and_grad(loss)(parameters, data[batch].astype(jnp.float32), noise)
             updates, moments = optimizer.update(gradient, moments)
             return (optax.apply_updates(parameters, updates), moments, key), -value
