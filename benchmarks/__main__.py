@@ -22,6 +22,7 @@ from benchmarks import (
     cross_evaluate,
     documents,
     export,
+    overhead,
     parity,
     records,
     reproduce,
@@ -30,7 +31,6 @@ from benchmarks import (
     tables,
 )
 from benchmarks.cli import parse
-from benchmarks.overhead import command as overhead
 from benchmarks.peers import ancestor, numpyro, ours
 from benchmarks.presets import PRESETS, preset
 from benchmarks.progress import Progress

@@ -7,8 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import ablation, agreement, bfloat16, cross_evaluate, parity, reports, shape_checks
-from benchmarks.overhead import command as overhead
+from benchmarks import ablation, agreement, bfloat16, cross_evaluate, overhead, parity, reports, shape_checks
 from benchmarks.peers import ancestor, numpyro, turns
 from benchmarks.regress import prove as prove_regress
 from benchmarks.reports import REPORTS, Report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import types
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import reports, runs
+from benchmarks import overhead, reports, runs
 from benchmarks.__main__ import main
-from benchmarks.overhead import command
 from benchmarks.presets import preset
 from benchmarks.runs import Job
 from common import data, protocol, training
@@ -25,9 +23,7 @@ def test_a_bare_loop_learns_what_our_loop_learns(backend: str) -> None:
     digits = data.load("binarized-digits", data_dir=None)
     config = preset("quick").replace(pixels=64, hidden_size=32, latent_size=4, learning_rate=3e-3, steps=800, warm_up=0)
     config = config.replace(schedule="constant", batch_size=100)
-    bare = importlib.import_module(f"benchmarks.overhead.bare_{backend}").create(
-        digits.train, hidden=32, latent=4, learning_rate=3e-3
-    )
+    bare = overhead.bare_loop(backend)(digits.train, hidden=32, latent=4, learning_rate=3e-3)
     job = Job(backend, "quick", data="", data_dir=None, config=config, results="", resume=False)
     _, session = runs.begin(job, backend=protocol.load(backend), dataset=digits)
     chunk = training.chunk(config, images=len(digits.train), first_step=0, steps=800)
@@ -53,10 +49,10 @@ def test_the_sides_take_turns_and_neither_compiles_on_the_clock(monkeypatch: pyt
         order.append("bare")
         return np.zeros(len(rows))
 
-    monkeypatch.setattr(command.importlib, "import_module", lambda name: types.SimpleNamespace(create=lambda *_, **__: bare))
+    monkeypatch.setattr(overhead, "bare_loop", lambda name: lambda *_, **__: bare)
     config = preset("standard").replace(chunk=2)
     session: Any = Session()
-    ours, theirs = command.by_turns(session, "jax", config=config, images=np.zeros((300, 784), np.uint8), turns=3)
+    ours, theirs = overhead.by_turns(session, "jax", config=config, images=np.zeros((300, 784), np.uint8), turns=3)
     assert order == ["ours 0", "bare", "bare", "ours 2", "ours 4", "bare", "bare", "ours 6"]
     assert len(ours) == len(theirs) == 3
 
@@ -75,15 +71,15 @@ def test_outside_is_the_share_that_is_spent_in_no_call_of_the_session(monkeypatc
             session.train()
             now += 1
 
-    monkeypatch.setattr(command, "time", types.SimpleNamespace(perf_counter=lambda: now))
-    monkeypatch.setattr(command.training, "train", train)
+    monkeypatch.setattr(overhead, "time", types.SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(overhead.training, "train", train)
     checkpoint, session, dataset = types.SimpleNamespace(config=preset("quick")), Session(), None
-    assert command.outside(session, checkpoint, dataset=dataset) == 0.25  # type: ignore[arg-type]
+    assert overhead.outside(session, checkpoint, dataset=dataset) == 0.25  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("n", [6, 8, 24, 101])
 def test_the_interval_is_the_narrowest_that_covers_the_median_95_times_in_100(n: int) -> None:
-    low, high = command.interval([float(k) for k in range(n, 0, -1)])
+    low, high = overhead.interval([float(k) for k in range(n, 0, -1)])
     assert low - 1 == n - high
 
     def coverage(rank: int) -> float:
@@ -98,7 +94,7 @@ def test_the_report_is_written_and_what_it_says_is_shown(
 ) -> None:
     chunk = preset("standard").training.chunk
     loops = {"ours": [chunk * 0.011] * 6, "bare": [chunk * 0.01] * 6, "outside": 0.004}
-    monkeypatch.setattr(command, "in_process", lambda backend, **_: loops)
+    monkeypatch.setattr(overhead, "in_process", lambda backend, **_: loops)
     began: list[int] = []
 
     def start(backend: str, family: str, *, folder: Path, turn: int) -> dict[str, float | None]:
@@ -106,7 +102,7 @@ def test_the_report_is_written_and_what_it_says_is_shown(
         compiled = None if backend == "pytorch" else 9.0 if turn == 0 else 0.0
         return {"command_s": 9.0 - turn, "first_chunk_s": 2.0 - turn / 4, "import_s": 1.0, "programs_compiled": compiled}
 
-    monkeypatch.setattr(command, "start", start)
+    monkeypatch.setattr(overhead, "start", start)
     arguments = ("--backend", "jax", "pytorch", "--processes", "2", "--starts", "1", "--results", str(tmp_path))
     assert main(["overhead", *arguments]) == 0
     assert began == [0] * 4 + [1] * 4
@@ -114,7 +110,7 @@ def test_the_report_is_written_and_what_it_says_is_shown(
     assert "| jax | 11.00 | 10.00 | 1.100 (1.100 … 1.100) | 12 | 0.40% |" in printed
     assert "| jax | flow | 9.0 | 8.0 | 1.0 | 2.00 | 1.75 | 0 |" in printed
     assert "| pytorch | flow | 9.0 | 8.0 | 1.0 | 2.00 | 1.75 | – |" in printed
-    assert command.table(reports.read("overhead", tmp_path) or {}) in printed
+    assert overhead.table(reports.read("overhead", tmp_path) or {}) in printed
 
 
 @pytest.mark.parametrize(

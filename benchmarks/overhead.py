@@ -1,8 +1,8 @@
 """`python -m benchmarks overhead`: what this suite itself costs, of the time that a framework would need without it.
 
 Beside a bare loop: fresh processes, in each of which chunks of `Session.train` take turns with as many steps of a loop written
-by hand in the same framework, `bare_*.py`. Both draw their minibatches inside the clock. The figure is the median over all
-turns of ours / bare, with an interval between two order statistics that covers the true median 95 times in 100.
+by hand in the same framework, `docs/examples/loop_*.py`. Both draw their minibatches inside the clock. The figure is the median
+over all turns of ours / bare, with an interval between two order statistics that covers the true median 95 times in 100.
 
 Outside of `train`: a run of the mean-field model as `common.training.train` does it, what is spent in the session's calls taken
 off; its checkpoint isn't written.
@@ -13,9 +13,9 @@ with an empty cache of compiled programs.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
+import runpy
 import statistics
 import subprocess
 import sys
@@ -45,6 +45,7 @@ from common.errors import UserError
 from common.protocol import BACKENDS, Session
 
 REPORT = "overhead"
+EXAMPLES = ROOT / "docs/examples"
 IMAGES = {"train": 10_000, "valid": 1_000, "test": 1}
 START = "quick"
 
@@ -117,10 +118,16 @@ def worker(arguments: list[str]) -> int:
     return 0
 
 
+def bare_loop(name: str) -> Callable[..., Callable[[np.ndarray], np.ndarray]]:
+    """`create` of the script with a loop in that framework: it stands alone, and only a process of its own may import it."""
+    create: Callable[..., Callable[[np.ndarray], np.ndarray]] = runpy.run_path(str(EXAMPLES / f"loop_{name}.py"))["create"]
+    return create
+
+
 def by_turns(session: Session, name: str, *, config: Config, images: np.ndarray, turns: int) -> tuple[list[float], list[float]]:
     """Seconds of our chunks and of the bare loop's, after one of either that compiles; who begins a turn alternates."""
     steps, batch = config.training.chunk, config.training.batch_size
-    bare = importlib.import_module(f"benchmarks.overhead.bare_{name}").create(
+    bare = bare_loop(name)(
         images,
         hidden=config.model.hidden_size,
         latent=config.model.latent_size,
