@@ -123,6 +123,11 @@ class Backend(Protocol):
         Factors are of this dtype, sums of at least float32.
         """
 
+    def copy(self, *, size: int, device: Device) -> Callable[[int], None]:
+        """A function that reads `size` bytes of the device's memory and writes as many, `repeats` times, x + 1 of each float32,
+        and returns when the device is idle.
+        """
+
 
 def load(name: str) -> Backend:
     """The backend of that name, imported now.

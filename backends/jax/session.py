@@ -282,3 +282,16 @@ def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Factor
         jax.block_until_ready(results)
 
     return launch
+
+
+def copy(*, size: int, device: Device) -> Callable[[int], None]:
+    """See `Backend.copy`."""
+    source = jax.device_put(np.zeros(size // 4, np.float32), select(device))
+    add = jax.jit(lambda x: x + 1)
+
+    def launch(repeats: int) -> None:
+        for _ in range(repeats):
+            target = add(source)
+        jax.block_until_ready(target)
+
+    return launch

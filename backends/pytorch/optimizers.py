@@ -32,7 +32,7 @@ class RMSprop(torch.optim.Optimizer):
                 root = v.add_(epsilon).sqrt_() if self.settings.rmsprop_epsilon_in_root else v.sqrt_().add_(epsilon)
                 if self.settings.weight_decay:
                     parameter.mul_(1 - lr * self.settings.weight_decay)
-                parameter.addcdiv_(gradient, root, value=-lr)
+                parameter.addcdiv_(gradient, root.div_(-lr))  # a rate that is a tensor, in a graph, can't be its `value`
 
 
 @checked
@@ -47,6 +47,7 @@ def create(parameters: Quantities, settings: config.Optimizer) -> torch.optim.Op
         eps=settings.adam_epsilon,
         weight_decay=settings.weight_decay,
         fused=True,
+        capturable=any(parameter.is_cuda for parameter in parameters.values()),
     )
 
 

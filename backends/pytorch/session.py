@@ -1,4 +1,4 @@
-"""The contract of common/protocol.py in PyTorch: eager, a fused optimizer, everything on the device."""
+"""The contract of common/protocol.py in PyTorch: eager, on a GPU a CUDA graph a step; a fused optimizer, all on the device."""
 
 import platform
 from collections.abc import Callable
@@ -64,6 +64,42 @@ def rounding(vae: VAE, masters: dict[str, Tensor]) -> Callable[[], None]:
     return round_all
 
 
+class _Graph:
+    """A function's kernels as one CUDA graph: a call copies its inputs in, launches them all and returns the function's result.
+
+    Python runs the function once, here, and nothing is computed then. What isn't an input stays as it was, numbers too. It must
+    have run before on inputs of these shapes, since what CUDA's libraries set up at first use can't be captured.
+    """
+
+    def __init__(self, function: Callable[..., Any], *inputs: Tensor | float, device: torch.device):
+        self.inputs = [torch.as_tensor(value, dtype=torch.float32, device=device).clone() for value in inputs]
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.result = function(*self.inputs)
+
+    def __call__(self, *inputs: Tensor | float) -> Any:
+        """The result is overwritten by the next call."""
+        for own, value in zip(self.inputs, inputs, strict=True):
+            own.copy_(value) if isinstance(value, Tensor) else own.fill_(value)  # a number goes with its kernel: no wait
+        self.graph.replay()
+        return self.result
+
+
+def _repeated(function: Callable[[], Any], *, device: torch.device) -> Callable[[int], None]:
+    """Does it `repeats` times, on a GPU by a graph, and returns when the device is idle."""
+    if device.type == "cuda":
+        function()
+        function = _Graph(function, device=device)
+
+    def launch(repeats: int) -> None:
+        for _ in range(repeats):
+            function()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return launch
+
+
 class Session:
     def __init__(
         self,
@@ -95,6 +131,9 @@ class Session:
         moments = {name: self._own(name, value) for name, value in group(state, "optimizer").items()}
         optimizers.load_moments(self.optimizer, self.parameters, moments, self.step, optimizer)
         self.generator = torch.Generator(self.device)
+        # AdamW's kernel for a GPU reads a learning rate that isn't a number as float32: too coarse for float64.
+        self.captures = self.device.type == "cuda" and self.dtype == torch.float32
+        self.graphs: dict[int, _Graph] = {}
 
     def _masters(self, vae: VAE, values: State) -> dict[str, Tensor]:
         """The parameters of `vae`, set to these values; where they are of less precision, what they are rounded from."""
@@ -143,23 +182,35 @@ class Session:
                 epsilon = self._normal(shape, seed, "training noise", first_step + t)
             else:
                 epsilon = torch.as_tensor(noise[t], dtype=self.dtype, device=self.device)
-            quantities = self.vae(x, epsilon)
-            value = objective(log_weights(quantities, float(kl_weights[t])))
-            gradients = torch.autograd.grad(-value, self.differentiated)
-            for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
-                parameter.grad = gradient.to(self.dtype)
-            self.optimizer.param_groups[0]["lr"] = float(learning_rates[t])
-            self.optimizer.step()
-            self.round_parameters()
-            with torch.no_grad():
-                if self.ema:
-                    torch._foreach_lerp_(list(self.ema.values()), list(self.parameters.values()), 1 - self.training.ema_decay)
-                results[t, 0] = value
-                results[t, 1] = log_weights(quantities, 1.0).mean()
+            results[t] = self._launch(x, epsilon, float(kl_weights[t]), float(learning_rates[t]))
         self.round_ema()
         self.step += steps
         values = results.cpu().numpy()
         return values[:, 0], values[:, 1]
+
+    def _launch(self, x: Tensor, epsilon: Tensor, kl_weight: float, learning_rate: float) -> Tensor:
+        """`_step`, operation by operation; on a GPU by a graph, from the second step of a batch's size on."""
+        if len(x) in self.graphs:
+            return self.graphs[len(x)](x, epsilon, kl_weight, learning_rate)
+        result = self._step(x, epsilon, kl_weight, learning_rate)
+        if self.captures:
+            self.graphs[len(x)] = _Graph(self._step, x, epsilon, kl_weight, learning_rate, device=self.device)
+        return result
+
+    def _step(self, x: Tensor, epsilon: Tensor, kl_weight: float | Tensor, learning_rate: float | Tensor) -> Tensor:
+        """One step, from images x [batch, pixels] and noise [samples, batch, latent]; objective and ELBO, [2]."""
+        quantities = self.vae(x, epsilon)
+        value = objective(log_weights(quantities, kl_weight))
+        gradients = torch.autograd.grad(-value, self.differentiated)
+        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+            parameter.grad = gradient.to(self.dtype)
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        self.optimizer.step()
+        self.round_parameters()
+        with torch.no_grad():
+            if self.ema:
+                torch._foreach_lerp_(list(self.ema.values()), list(self.parameters.values()), 1 - self.training.ema_decay)
+            return torch.stack([value, log_weights(quantities, 1.0).mean()])
 
     @torch.no_grad()
     @checked
@@ -215,13 +266,10 @@ class Session:
     ) -> Callable[[int], None]:
         x, epsilon = self._images(handle, indices), torch.as_tensor(noise, dtype=self.dtype, device=self.device)
 
-        def launch(repeats: int) -> None:
-            for _ in range(repeats):
-                value = objective(log_weights(self.vae(x, epsilon), kl_weight))
-                torch.autograd.grad(value, self.differentiated)
-            self.synchronize()
+        def once() -> tuple[Tensor, ...]:
+            return torch.autograd.grad(objective(log_weights(self.vae(x, epsilon), kl_weight)), self.differentiated)
 
-        return launch
+        return _repeated(once, device=self.device)
 
     @torch.no_grad()
     @checked
@@ -265,11 +313,14 @@ def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Factor
     where: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": select(device)}
     factors = [(torch.randn(m, k, **where), torch.randn(k, n, **where), torch.empty(m, n, **where)) for m, k, n in products]
 
-    def launch(repeats: int) -> None:
-        for _ in range(repeats):
-            for left, right, result in factors:
-                torch.mm(left, right, out=result)
-        if where["device"].type == "cuda":
-            torch.cuda.synchronize()
+    def once() -> None:
+        for left, right, result in factors:
+            torch.mm(left, right, out=result)
 
-    return launch
+    return _repeated(once, device=where["device"])
+
+
+def copy(*, size: int, device: Device) -> Callable[[int], None]:
+    """See `Backend.copy`."""
+    source, target = (torch.zeros(size // 4, device=select(device)) for _ in range(2))
+    return _repeated(lambda: torch.add(source, 1, out=target), device=source.device)

@@ -317,3 +317,19 @@ def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Factor
         results[-1].numpy()
 
     return launch
+
+
+def copy(*, size: int, device: Device) -> Callable[[int], None]:
+    """See `Backend.copy`."""
+    where = select(device)
+    with tf.device(where):
+        source = tf.zeros(size // 4)
+    add = tf.function(lambda: source + 1, jit_compile=True)
+
+    def launch(repeats: int) -> None:
+        with tf.device(where):
+            for _ in range(repeats):
+                target = add()
+            target[0].numpy()
+
+    return launch

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import floor
+from benchmarks import environment, floor
 from benchmarks.presets import STANDARD
 from common import parameters, protocol
 from common.clock import timed
@@ -203,6 +203,14 @@ def empty_launch(backend: str, device: Device) -> Callable[[], None]:
     """As little as can be launched: a product of two single numbers."""
     launch = protocol.load(backend).probe(products=[(1, 1, 1)], device=device, dtype=STANDARD.dtype)
     return lambda: launch(1)
+
+
+def copy(backend: str, device: Device, *, size: int = COPY_BYTES) -> tuple[Callable[[], None], float]:
+    """(a copy within the device's memory, bytes read and written)."""
+    if device == "cpu":
+        return host_copy(environment.cores())
+    launch = protocol.load(backend).copy(size=size // 2, device=device)
+    return lambda: launch(1), float(size)
 
 
 def host_copy(cores: int) -> tuple[Callable[[], None], float]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import clock, environment
+from benchmarks import clock
 from benchmarks.throughput import cases
 from benchmarks.throughput.cases import BATCHES, FAMILIES, KINDS
 from common.clock import timed
@@ -57,7 +57,7 @@ def test_throughput(
 
 @pytest.mark.parametrize("kind", ["matrix", "launch", "copy"])
 def test_machine(benchmark: Any, backend: str, device: Any, seconds: float, kind: str) -> None:
-    """What floors and the roofline are made of: the rate of a large product, an empty launch, a copy in the host's memory."""
+    """What floors and the roofline are made of: the rate of a large product, an empty launch, a copy in memory."""
     benchmark.group = f"machine, {kind}"
     work = 0.0
     if kind == "matrix":
@@ -65,7 +65,7 @@ def test_machine(benchmark: Any, backend: str, device: Any, seconds: float, kind
     elif kind == "launch":
         call = cases.empty_launch(backend, device)
     else:
-        call, work = cases.host_copy(environment.cores())
+        call, work = cases.copy(backend, device)
     found = measure(benchmark, call, seconds=seconds, before=lambda: None)
     median = benchmark.stats.stats.median
     benchmark.extra_info |= found | {

@@ -15,7 +15,10 @@ from benchmarks.__main__ import main
 from benchmarks.presets import STANDARD
 from benchmarks.throughput import cases, compare, prove, roofline, suite
 from benchmarks.throughput.compare import What
+from common import protocol
+from common.clock import timed
 from common.errors import UserError
+from common.protocol import BACKENDS
 
 WHAT = What("train", "mean-field", 128, "jax")
 
@@ -175,6 +178,25 @@ def test_a_checkout_has_the_others_code_and_this_ones_clock() -> None:
     assert not root.exists()
     listed = subprocess.run(["git", "worktree", "list"], cwd=compare.ROOT, capture_output=True, text=True, check=True)
     assert str(root) not in listed.stdout
+
+
+# The machine
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_copy_within_the_device_moves_its_bytes(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's, done on the CPU: one that a compiler left out, or that isn't waited for, would take a launch's time."""
+    session: Any = protocol.load(backend)
+    own = session.copy
+    monkeypatch.setattr(session, "copy", lambda *, size, device: own(size=size, device={"cuda": "cpu"}[device]))
+
+    def seconds(size: int) -> float:
+        call, moved = cases.copy(backend, "cuda", size=size)
+        assert moved == size
+        call()
+        return min(timed(call, synchronize=lambda: None)[1] for _ in range(5))
+
+    assert seconds(2**27) > 5 * seconds(2**12)
 
 
 # The roofline

@@ -41,7 +41,7 @@ def public(backend: str, file: str) -> dict[str, list[str]]:
 
     def collect(body: list[ast.stmt], prefix: str) -> None:
         for node in body:
-            if isinstance(node, ast.ClassDef) and node.name not in OWN:
+            if isinstance(node, ast.ClassDef) and node.name not in OWN and not node.name.startswith("_"):
                 collect(node.body, f"{node.name}.")
             if isinstance(node, ast.FunctionDef) and node.name not in OWN:
                 name = ONE_CALL.get(node.name, node.name)
