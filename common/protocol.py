@@ -128,6 +128,9 @@ class Backend(Protocol):
         and returns when the device is idle.
         """
 
+    def device_peak(self, device: Device) -> int | None:
+        """Bytes of the device's own memory: the most that this process has had of it so far. None where that's the host's."""
+
 
 def load(name: str) -> Backend:
     """The backend of that name, imported now.

@@ -295,3 +295,8 @@ def copy(*, size: int, device: Device) -> Callable[[int], None]:
         jax.block_until_ready(target)
 
     return launch
+
+
+def device_peak(device: Device) -> int | None:
+    """See `Backend.device_peak`."""
+    return int(select(device).memory_stats()["peak_bytes_in_use"]) if device == "cuda" else None

@@ -324,3 +324,8 @@ def copy(*, size: int, device: Device) -> Callable[[int], None]:
     """See `Backend.copy`."""
     source, target = (torch.zeros(size // 4, device=select(device)) for _ in range(2))
     return _repeated(lambda: torch.add(source, 1, out=target), device=source.device)
+
+
+def device_peak(device: Device) -> int | None:
+    """See `Backend.device_peak`."""
+    return torch.cuda.max_memory_allocated() if device == "cuda" else None

@@ -333,3 +333,8 @@ def copy(*, size: int, device: Device) -> Callable[[int], None]:
             target[0].numpy()
 
     return launch
+
+
+def device_peak(device: Device) -> int | None:
+    """See `Backend.device_peak`."""
+    return int(tf.config.experimental.get_memory_info("GPU:0")["peak"]) if device == "cuda" else None

@@ -124,12 +124,13 @@ def markdown(report: Report) -> str:
             lines.append(f"| {' | '.join('---' if column in LABELS else '---:' for column in COLUMNS)} |")
             lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in command.cells(found)]
             lines.append("")
-    lines += ["| fault | part | red rows | exit code | the sentence |", "| --- | --- | ---: | ---: | --- |"]
+    lines += ["| fault | part | red rows | exit code | the sentence | commit |", "| --- | --- | ---: | ---: | --- | --- |"]
     for found in report["trials"]:
         if found["wrong"] is not None:
             red = [row for row in found["rows"] if row["reason"]]
             sentence = (command.first_reason(found) or "-").replace("|", "&#124;")
             count = f"{len(red)} of {len(found['rows'])}"
-            lines.append(f"| {found['wrong']} | {found['trial']} | {count} | {found['code']} | {sentence} |")
-    lines += ["", f"{reports.measured(report['environment'], setting='cpu, float32')}."]
+            commit = reports.commit(found["environment"])
+            lines.append(f"| {found['wrong']} | {found['trial']} | {count} | {found['code']} | {sentence} | {commit} |")
+    lines += ["", f"{reports.machine(report['environment'], setting='cpu, float32')}."]
     return "\n".join(lines) + "\n"

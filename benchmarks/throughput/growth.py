@@ -6,7 +6,7 @@ log weights streamed by the estimator in blocks of samples; for the others it is
 
 Memory is the process's resident set, of which the system keeps the highest since it was last asked to forget it. What the model
 and its work take is the highest while it compiles and works, less what the process held after importing the framework. The
-floor's own matrices are made after that.
+floor's own matrices are made after that. On a GPU its framework tells the most of the device's own memory that it had.
 """
 
 from __future__ import annotations
@@ -198,9 +198,10 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
     over the clock's, faults_per_step the pages that the system had to map; both in the second and third call. others_busy is
     what others had of the cores in all calls. `parameters` counts the arrays' elements, masked ones too. Memory in bytes:
     `imported` with the framework imported; `set_up` with the data, the state and the model placed; `compiling` and `working`
-    the highest during the first call and during the next two; None where the system doesn't say.
+    the highest during the first call and during the next two; None where the system doesn't say; `device` the most of a GPU's
+    own up to then, else None.
     """
-    protocol.load(point.backend)
+    backend = protocol.load(point.backend)
     imported = resident()
     settings = point.settings(base)
     bench, setup_s = timed(
@@ -216,7 +217,7 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
     cpu_s, faults = time.process_time(), page_faults()
     rounds = [case.seconds() for _ in range(2)]
     cpu_s, faults, working = time.process_time() - cpu_s, page_faults() - faults, peak()
-    cores_busy = cpu_s / sum(rounds)
+    cores_busy, device_peak = cpu_s / sum(rounds), backend.device_peak(device)
     floors: list[float] = []
     case.floor_seconds()  # compiles
     until = time.perf_counter() + seconds
@@ -242,7 +243,7 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
         "faults_per_step": faults / (2 * case.steps),
         "parameters": sum(math.prod(shape) for shape in shapes(bench.config.model).values()),
         "flop": flop(bench.config) if point.axis != "samples" else None,
-        "memory": {"imported": imported, "set_up": set_up, "compiling": compiling, "working": working},
+        "memory": {"imported": imported, "set_up": set_up, "compiling": compiling, "working": working, "device": device_peak},
     }
 
 

@@ -23,7 +23,8 @@ def rows(report: dict[str, Any], axis: str) -> list[Row]:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for point in report["points"]:
         if point["axis"] == axis:
-            flat = point | {"peak": taken(point["memory"], "compiling", "working")}
+            memory = point["memory"]
+            flat = point | {"peak": taken(memory, "compiling", "working"), "device_peak": memory.get("device")}
             groups.setdefault(tuple(point[key] for key in ("value", "family", "backend")), []).append(flat)
     result: list[Row] = []
     for points in groups.values():
@@ -65,6 +66,7 @@ def table(report: dict[str, Any], *, axis: str) -> str:
     columns += ["step (ms)", "products (ms)"] if training else ["block (ms)", "products (ms)"]
     columns += ["GFLOP/s of products", "Adam's bytes (ms)"] if training else []
     columns += ["cores busy", "mapped anew (MiB)", "compile (s)", "state (MiB)", "peak memory (MiB)"]
+    columns += ["of the GPU (MiB)"] if report["device"] != "cpu" else []
     lines = [f"| {' | '.join(columns)} |", f"| ---: | --- | --- |{' ---: |' * (len(columns) - 3)}"]
     for row in found:
         cells = [f"{row['value']:,}", row["family"], row["backend"], ranged(row, "examples_per_s", ",.0f")]
@@ -76,6 +78,7 @@ def table(report: dict[str, Any], *, axis: str) -> str:
         cells += [ranged(row, "compile_s", ".2f")]
         cells += [f"{3 * WORD * row['parameters'] / MIB:,.0f}"]
         cells += [ranged(row, "peak", ",.0f", unit=MIB)]
+        cells += [ranged(row, "device_peak", ",.0f", unit=MIB)] if report["device"] != "cpu" else []
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -99,9 +102,8 @@ def measured(report: dict[str, Any]) -> str:
     lines.append(f"- {report['repeats']} processes a point: medians, and in brackets the least and the most.")
     lines.append(f"- Of the machine: {names or 'caches not known'}; {copy}.")
     lines.append(f"- {machine}; commit {', '.join(report['commits'])}.")
-    lines.append("- A device's own memory: not measured; the backends' contract has no call that tells it.")
     if report["device"] == "cpu":
-        lines.append("- On a GPU: not measured.")
+        lines.append("- On a GPU, and of its own memory: not measured.")
     return "\n".join(lines) + "\n"
 
 

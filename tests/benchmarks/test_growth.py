@@ -73,6 +73,7 @@ def test_a_points_figures_fit_together(point: Point, few_steps: int) -> None:
     assert examples == pytest.approx(8 if point.axis == "batch" else growth.IMAGES * 25)
     assert found["floor_examples_per_s"] * found["floor_step_s"] == pytest.approx(examples)
     assert found["steps"] == (few_steps if point.axis == "batch" else 3)
+    assert found["memory"]["device"] is None
     if growth.peak() is not None:
         memory = found["memory"]
         assert memory["imported"] <= memory["set_up"] + MIB
@@ -250,7 +251,12 @@ def test_the_tables_say_what_was_measured() -> None:
     assert growth_report.table(report_of(axes=("batch",)), axis="depth") == "Not measured yet.\n"
     below = growth_report.measured(report)
     assert "1,024 KiB of L2" in below
-    assert "On a GPU: not measured." in below
+    assert "On a GPU, and of its own memory: not measured." in below
+    for point in report["points"]:
+        point["device"], point["memory"]["device"] = "cuda", 64 * MIB
+    report["device"] = "cuda"
+    assert growth_report.table(report, axis="depth").splitlines()[-1].endswith(" | 64 |")
+    assert "On a GPU" not in growth_report.measured(report)
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
