@@ -264,7 +264,7 @@ PYTORCH = [
         rung="steps-1",
         file="backends/pytorch/session.py",
         before="log_weights(quantities, 1.0).mean()",
-        after="log_weights(quantities, float(kl_weights[t])).mean()",
+        after="log_weights(quantities, kl_weight).mean()",
     ),
     Mutation(
         name="beta-in-evaluation",
