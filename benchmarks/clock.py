@@ -11,7 +11,7 @@ def spread_warning(*, median: float | None, iqr: float | None) -> str | None:
         return None
     return (
         f"the middle half of its chunks spreads over {iqr / median:.0%} of their median, more than {SPREAD_BOUND:.0%}: "
-        "the machine was not quiet, or the chunks are too short"
+        "the machine was not quiet, its cores moved, or the chunks are too short"
     )
 
 

@@ -13,6 +13,7 @@ with an empty cache of compiled programs.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import runpy
@@ -29,7 +30,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks import records, reports, runs
+from benchmarks import cores, records, reports, runs
 from benchmarks.cli import parse
 from benchmarks.environment import ROOT
 from benchmarks.presets import STANDARD, preset
@@ -82,6 +83,7 @@ def main(arguments: list[str]) -> int:
     content = {
         "loops": [loop_row(name, found) for name, found in loops.items()],
         "starts": [start_row(*key, found) for key, found in starts.items()],
+        "round_trips_ns": [trip for found in loops.values() for process in found for trip in process["round_trips_ns"]],
         "chunk": STANDARD.training.chunk,
         "start_chunk": preset(START).training.chunk,
     }
@@ -112,9 +114,10 @@ def worker(arguments: list[str]) -> int:
     dataset = Dataset(name="random images", sha256="", **images, image_shape=(28, 28))
     job = Job(name, "standard", data="", data_dir=None, config=config, results="", resume=False)
     checkpoint, session = runs.begin(job, backend=protocol.load(name), dataset=dataset)
-    ours, bare = by_turns(session, name, config=config, images=dataset.train, turns=turns)
+    ours, bare, trips = by_turns(session, name, config=config, images=dataset.train, turns=turns)
     checkpoint, session = runs.begin(job, backend=protocol.load(name), dataset=dataset)
-    print(json.dumps({"ours": ours, "bare": bare, "outside": outside(session, checkpoint, dataset=dataset)}))
+    answer = {"ours": ours, "bare": bare, "round_trips_ns": trips}
+    print(json.dumps(answer | {"outside": outside(session, checkpoint, dataset=dataset)}))
     return 0
 
 
@@ -124,8 +127,13 @@ def bare_loop(name: str) -> Callable[..., Callable[[np.ndarray], np.ndarray]]:
     return create
 
 
-def by_turns(session: Session, name: str, *, config: Config, images: np.ndarray, turns: int) -> tuple[list[float], list[float]]:
-    """Seconds of our chunks and of the bare loop's, after one of either that compiles; who begins a turn alternates."""
+def by_turns(
+    session: Session, name: str, *, config: Config, images: np.ndarray, turns: int
+) -> tuple[list[float], list[float], list[cores.RoundTrip]]:
+    """Seconds of our chunks and of the bare loop's, after one of either that compiles; who begins a turn alternates.
+
+    The third: how far apart the cores were at both ends of each turn.
+    """
     steps, batch = config.training.chunk, config.training.batch_size
     bare = bare_loop(name)(
         images,
@@ -144,13 +152,22 @@ def by_turns(session: Session, name: str, *, config: Config, images: np.ndarray,
         elbos = bare(draws.integers(len(images), size=(steps, batch)))
         assert np.isfinite(elbos).all()
 
-    sides: list[tuple[Callable[[], None], list[float]]] = [(our_chunk, []), (bare_chunk, [])]
-    for work, _ in sides:
+    sides = [our_chunk, bare_chunk]
+    for work in sides:
         work()
-    for turn in range(turns):
-        for work, seconds in sides if turn % 2 else reversed(sides):
-            seconds.append(timed(work, synchronize=session.synchronize)[1])
-    return sides[0][1], sides[1][1]
+
+    def turn(first: int) -> list[float]:
+        seconds = [0.0, 0.0]
+        for side in (first, 1 - first):
+            seconds[side] = timed(sides[side], synchronize=session.synchronize)[1]
+        return seconds
+
+    found, trips = [], []
+    for i in range(turns):
+        seconds, ends = cores.together(functools.partial(turn, (i + 1) % 2))
+        found.append(seconds)
+        trips += ends
+    return [ours for ours, _ in found], [bare for _, bare in found], trips
 
 
 class Watched:
@@ -280,6 +297,7 @@ def table(report: Report) -> str:
         cells += [f"{row['import_s']:.1f}", f"{row['cold_first_chunk_s']:.2f}", f"{row['later_first_chunk_s']:.2f}"]
         lines.append(f"| {' | '.join([*cells, '–' if programs is None else f'{programs:.0f}'])} |")
     setting = (
-        f"cpu, float32, chunks of {report['chunk']} steps beside the bare loop, one of {report['start_chunk']} after a start"
+        f"cpu, float32, chunks of {report['chunk']} steps beside the bare loop, one of {report['start_chunk']} after a start, "
+        f"{cores.said(report.get('round_trips_ns', []))} beside the bare loop"
     )
     return "\n".join([*lines, "", f"- {reports.measured(report['environment'], setting=setting)}."]) + "\n"

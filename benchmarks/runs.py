@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import clock, environment, records
+from benchmarks import clock, cores, environment, records
 from benchmarks.floor import Floor
 from benchmarks.progress import Progress
 from common import checkpoints, data, estimators, parameters, protocol, training
@@ -187,6 +187,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
     }
     devices = backend.describe().devices
     record["environment"]["load_after"] = environment.load()
+    record["environment"]["round_trip_after_ns"] = cores.round_trip()
     record["environment"]["threads"]["process"] = environment.own_threads()
     record["environment"]["machine"]["gpu"] = devices.get("cuda") if config.device == "cuda" else None
     records.write(record, Path(job.results))

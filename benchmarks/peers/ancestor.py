@@ -176,8 +176,8 @@ def measure(row: Row, name: str, asked: Ancestor, *, config: Config, folder: Pat
         )
 
     title = f"{name} {config.model.variational}"
-    found = turns.take({"theirs": theirs, "ours": own}, rounds=asked.rounds, title=title)
-    row |= {"peer_examples_per_s": found["theirs"], "ours_examples_per_s": found["ours"]}
+    found, trips = turns.take({"theirs": theirs, "ours": own}, rounds=asked.rounds, title=title)
+    row |= {"peer_examples_per_s": found["theirs"], "ours_examples_per_s": found["ours"], "round_trips_ns": trips}
 
 
 def surroundings(asked: Ancestor, *, folder: Path) -> dict[str, str]:

@@ -83,7 +83,7 @@ def measure(rows: dict[tuple[str, Precision], Row], asked: NumPyro, *, config: C
 
     own = {row["ours"]: functools.partial(turn, *key) for key, row in rows.items()}
     found_versions = turns.versions(asked.python)
-    found = turns.take(
+    found, trips = turns.take(
         {PEER: lambda: examples_per_s(asked, config=config, images=images), **own}, rounds=asked.rounds, title="standard"
     )
     for row in rows.values():
@@ -91,6 +91,7 @@ def measure(rows: dict[tuple[str, Precision], Row], asked: NumPyro, *, config: C
             "peer_versions": found_versions,
             "peer_examples_per_s": found[PEER],
             "ours_examples_per_s": found[row["ours"]],
+            "round_trips_ns": trips,
         }
     for precision in asked.precision:
         same = [row for (_, other), row in rows.items() if other == precision]

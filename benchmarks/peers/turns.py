@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import environment, reports
+from benchmarks import cores, environment, reports
 from benchmarks.reports import Report
 
 Row = dict[str, Any]
@@ -66,14 +66,20 @@ def versions(python: str, *, variables: dict[str, str] | None = None) -> dict[st
     return found
 
 
-def take(turns: dict[str, Turn], *, rounds: int, title: str) -> dict[str, list[float]]:
-    """examples/s of each contender, one figure a round. Raises `NotRunError` where one has none."""
+def take(turns: dict[str, Turn], *, rounds: int, title: str) -> tuple[dict[str, list[float]], list[cores.RoundTrip]]:
+    """examples/s of each contender, one figure a round; and how far apart the cores were at both ends of each turn.
+
+    Raises `NotRunError` where a contender has no figure.
+    """
     found: dict[str, list[float]] = {name: [] for name in turns}
+    trips: list[cores.RoundTrip] = []
     for i in range(rounds):
         for name, turn in turns.items():
-            found[name].append(turn())
+            speed, ends = cores.together(turn)
+            found[name].append(speed)
+            trips += ends
             print(f"{title}, round {i + 1} of {rounds}: {name} {found[name][-1]:,.0f} examples/s", file=sys.stderr)
-    return found
+    return found, trips
 
 
 def row(*, peer: str, ours: str, family: str, device: str, steps: int, target: float | None) -> Row:
@@ -89,6 +95,7 @@ def row(*, peer: str, ours: str, family: str, device: str, steps: int, target: f
         "peer_versions": {},
         "peer_examples_per_s": [],
         "ours_examples_per_s": [],
+        "round_trips_ns": [],
         "environment": environment.describe(),
     }
 
@@ -134,7 +141,7 @@ def markdown(report: Report) -> str:
                 f"{len(found)} × {row['steps']:,}",
             ]
             peers = ", ".join(f"{package} {version}" for package, version in row["peer_versions"].items())
-            load = f"load {row['environment']['load']:.1f} before the first turn"
+            load = f"load {row['environment']['load']:.1f} before the first turn, {cores.said(row.get('round_trips_ns', []))}"
             where = reports.measured(
                 row["environment"], setting=f"{row['device']}, float32 unless a row says otherwise, {load}"
             )

@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks import clock, reports
+from benchmarks import clock, cores, reports
 from benchmarks.throughput.roofline import COLOURS, WORD
 from common.files import write_whole
 
@@ -101,6 +101,8 @@ def measured(report: dict[str, Any]) -> str:
     lines = [clock.statement("timing.md#the-timing-contract"), ""]
     lines.append(f"- {report['repeats']} processes a point: medians, and in brackets the least and the most.")
     lines.append(f"- Of the machine: {names or 'caches not known'}; {copy}.")
+    trips = [trip for point in report["points"] for trip in point.get("round_trips_ns", [])]
+    lines.append(f"- At both ends of each point {cores.said(trips)}.")
     lines.append(f"- {machine}; commit {', '.join(report['commits'])}.")
     if report["device"] == "cpu":
         lines.append("- On a GPU, and of its own memory: not measured.")

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from benchmarks import clock, reports, tables
+from benchmarks import clock, cores, reports, tables
 from benchmarks.cli import parse
 from benchmarks.environment import ROOT
 from benchmarks.reports import REPORTS
@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> int:
     asked = parse(Throughput, arguments, command="throughput", description="Time every call of the contract, one at a time.")
     if importlib.util.find_spec("pytest_benchmark") is None:
         raise UserError("The suite needs pytest-benchmark; `make setup` installs environments/dev.txt.")
+    cores.within()  # refused here, not in each benchmark
     saved: list[Path] = list(asked.saved)
     for _ in range(0 if asked.saved else asked.sweeps):
         for backend in asked.backend or BACKENDS:
@@ -103,7 +104,8 @@ def one(rows: list[Row]) -> Row:
     for key, value in rows[0].items():
         if isinstance(value, float):
             result[key] = statistics.median(row[key] for row in rows)
-    result |= {"rounds": sum(row["rounds"] for row in rows), "sweeps": len(rows)}
+    trips = [trip for row in rows for trip in row.get("round_trips_ns", [])]
+    result |= {"rounds": sum(row["rounds"] for row in rows), "sweeps": len(rows), "round_trips_ns": trips}
     if result.get("floor_ms_per_step"):
         result["floor_ratio"] = result["ms_per_step"] / result["floor_ms_per_step"]
     return result
@@ -153,6 +155,8 @@ def markdown(report: dict[str, Any]) -> str:
     if loud:
         names = ", ".join(f"{row['kind']} {row['family']} {row['batch']} {row['backend']}" for row in loud)
         lines.append(f"- Their rounds spread over more than {clock.SPREAD_BOUND:.0%} of their median: {names}.")
+    trips = [trip for row in rows for trip in row.get("round_trips_ns", [])]
+    lines.append(f"- Between rounds {cores.said(trips)}.")
     lines.append(f"- {reports.measured(report['environment'], setting=report['device'] + ', float32')}.")
     if report["device"] == "cpu":
         lines.append("- On a GPU: not measured.")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import clock
+from benchmarks import clock, cores
 from benchmarks.throughput import cases
 from benchmarks.throughput.cases import BATCHES, FAMILIES, KINDS
 from common.clock import timed
 
 LEAST_ROUNDS, MOST_ROUNDS = 5, 200
+LOOK_S = 1.0  # how far apart the cores are is looked at before a round, and so often at most
 
 
 def measure(benchmark: Any, call: Callable[[], object], *, seconds: float, before: Callable[[], None]) -> dict[str, Any]:
@@ -23,10 +25,20 @@ def measure(benchmark: Any, call: Callable[[], object], *, seconds: float, befor
     """
     first_s, again_s = (timed(call, synchronize=lambda: None)[1] for _ in range(2))  # `call` returns when the device is idle
     rounds = int(np.clip(seconds / max(again_s, 1e-9), LEAST_ROUNDS, MOST_ROUNDS))
-    benchmark.pedantic(call, setup=before, rounds=rounds, iterations=1)
+    trips, looked = [], -LOOK_S
+
+    def setup() -> None:
+        nonlocal looked
+        if time.perf_counter() - looked > LOOK_S:
+            trips.append(cores.gathered())
+            looked = time.perf_counter()
+        before()
+
+    benchmark.pedantic(call, setup=setup, rounds=rounds, iterations=1)
     stats = benchmark.stats.stats
     warning = clock.spread_warning(median=stats.median, iqr=stats.iqr)
-    return {"first_call_s": first_s} | ({"warning": warning} if warning else {})
+    found = {"first_call_s": first_s, "round_trips_ns": [*trips, cores.round_trip()]}
+    return found | ({"warning": warning} if warning else {})
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -35,7 +47,10 @@ def measure(benchmark: Any, call: Callable[[], object], *, seconds: float, befor
 def test_throughput(
     benchmark: Any, benches: Any, backend: str, device: str, seconds: float, family: str, kind: str, batch: int
 ) -> None:
-    case = benches(family).case(kind, batch)
+    bench = benches(family)
+    settings = bench.config.training  # as many steps a call as a run's chunk has, or its images in larger batches
+    steps = min(settings.chunk, max(1, settings.chunk * settings.batch_size // batch)) if kind == "train" else None
+    case = bench.case(kind, batch, steps=steps)
     floors: list[float] = []
     benchmark.group = f"{kind}, {family}, batch {batch}"
     found = measure(benchmark, case.call, seconds=seconds, before=lambda: floors.append(case.floor_seconds()))

@@ -184,7 +184,9 @@ def test_what_others_disturbed_is_measured_again(tmp_path: Path, monkeypatch: py
     for loads, kept in (((0.1, 9), 0.1), ((0.5, 0.0, 9), 0.0), ((0.5, 0.3, 0.4), 0.3)):
         answers = iter(loads)
         monkeypatch.setattr(growth, "in_process", lambda point, *, answers=answers, **_: {"others_busy": next(answers)})
-        assert growth.quietest(POINT, asked) == {"others_busy": kept}
+        found = growth.quietest(POINT, asked)
+        assert found["others_busy"] == kept
+        assert len(found["round_trips_ns"]) == 2
 
 
 def test_another_process_that_works_is_seen() -> None:
@@ -249,7 +251,9 @@ def test_the_tables_say_what_was_measured() -> None:
         point["memory"] |= {"compiling": None, "working": None}
     assert "| 0 | not measured |" in growth_report.table(report, axis="depth")
     assert growth_report.table(report_of(axes=("batch",)), axis="depth") == "Not measured yet.\n"
+    report["points"][0]["round_trips_ns"] = [290.0, 510.0]
     below = growth_report.measured(report)
+    assert "two cores 290 to 510 ns" in below
     assert "1,024 KiB of L2" in below
     assert "On a GPU, and of its own memory: not measured." in below
     for point in report["points"]:

@@ -52,9 +52,10 @@ def test_the_sides_take_turns_and_neither_compiles_on_the_clock(monkeypatch: pyt
     monkeypatch.setattr(overhead, "bare_loop", lambda name: lambda *_, **__: bare)
     config = preset("standard").replace(chunk=2)
     session: Any = Session()
-    ours, theirs = overhead.by_turns(session, "jax", config=config, images=np.zeros((300, 784), np.uint8), turns=3)
+    ours, theirs, trips = overhead.by_turns(session, "jax", config=config, images=np.zeros((300, 784), np.uint8), turns=3)
     assert order == ["ours 0", "bare", "bare", "ours 2", "ours 4", "bare", "bare", "ours 6"]
     assert len(ours) == len(theirs) == 3
+    assert len(trips) == 6, "at both ends of each turn"
 
 
 def test_outside_is_the_share_that_is_spent_in_no_call_of_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +94,7 @@ def test_the_report_is_written_and_what_it_says_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chunk = preset("standard").training.chunk
-    loops = {"ours": [chunk * 0.011] * 6, "bare": [chunk * 0.01] * 6, "outside": 0.004}
+    loops = {"ours": [chunk * 0.011] * 6, "bare": [chunk * 0.01] * 6, "outside": 0.004, "round_trips_ns": [290.0, 510.0]}
     monkeypatch.setattr(overhead, "in_process", lambda backend, **_: loops)
     began: list[int] = []
 
@@ -110,6 +111,7 @@ def test_the_report_is_written_and_what_it_says_is_shown(
     assert "| jax | 11.00 | 10.00 | 1.100 (1.100 … 1.100) | 12 | 0.40% |" in printed
     assert "| jax | flow | 9.0 | 8.0 | 1.0 | 2.00 | 1.75 | 0 |" in printed
     assert "| pytorch | flow | 9.0 | 8.0 | 1.0 | 2.00 | 1.75 | – |" in printed
+    assert "two cores 290 to 510 ns beside the bare loop" in printed
     assert overhead.table(reports.read("overhead", tmp_path) or {}) in printed
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import reports, runs
+from benchmarks import cores, reports, runs
 from benchmarks.__main__ import main
 from benchmarks.peers import ancestor, numpyro, ours, turns
 from benchmarks.peers.ancestor import SCRIPTS
@@ -237,7 +237,12 @@ def test_numpyro_takes_turns_with_each_backend_and_the_fastest_has_the_aim(
     options = ("--backend", "pytorch", "jax", "--rounds", "2", "--data", "binarized-digits", "--results", str(tmp_path))
     assert main(["numpyro", "--python", sys.executable, *options]) == 0
     assert order == ["numpyro", "pytorch", "jax"] * 2
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out
+    report = reports.read("numpyro", tmp_path)
+    assert report is not None
+    assert len(report["rows"][0]["round_trips_ns"]) == 2 * 6, "at both ends of each turn"
+    assert cores.said(report["rows"][0]["round_trips_ns"]) in printed
+    lines = printed.splitlines()
     (slow,) = [line for line in lines if "standard, pytorch" in line]
     (fast,) = [line for line in lines if "standard, jax" in line]
     assert slow.endswith("| 900 | 0.90 (0.90 … 0.90) | 2 × 1,000 |  |")

@@ -107,6 +107,7 @@ def test_a_run_in_its_own_process_and_its_checkpoint_judged_again(
     )
     assert record["timing"]["first_chunk_s"] >= record["timing"]["compile_s"]
     assert record["environment"]["load_after"] is not None
+    assert {"round_trip_ns", "round_trip_after_ns"} <= record["environment"].keys()
     assert record["environment"]["threads"]["process"] >= 1
     assert record["peak_memory_bytes"] > 0
     assert f"{test['log_px']:.2f} ± {test['log_px_se']:.2f}" in answer.stdout

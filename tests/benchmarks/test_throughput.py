@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import floor, reports
+from benchmarks import cores, floor, reports
 from benchmarks.__main__ import main
 from benchmarks.presets import STANDARD
 from benchmarks.throughput import cases, compare, prove, roofline, suite
@@ -49,6 +49,7 @@ def test_a_benchmark_says_its_speed_and_its_floor(saved: Path) -> None:
     assert info["examples_per_s"] == pytest.approx(32e3 / info["ms_per_step"])
     assert info["floor_ratio"] == pytest.approx(info["ms_per_step"] / info["floor_ms_per_step"])
     assert benchmark["stats"]["rounds"] >= 5
+    assert len(info["round_trips_ns"]) >= 2, "before the first round and after the last"
     environment = suite.read(saved)["machine_info"]["environment"]
     assert environment["threads"]["cores"] >= 1
     assert environment["load"] >= 0
@@ -64,9 +65,12 @@ def test_sweeps_are_merged_by_their_medians(saved: Path, tmp_path: Path) -> None
         paths[-1].write_text(json.dumps(run))
     (row,) = suite.merged(paths)
     assert (row["ms_per_step"], row["floor_ratio"], row["sweeps"]) == (2.0, 4.0, 3)
-    assert "| sampling | mean-field | 32 | pytorch | 2 (" in suite.markdown(
+    assert len(row["round_trips_ns"]) >= 6
+    text = suite.markdown(
         {"rows": [row], "device": "cpu", "environment": json.loads(saved.read_text())["machine_info"]["environment"]}
     )
+    assert "| sampling | mean-field | 32 | pytorch | 2 (" in text
+    assert cores.said(row["round_trips_ns"]) in text
 
 
 def test_a_selection_of_nothing_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
