@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import cores, environment
 from benchmarks.__main__ import main
+from benchmarks.throughput import suite
 from common.errors import UserError
 
 TWO_CORES = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1
@@ -91,6 +92,7 @@ def test_a_bound_that_is_none_is_the_users_mistake(text: str, monkeypatch: pytes
     monkeypatch.setenv(cores.WITHIN, text)
     with pytest.raises(UserError, match=f"'{text}'"):
         cores.within()
+    monkeypatch.setattr(suite, "timed", lambda *_: pytest.fail("it's refused before anything is timed"))
     assert main(["throughput"]) == 2
 
 
