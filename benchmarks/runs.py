@@ -152,6 +152,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
     floor = Floor(backend, config, seconds=checkpoint.history.setdefault("floor_seconds", []))
     progress = Progress(f"{job.backend} {config.model.variational}")
     first_step = int(checkpoint.state["step"])
+    record["environment"]["round_trip_ns"] = cores.gathered()
     with progress.phase("train", total=config.training.steps, unit="steps", rows=config.training.batch_size) as advance:
         done = first_step
         advance(done, None)
@@ -169,6 +170,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
             report=report,
             between=floor.measure,
         )
+    record["environment"]["round_trip_after_ns"] = cores.round_trip()
     began = time.perf_counter()
     test = evaluate(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)
     record |= {
@@ -187,7 +189,6 @@ def run(job: Job, *, import_s: float) -> records.Record:
     }
     devices = backend.describe().devices
     record["environment"]["load_after"] = environment.load()
-    record["environment"]["round_trip_after_ns"] = cores.round_trip()
     record["environment"]["threads"]["process"] = environment.own_threads()
     record["environment"]["machine"]["gpu"] = devices.get("cuda") if config.device == "cuda" else None
     records.write(record, Path(job.results))

@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from benchmarks import clock, reports
+from benchmarks import clock, cores, reports
 from benchmarks.records import RECORDS, Record, read_all
 from common.errors import UserError
 from common.files import write_whole
@@ -164,6 +164,12 @@ def spreads(records: Sequence[Record]) -> list[str]:
     return [f"The middle half of the chunks spreads over more than {bound} of their median: {', '.join(wide)}."] if wide else []
 
 
+def distances(records: Sequence[Record]) -> list[str]:
+    """A line on how far apart the cores were, where that is on a record."""
+    ends = [record["environment"].get(name) for record in records for name in ("round_trip_ns", "round_trip_after_ns")]
+    return [f"At both ends of training, {cores.said(ends)}."] if any(ends) else []
+
+
 # --- the README ---
 
 
@@ -192,7 +198,14 @@ def markdown(table: str, records: Iterable[Record]) -> str:
     columns = shown(TABLES[table].columns, found)
     lines = [_line(columns), _line("---" if column in LABELS else "---:" for column in columns)]
     lines += [_line(cells(record)[column] for column in columns) for record in found]
-    remarks = [TABLES[table].footnote, *notes(found), *spreads(found), *_provenance(found), clock.statement("docs/timing.md")]
+    remarks = [
+        TABLES[table].footnote,
+        *notes(found),
+        *spreads(found),
+        *distances(found),
+        *_provenance(found),
+        clock.statement("docs/timing.md"),
+    ]
     if all(record["device"] == "cpu" for record in found):
         remarks.append("On a GPU: not measured.")
     lines += ["", f"Data: {TABLES[table].dataset}.", ""]
@@ -274,7 +287,7 @@ def terminal(records: Iterable[Record], *, console: Console | None = None) -> No
         columns = shown(TERMINAL_COLUMNS, found)
         ends = [i for i in range(1, len(found)) if found[i]["variational"] != found[i - 1]["variational"]]
         show(console, title=title, columns=columns, rows=[[cells(r)[c] for c in columns] for r in found], section_ends=ends)
-        for note in [*notes(found), *spreads(found)]:
+        for note in [*notes(found), *spreads(found), *distances(found)]:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks import records, runs
 from benchmarks.__main__ import main
-from common import checkpoints, protocol
+from common import checkpoints, protocol, training
 from common.checkpoints import Checkpoint
 from tests.benchmarks.identical import assert_same_arrays, assert_same_run
 
@@ -84,6 +85,29 @@ def own_process(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subproc
     folder = tmp_path_factory.mktemp("own-process")
     command = [sys.executable, "-m", "benchmarks", "run", *TINY, *AVERAGED, "--backend", "jax", "--results", str(folder)]
     return folder, subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_run_waits_for_near_cores_and_says_how_far_apart_they_were_after_training(
+    tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    train = training.train
+
+    def found(name: str, trip: float) -> float:
+        order.append(name)
+        return trip
+
+    def trained(*arguments: Any, **settings: Any) -> Any:
+        order.append("train")
+        return train(*arguments, **settings)
+
+    monkeypatch.setattr(runs.cores, "gathered", lambda: found("waits", 290.0))
+    monkeypatch.setattr(runs.cores, "round_trip", lambda: found("looks", 510.0))
+    monkeypatch.setattr(training, "train", trained)
+    assert run(tmp_path, "--backend", "pytorch") == 0
+    assert order == ["waits", "train", "looks"]
+    found_there = record_in(tmp_path)["environment"]
+    assert (found_there["round_trip_ns"], found_there["round_trip_after_ns"]) == (290.0, 510.0)
 
 
 def test_a_run_in_its_own_process_and_its_checkpoint_judged_again(

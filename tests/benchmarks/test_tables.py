@@ -172,6 +172,16 @@ def test_the_rows_that_spread_widely_are_named() -> None:
     assert "more than 10%" not in tables.markdown("standard", [calm])
 
 
+def test_how_far_apart_the_cores_were_is_said_where_it_is_known() -> None:
+    before, without = record(backend="pytorch"), record()
+    before["environment"] |= {"round_trip_ns": 270.0, "round_trip_after_ns": 512.0}
+    without["environment"] |= {"round_trip_ns": None}
+    assert "- At both ends of training, a byte's round trip between two cores 270 to 512 ns." in tables.markdown(
+        "standard", [before, without]
+    )
+    assert "round trip" not in tables.markdown("standard", [without])
+
+
 def test_a_row_that_was_not_run_has_its_reason() -> None:
     expected = "tensorflow flow, seed 0: not-run: No module named [tensorflow]."
     assert expected in tables.markdown("standard", [record(), not_run()])
