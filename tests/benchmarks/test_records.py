@@ -86,10 +86,11 @@ def test_a_time_that_is_nan_is_absent_and_fails_no_run(tmp_path: Path) -> None:
 
 
 def test_numpy_numbers_become_json_numbers(tmp_path: Path) -> None:
-    record = example()
+    plain = example()
+    record = copy.deepcopy(plain)
     record["curve"]["elbo"] = np.array([-141.5])
     record["test"]["images"] = np.int64(10_000)
-    assert records.read(records.write(record, tmp_path)) == example()
+    assert records.read(records.write(record, tmp_path)) == plain
 
 
 def test_a_record_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
