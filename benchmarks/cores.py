@@ -82,8 +82,11 @@ def within() -> float:
 
 def gathered() -> RoundTrip:
     """`round_trip()`, once it is within the bound, or after PATIENCE_S."""
-    bound, until = within(), time.monotonic() + PATIENCE_S
+    bound, until, told = within(), time.monotonic() + PATIENCE_S, False
     while (found := round_trip()) is not None and found > bound and time.monotonic() < until:
+        if not told:
+            print(f"Two cores are {found:.0f} ns apart: waiting for {bound:.0f}, {PATIENCE_S:.0f} s at most.", file=sys.stderr)
+        told = True
         time.sleep(PAUSE_S)
     return found
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.cores import WITHIN, round_trip
+from benchmarks.cores import WITHIN
 
 ROOT = Path(__file__).parent.parent
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -51,7 +51,6 @@ def describe() -> dict[str, Any]:
     versions: {package: version}, python's among them. commit: git's HEAD, and `dirty` whether a source differs from it; both
     None outside a git checkout. machine: CPU, cores, memory in bytes, system; `gpu` is for the backend to fill in. threads: the
     cores that this process may use, and those of THREAD_VARIABLES that are set. clock: see `clock`. load: see `load`.
-    round_trip_ns: see `benchmarks.cores`.
     """
     commit, dirty = _commit()
     return {
@@ -65,7 +64,6 @@ def describe() -> dict[str, Any]:
         },
         "clock": clock(),
         "load": load(),
-        "round_trip_ns": round_trip(),
     }
 
 

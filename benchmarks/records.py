@@ -2,8 +2,8 @@
 
     schema, status, reason         1; ok, failed or not-run; unless ok, one sentence on why
     backend, variational, preset, seed, device, precision, config, dataset {name, sha256}
-    environment                    {versions, commit, machine, threads, load, round_trip_ns}, from `environment.describe`;
-                                   load_after; round_trip_ns of before, round_trip_after_ns of after the training
+    environment                    {versions, commit, machine, threads, load}, from `environment.describe`; load_after;
+                                   round_trip_ns before training, round_trip_after_ns after it, from `benchmarks.cores`
     trained                        [{backend, last_step}] in order: more than one where a run changed its framework half-way
     parameters                     scalars in the model
     curve                          training means {step, objective, elbo}; on validation data {valid_step, valid_elbo}

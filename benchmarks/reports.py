@@ -1,7 +1,7 @@
 """Measured results that aren't one training run: a JSON file each, from which tables of README.md and docs/ are made.
 
 schema, report        1; the report's name
-environment           {versions, commit, dirty, machine, threads, load, round_trip_ns}, from `environment.describe`
+environment           {versions, commit, dirty, machine, threads, load}, from `environment.describe`
 …                     what the command that measured it says
 """
 

@@ -78,13 +78,16 @@ def test_what_never_ends_together_is_kept_with_what_was_found(
     assert len(done) == cores.TRIES
 
 
-def test_patience_ends(trips: Callable[..., list[float]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_ends(
+    trips: Callable[..., list[float]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     now: Iterator[int] = iter(range(0, 10_000, 100))
     monkeypatch.setattr(cores.time, "monotonic", lambda: next(now))
     monkeypatch.setenv(cores.WITHIN, "400")
     left = trips(500, 501, 502, 503, 504)
     assert cores.gathered() == 502
     assert left == [503, 504]
+    assert capsys.readouterr().err == "Two cores are 500 ns apart: waiting for 400, 300 s at most.\n", "said once"
 
 
 @pytest.mark.parametrize("text", ["near", "0", "-5", "nan"])
@@ -96,10 +99,7 @@ def test_a_bound_that_is_none_is_the_users_mistake(text: str, monkeypatch: pytes
     assert main(["throughput"]) == 2
 
 
-def test_a_record_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "round_trip", lambda: 123.0)
+def test_the_bound_is_on_the_record_and_the_range_under_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cores.WITHIN, "400")
-    described = environment.describe()
-    assert described["round_trip_ns"] == 123.0
-    assert described["threads"]["variables"][cores.WITHIN] == "400"
+    assert environment.describe()["threads"]["variables"][cores.WITHIN] == "400"
     assert cores.said([290.0, None, 512.4]) == "a byte's round trip between two cores 290 to 512 ns"
