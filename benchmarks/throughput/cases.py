@@ -72,6 +72,12 @@ def forward(model: Model, *, batch: int, samples: int) -> dict[str, tuple[int, i
     return {layer.name: (rows[layer.name], layer.inputs, layer.outputs) for layer in parameters.layers(model)}
 
 
+def chunk_steps(batch: int) -> int:
+    """Steps of a run's chunk; of larger batches as many as its images make."""
+    training = STANDARD.training
+    return min(training.chunk, max(1, training.chunk * training.batch_size // batch))
+
+
 class Bench:
     """A session of one backend and family, and its cases; of `standard`'s sizes, or those of `settings`."""
 

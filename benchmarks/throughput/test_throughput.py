@@ -47,10 +47,7 @@ def measure(benchmark: Any, call: Callable[[], object], *, seconds: float, befor
 def test_throughput(
     benchmark: Any, benches: Any, backend: str, device: str, seconds: float, family: str, kind: str, batch: int
 ) -> None:
-    bench = benches(family)
-    settings = bench.config.training  # as many steps a call as a run's chunk has, or its images in larger batches
-    steps = min(settings.chunk, max(1, settings.chunk * settings.batch_size // batch)) if kind == "train" else None
-    case = bench.case(kind, batch, steps=steps)
+    case = benches(family).case(kind, batch, steps=cases.chunk_steps(batch) if kind == "train" else None)
     floors: list[float] = []
     benchmark.group = f"{kind}, {family}, batch {batch}"
     found = measure(benchmark, case.call, seconds=seconds, before=lambda: floors.append(case.floor_seconds()))

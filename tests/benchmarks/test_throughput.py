@@ -80,6 +80,10 @@ def test_a_selection_of_nothing_is_an_error(tmp_path: Path, capsys: pytest.Captu
     assert "No benchmark has all the words" in capsys.readouterr().err
 
 
+def test_a_timed_call_of_training_is_a_runs_chunk() -> None:
+    assert {batch: cases.chunk_steps(batch) for batch in cases.BATCHES} == {32: 100, 128: 100, 1024: 12, 8192: 1}
+
+
 def test_the_floor_of_a_forward_pass_is_the_forward_third_of_a_steps() -> None:
     """Each layer's forward product is one of the three of `floor.products`."""
     config = STANDARD.replace(variational="flow")
