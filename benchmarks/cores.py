@@ -1,8 +1,8 @@
 """How far two cores are from one another, in ns: what a byte takes from one to the other and back.
 
 Between operations a step's threads hand arrays to one another, through the cache that their cores share. A host may move a
-virtual machine's cores from two that share one to two that don't: the way grows several times and a step takes a third longer,
-while load, frequency and every other process are as they were. So what is timed is timed with this at both ends.
+virtual machine's cores from two that share one to two that don't: the way grows several times and a step takes a fifth to nearly a half longer,
+while neither a core's own speed nor anything else that the system counts has changed. So what is timed has this at both ends.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LIMIT_S = 5  # ends a partner that waits in vain; all of them take a few ms
 def round_trip() -> RoundTrip:
     """The median of EXCHANGES between the first and the last core of this process.
 
-    Python's own reading and writing is in it, about 200 ns: it can be compared with itself alone.
+    Python's own reading and writing is in it, 150 to 200 ns: it can be compared with itself alone.
     """
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         return None
