@@ -1,8 +1,8 @@
 """How far two cores are from one another, in ns: what a byte takes from one to the other and back.
 
 Between operations a step's threads hand arrays to one another, through the cache that their cores share. A host may move a
-virtual machine's cores from two that share one to two that don't: the way grows several times and a step takes a fifth to nearly a half longer,
-while neither a core's own speed nor anything else that the system counts has changed. So what is timed has this at both ends.
+virtual machine's cores from two that share one to two that don't: the way grows several times and a step takes a fifth to
+nearly a half longer, while a core alone is as fast as before. So what is timed has this at both ends.
 """
 
 from __future__ import annotations
