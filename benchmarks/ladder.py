@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from common import data, estimators
-from common.config import Config, Model
+from common.config import Config, Device, Model
 from common.noise import generator, training_noise
 from common.parameters import State, fresh_state, initial_parameters
 from common.protocol import Backend, Session
@@ -60,6 +60,10 @@ class Scenario:
         if not self.whole:
             return ("parameters", *trained)
         return ("parameters", *FORWARD, *trained, "evaluation", *noise)
+
+    def on(self, device: Device) -> Scenario:
+        """The same, there."""
+        return dataclasses.replace(self, config=self.config.replace(device=device))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Scenario:

@@ -29,6 +29,7 @@ from benchmarks.presets import STANDARD
 from benchmarks.reports import Report
 from benchmarks.runs import UNAVAILABLE
 from common import cache, data, protocol
+from common.config import Device
 from common.errors import UserError
 from common.parameters import State
 
@@ -204,6 +205,8 @@ def in_process(job: Job, *, root: Path = ROOT) -> str | None:
     message = (done.stderr.strip().splitlines() or [""])[-1]
     if done.returncode == UNAVAILABLE:
         return message
+    if done.returncode == 2:
+        raise UserError(message)
     if done.returncode:
         raise BrokenRungError(f"The process of {job.backend} ended with code {done.returncode}: {message}")
     return None
@@ -245,8 +248,9 @@ def main(arguments: list[str]) -> int:
             Literal["small", "standard"], tyro.conf.arg(help="A toy's sizes and some rules, or the preset's and all rules.")
         ] = "standard"
         backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Two or more; by default all that are installed.")] = ()
+        device: Annotated[Device, tyro.conf.arg(help="Where the models live.")] = "cpu"
         data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
-        results: Annotated[Path, tyro.conf.arg(help="Folder for the report parity.json.")] = Path("results")
+        results: Annotated[Path, tyro.conf.arg(help="Folder for the report, parity.json or parity-cuda.json.")] = Path("results")
 
     asked = parse(Parity, arguments, command="parity", description="Compare the backends, rung by rung.")
     for backend in asked.backend:
@@ -257,6 +261,7 @@ def main(arguments: list[str]) -> int:
     else:
         name, images = standard_images(asked.data_dir)
         parcels = [[scenario] for scenario in ladder.standard(STANDARD)]  # a scenario's states fill a gigabyte
+    parcels = [[scenario.on(asked.device) for scenario in scenarios] for scenarios in parcels]
     print(f"Images: {name}.")
     try:
         # A toy's products are too small to share: threads that wait for one another would take most of its time.
@@ -269,7 +274,8 @@ def main(arguments: list[str]) -> int:
         return 1
     for backend, reason in unavailable.items():
         print(f"{backend}: not run: {reason}")
-    path = reports.write("parity", content(found, unavailable, sizes=asked.sizes, images=name), asked.results)
+    found_here = content(found, unavailable, sizes=asked.sizes, images=name) | {"device": asked.device}
+    path = reports.write(reports.of_device("parity", asked.device), found_here, asked.results)
     print(f"Every rung holds: {path}")
     return 0
 
@@ -336,7 +342,7 @@ def markdown(report: Report) -> str:
     lines.append("")
     lines += [f"- {backend}: not run: {reason}" for backend, reason in report["unavailable"].items()]
     lines.append(f"- Sizes: {report['sizes']}; images: {report['images']}.")
-    lines.append(f"- {reports.measured(report['environment'], setting='cpu')}.")
+    lines.append(f"- {reports.measured(report['environment'], setting=report.get('device', 'cpu'))}.")
     return "\n".join(lines) + "\n"
 
 

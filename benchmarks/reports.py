@@ -38,6 +38,11 @@ def write(name: str, content: dict[str, Any], folder: Path) -> Path:
     return path
 
 
+def of_device(name: str, device: str) -> str:
+    """The name of a report that each kind of device has of its own."""
+    return name if device == "cpu" else f"{name}-{device}"
+
+
 def read(name: str, folder: Path) -> Report | None:
     """The report of that name; None where there is none. Raises `UserError` that names a file which is malformed."""
     path = folder / f"{name}.json"
