@@ -37,10 +37,11 @@ def programs_compiled() -> int | None:
 
 
 def select(device: Device) -> torch.device:
-    """The device, with TF32 off. Raises `UserError` where it isn't there."""
+    """The device, with TF32 off and sums of bfloat16 products in float32. Raises `UserError` where it isn't there."""
     if device not in describe().devices:
         raise UserError(f"PyTorch has no device '{device}' here; use --device cpu, or install environments/pytorch-cuda.txt.")
     torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     return torch.device(device)
 
 
