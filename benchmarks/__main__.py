@@ -40,7 +40,7 @@ from benchmarks.regress import quality as regress_quality
 from benchmarks.regress import speed as regress_speed
 from benchmarks.throughput import compare, growth, prove, roofline, suite
 from common import checkpoints, data, protocol
-from common.config import SECTIONS, TOP, Config, Precision, Variational, check
+from common.config import SECTIONS, TOP, Config, Device, Precision, Variational, check
 from common.errors import UserError
 
 FAMILIES = ("mean-field", "flow")
@@ -260,6 +260,7 @@ def run_again(arguments: list[str]) -> int:
     @dataclasses.dataclass
     class Reproduce:
         table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=f"One of {', '.join(tables.TABLES)}.")]
+        device: Annotated[Device, tyro.conf.arg(help="Which rows: those that were measured there.")] = "cpu"
         data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
         results: Annotated[Path, tyro.conf.arg(help="Folder for the new records.")] = Path("results/reproduce")
 
@@ -280,7 +281,7 @@ def run_again(arguments: list[str]) -> int:
             raise UserError(f"The run of {job.record.name} ended with code {code}; its message stands above.")
         return records.read(job.record)
 
-    return reproduce.reproduce(asked.table, results=asked.results, run=again)
+    return reproduce.reproduce(asked.table, device=asked.device, results=asked.results, run=again)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pynvml
 
 from benchmarks.cores import WITHIN
 
@@ -45,11 +46,11 @@ THREAD_VARIABLES = (
 )
 
 
-def describe() -> dict[str, Any]:
-    """The `environment` of a record that starts now.
+def describe(device: str = "cpu") -> dict[str, Any]:
+    """The `environment` of a record or report that starts now, measured on this device.
 
     versions: {package: version}, python's among them. commit: git's HEAD, and `dirty` whether a source differs from it; both
-    None outside a git checkout. machine: CPU, cores, memory in bytes, system; `gpu` is for the backend to fill in. threads: the
+    None outside a git checkout. machine: CPU, cores, memory in bytes, system, and the GPU where the device is one. threads: the
     cores that this process may use, and those of THREAD_VARIABLES that are set. clock: see `clock`. load: see `load`.
     """
     commit, dirty = _commit()
@@ -57,7 +58,7 @@ def describe() -> dict[str, Any]:
         "versions": versions(),
         "commit": commit,
         "dirty": dirty,
-        "machine": dict(_machine()),
+        "machine": _machine() | {"gpu": gpu() if device == "cuda" else None},
         "threads": {
             "cores": cores(),
             "variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
@@ -120,8 +121,16 @@ def _machine() -> dict[str, Any]:
         "logical_cores": psutil.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "os": platform.platform(),
-        "gpu": None,
     }
+
+
+def gpu() -> str | None:
+    """The first NVIDIA card and its driver's version; None where there is no driver."""
+    try:
+        pynvml.nvmlInit()
+        return f"{pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))}, driver {pynvml.nvmlSystemGetDriverVersion()}"
+    except pynvml.NVMLError:
+        return None
 
 
 def _commit() -> tuple[str | None, bool | None]:

@@ -250,7 +250,7 @@ def main(arguments: list[str]) -> int:
         backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Two or more; by default all that are installed.")] = ()
         device: Annotated[Device, tyro.conf.arg(help="Where the models live.")] = "cpu"
         data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
-        results: Annotated[Path, tyro.conf.arg(help="Folder for the report, parity.json or parity-cuda.json.")] = Path("results")
+        results: Annotated[Path, tyro.conf.arg(help="Folder of parity.json or parity-cuda.json.")] = Path("results")
 
     asked = parse(Parity, arguments, command="parity", description="Compare the backends, rung by rung.")
     for backend in asked.backend:

@@ -27,7 +27,7 @@ def write(name: str, content: dict[str, Any], folder: Path) -> Path:
 
     Raises `UserError` where the file can't be written, `ValueError` for a number that isn't finite.
     """
-    report = {"schema": SCHEMA, "report": name, "environment": environment.describe(), **content}
+    report = {"schema": SCHEMA, "report": name, "environment": environment.describe(content.get("device", "cpu")), **content}
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
 
     def to(path: Path) -> None:

@@ -61,12 +61,13 @@ def compare(old: Record, new: Record) -> Comparison:
 def reproduce(
     table: str,
     *,
+    device: str,
     results: Path,
     run: Callable[[Record], Record],
     records_dir: Path = RECORDS,
     console: Console | None = None,
 ) -> int:
-    """Run each "ok" record of a README table again, write the new record into `results`, print both.
+    """Run each "ok" record that a README table has of this device again, write the new record into `results`, print both.
 
     `run` maps a record to that of a new run of its backend, data set, preset, seed and config. A row whose run raises
     `UserError` (its framework isn't installed, say) doesn't agree, and the others still run.
@@ -77,9 +78,12 @@ def reproduce(
     console = console or Console()
     if results.resolve() == records_dir.resolve():
         raise UserError(f"{results} holds the records to compare with; give another folder as --results.")
-    olds = [record for record in tables.rows(table, records.read_all(records_dir)) if record["status"] == "ok"]
+    rows = tables.rows(table, records.read_all(records_dir))
+    olds = [record for record in rows if (record["status"], record["device"]) == ("ok", device)]
     if not olds:
-        raise UserError(f"The table '{table}' has no record of a finished run in {records_dir}; there is nothing to run again.")
+        raise UserError(
+            f"The table '{table}' has no record of a finished run on '{device}' in {records_dir}; nothing to repeat."
+        )
     lines, verdicts, reasons = [], [], []
     for old in olds:
         try:

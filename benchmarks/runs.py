@@ -146,7 +146,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
     config = job.config
     dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
     backend = protocol.load(job.backend)
-    record = job.blank(dataset=dataset) | {"environment": environment.describe()}
+    record = job.blank(dataset=dataset) | {"environment": environment.describe(config.device)}
     checkpoint, session = begin(job, backend=backend, dataset=dataset)
     setup_s = time.perf_counter() - began
     floor = Floor(backend, config, seconds=checkpoint.history.setdefault("floor_seconds", []))
@@ -187,10 +187,8 @@ def run(job: Job, *, import_s: float) -> records.Record:
         "peak_memory_bytes": peak_memory_bytes(),
         "test": dataclasses.asdict(test),
     }
-    devices = backend.describe().devices
     record["environment"]["load_after"] = environment.load()
     record["environment"]["threads"]["process"] = environment.own_threads()
-    record["environment"]["machine"]["gpu"] = devices.get("cuda") if config.device == "cuda" else None
     records.write(record, Path(job.results))
     return record
 

@@ -16,8 +16,8 @@ from common.errors import UserError
 Variational = Literal["mean-field", "flow"]
 InitialWeights = Literal["lecun-normal", "glorot", "torch-linear"]
 Dtype = Literal["float32", "float64"]
-Precision = Literal["full", "bfloat16"]
-Factors = Literal["float32", "float64", "bfloat16"]
+Precision = Literal["full", "tf32", "bfloat16"]
+Factors = Literal["float32", "float64", "tf32", "bfloat16"]
 Device = Literal["cpu", "cuda"]
 
 
@@ -98,7 +98,9 @@ class Config:
     evaluation: Evaluation = Evaluation()
     dtype: Dtype = setting("float32", "Precision of parameters and arithmetic; TF32 is off.")
     precision: Precision = setting(
-        "full", "What matrix products are computed in: the dtype, or bfloat16 with sums in float32; all else is the dtype's."
+        "full",
+        "What matrix products are computed in: the dtype, or TF32 (on a GPU) or bfloat16 with sums in float32; "
+        "all else is the dtype's.",
     )
     device: Device = setting("cpu", "Where the model lives.")
 
@@ -122,7 +124,7 @@ class Config:
     @property
     def factors(self) -> Factors:
         """What the factors of matrix products are rounded to: a run's label beside float32 and float64."""
-        return self.dtype if self.precision == "full" else self.precision
+        return factors(self.dtype, self.precision)
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -139,6 +141,16 @@ class Config:
             precision=values.get("precision", "full"),
             device=values["device"],
         )
+
+
+def factors(dtype: Dtype, precision: Precision) -> Factors:
+    """What a run of these rounds the factors of its matrix products to."""
+    return dtype if precision == "full" else precision
+
+
+def stored(factors: Factors) -> str:
+    """The dtype of such factors in memory: to TF32 the device rounds float32 within the product."""
+    return "float32" if factors == "tf32" else factors
 
 
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -191,8 +203,10 @@ def check(config: Config, *, train_images: int, test_images: int) -> None:
     for flag, rate in rates.items():
         if not 0 <= rate < 1:
             raise UserError(f"{flag} is {rate}; it must be at least 0 and below 1.")
-    if config.precision == "bfloat16" and config.dtype != "float32":
-        raise UserError(f"--precision bfloat16 is for --dtype float32, not {config.dtype}; leave one of the two out.")
+    if config.precision != "full" and config.dtype != "float32":
+        raise UserError(f"--precision {config.precision} is for --dtype float32, not {config.dtype}; leave one of the two out.")
+    if config.precision == "tf32" and config.device != "cuda":
+        raise UserError("--precision tf32 is a GPU's: give --device cuda too, or --precision full.")
     if training.batch_size > train_images:
         raise UserError(f"--batch-size is {training.batch_size}, but the data set has only {train_images} training images.")
     if evaluation.images > test_images:

@@ -114,7 +114,8 @@ class Backend(Protocol):
     ) -> Session:
         """With precision "bfloat16", each layer of the encoder, the decoder and MADE rounds its input, weights and bias to
         bfloat16, sums their products in float32 and gives bfloat16; a network's output is cast back to the dtype. All else is
-        the dtype's, whatever the precision: parameters, moments, z, densities, the objective.
+        the dtype's, whatever the precision: parameters, moments, z, densities, the objective. With "tf32" the device rounds the
+        factors of float32 products, and a process that has one such session can have none without: see common/tf32.py.
         """
 
     def probe(self, *, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:

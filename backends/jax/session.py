@@ -19,8 +19,8 @@ from jaxtyping import Float, Int, Real, UInt8
 from backends.jax import optimizers
 from backends.jax.shapes import checked
 from backends.jax.vae import VAE, log_weights, objective
-from common import cache
-from common.config import Device, Dtype, Factors, Model, Optimizer, Precision, Training
+from common import cache, config, tf32
+from common.config import Device, Dtype, Factors, Model, Optimizer, Precision, Training, stored
 from common.errors import UserError
 from common.noise import NOISE_BLOCK, noise_blocks, seed_for
 from common.parameters import State, group
@@ -28,8 +28,9 @@ from common.protocol import Description
 
 # float64 is a setting of the suite; every array here names its dtype, so that this changes nothing in float32.
 jax.config.update("jax_enable_x64", True)
-# TF32 off.
-jax.config.update("jax_default_matmul_precision", "highest")
+
+# XLA may leave out a rounding to bfloat16 where float32 follows, and on a GPU does. Here what is written is computed.
+EXACTLY: Any = {"xla_allow_excess_precision": False}
 
 if (folder := cache.programs()) and jax.config.jax_compilation_cache_dir is None:
     jax.config.update("jax_compilation_cache_dir", str(folder / "jax"))
@@ -66,6 +67,12 @@ def select(device: Device) -> jax.Device:
     return jax.devices(device)[0]
 
 
+def rounded(factors: Factors) -> jnp.dtype:
+    """The dtype of a product's factors, TF32 switched on for its own and off for others."""
+    jax.config.update("jax_default_matmul_precision", "tensorfloat32" if tf32.settle(factors == "tf32") else "highest")
+    return jnp.dtype(stored(factors))
+
+
 def path(name: str) -> tuple[str | int, ...]:
     """Where NNX keeps a parameter of this portable name."""
     keys = name.removesuffix("weight") + "kernel" if name.endswith(".weight") else name
@@ -87,7 +94,7 @@ class Session:
         self.device, self.dtype = select(device), jnp.dtype(dtype)
         self.model, self.settings, self.training = model, optimizer, training
         with jax.default_device(self.device):
-            factors = self.dtype if precision == "full" else jnp.dtype(precision)
+            factors = rounded(config.factors(dtype, precision))
             vae = VAE(model, dtype=self.dtype, factors=factors, rngs=nnx.Rngs(0))
         self.graph, _, self.constants = nnx.split(vae, nnx.Param, ...)
         self.parameters = self._own(group(state, "parameters"))
@@ -146,7 +153,7 @@ class Session:
         objectives, elbos = jax.device_get(values)
         return objectives, elbos
 
-    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1, compiler_options=EXACTLY)
     def _train(self, carry: Any, handle: Array, key: Array, chunk: dict[str, Array]) -> Any:
         batch = chunk["rows"].shape[1]
         shape = (self.training.objective_samples, batch, self.model.latent_size)
@@ -195,7 +202,7 @@ class Session:
         draws = jax.vmap(lambda image: jax.vmap(lambda block: draw(image, block))(blocks))(images)
         return jnp.moveaxis(draws.reshape(len(images), -1, self.model.latent_size), 0, 1)
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=EXACTLY)
     def _log_weights(self, parameters: dict[str, Array], handle: Array, indices: Array, noise: Array) -> Array:
         return log_weights(self._vae(parameters)(handle[indices].astype(self.dtype), noise), 1.0)
 
@@ -209,7 +216,7 @@ class Session:
         kl_weight: float,
     ) -> dict[str, np.ndarray]:
         arguments = (handle[indices].astype(self.dtype), noise.astype(self.dtype), kl_weight)
-        gradient = jax.jit(jax.value_and_grad(self._objective, has_aux=True))
+        gradient = jax.jit(jax.value_and_grad(self._objective, has_aux=True), compiler_options=EXACTLY)
         (value, quantities), gradients = gradient(self.parameters, *arguments)
         quantities |= {"log_weights": log_weights(quantities, kl_weight), "objective": value}
         quantities |= {f"gradient/{name}": gradient for name, gradient in gradients.items()}
@@ -225,7 +232,11 @@ class Session:
         kl_weight: float,
     ) -> Callable[[int], None]:
         x, epsilon = handle[indices].astype(self.dtype), jax.device_put(noise.astype(self.dtype), self.device)
-        gradient = jax.jit(jax.grad(lambda parameters, x, noise: self._objective(parameters, x, noise, kl_weight)[0]))
+
+        def value(parameters: dict[str, Array], x: Array, noise: Array) -> Array:
+            return self._objective(parameters, x, noise, kl_weight)[0]
+
+        gradient = jax.jit(jax.grad(value), compiler_options=EXACTLY)
 
         def launch(repeats: int) -> None:
             for _ in range(repeats):
@@ -269,7 +280,8 @@ create = Session
 def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
     """See `Backend.probe`: one compiled call a repeat; every product is an output, so that none is optimised away."""
     where, draws = select(device), np.random.default_rng(0)
-    factor, summed = jnp.dtype(dtype), jnp.promote_types(dtype, jnp.float32)
+    factor = rounded(dtype)
+    summed = jnp.promote_types(factor, jnp.float32)
     factors = [
         (draws.standard_normal((m, k)).astype(factor), draws.standard_normal((k, n)).astype(factor)) for m, k, n in products
     ]

@@ -15,13 +15,16 @@ from torch import Tensor
 from backends.pytorch import optimizers
 from backends.pytorch.shapes import checked
 from backends.pytorch.vae import VAE, log_weights, objective
-from common.config import Device, Dtype, Factors, Model, Optimizer, Precision, Training
+from common import config, tf32
+from common.config import Device, Dtype, Factors, Model, Optimizer, Precision, Training, stored
 from common.errors import UserError
 from common.noise import NOISE_BLOCK, noise_blocks, seed_for
 from common.parameters import State, group, shapes
 from common.protocol import Description
 
 EXPORT_SUFFIX = ".safetensors"
+# Of evaluation noise: a GPU draws a thousand images' in the time of one's, a core no more than it has to.
+IMAGES_A_DRAW = {"cpu": 1, "cuda": 1000}
 
 
 def describe() -> Description:
@@ -37,12 +40,18 @@ def programs_compiled() -> int | None:
 
 
 def select(device: Device) -> torch.device:
-    """The device, with TF32 off and sums of bfloat16 products in float32. Raises `UserError` where it isn't there."""
+    """The device. Raises `UserError` where it isn't there."""
     if device not in describe().devices:
         raise UserError(f"PyTorch has no device '{device}' here; use --device cpu, or install environments/pytorch-cuda.txt.")
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     return torch.device(device)
+
+
+def rounded(factors: Factors) -> torch.dtype:
+    """The dtype of a product's factors, TF32 switched on for its own and off for others; sums of bfloat16 stay in float32."""
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32.settle(factors == "tf32") else "ieee"
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    dtype: torch.dtype = getattr(torch, stored(factors))
+    return dtype
 
 
 def portable(name: str, tensor: Tensor) -> np.ndarray:
@@ -73,6 +82,7 @@ class _Graph:
     """
 
     def __init__(self, function: Callable[..., Any], *inputs: Tensor | float, device: torch.device):
+        self.function = function  # kept, since its own tensors are where the kernels read and write
         self.inputs = [torch.as_tensor(value, dtype=torch.float32, device=device).clone() for value in inputs]
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
@@ -115,7 +125,7 @@ class Session:
     ):
         self.device, self.dtype = select(device), getattr(torch, dtype)
         self.model, self.settings, self.training = model, optimizer, training
-        factors = self.dtype if precision == "full" else getattr(torch, precision)
+        factors = rounded(config.factors(dtype, precision))
         self.vae = self.judged = VAE(model, dtype=self.dtype, factors=factors).to(self.device)
         self.parameters = self._masters(self.vae, group(state, "parameters"))
         self.round_parameters = rounding(self.vae, self.parameters)
@@ -225,17 +235,20 @@ class Session:
         noise: Float[np.ndarray, "samples batch latent"] | None,
     ) -> Float[np.ndarray, "samples batch"]:
         if noise is None:
-            shape = (NOISE_BLOCK, self.model.latent_size)
-            epsilon = torch.stack(
-                [
-                    torch.cat([self._normal(shape, seed, "evaluation noise", int(i), block) for block in noise_blocks(samples)])
-                    for i in indices
-                ],
-                dim=1,
-            )[: len(samples)]
+            blocks = [self._evaluation_noise(indices, seed, block) for block in noise_blocks(samples)]
+            epsilon = torch.cat(blocks)[: len(samples)]
         else:
             epsilon = torch.as_tensor(noise, dtype=self.dtype, device=self.device)
         return log_weights(self.judged(self._images(handle, indices), epsilon), 1.0).cpu().numpy()
+
+    def _evaluation_noise(self, indices: np.ndarray, seed: int, block: int) -> Tensor:
+        """[NOISE_BLOCK, batch, latent]: a function of (seed, image, block), drawn for IMAGES_A_DRAW images at once."""
+        images = IMAGES_A_DRAW[self.device.type]
+        shape = (images, NOISE_BLOCK, self.model.latent_size)
+        draws, places = np.unique(indices // images, return_inverse=True)
+        normals = torch.cat([self._normal(shape, seed, "evaluation noise", int(draw), block) for draw in draws])
+        rows = torch.as_tensor(places * images + indices % images, device=self.device)
+        return normals.index_select(0, rows).transpose(0, 1)
 
     @checked
     def inspect(
@@ -311,7 +324,7 @@ create = Session
 
 def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
     """See `Backend.probe`: each product writes into a buffer of its own, made beforehand."""
-    where: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": select(device)}
+    where: dict[str, Any] = {"dtype": rounded(dtype), "device": select(device)}
     factors = [(torch.randn(m, k, **where), torch.randn(k, n, **where), torch.empty(m, n, **where)) for m, k, n in products]
 
     def once() -> None:

@@ -23,13 +23,12 @@ from jaxtyping import Float, Int, Real, UInt8
 from backends.tensorflow import optimizers
 from backends.tensorflow.shapes import checked
 from backends.tensorflow.vae import VAE, log_weights, objective
-from common.config import Device, Dtype, Factors, Model, Optimizer, Precision, Training
+from common import config, tf32
+from common.config import Device, Dtype, Factors, Model, Optimizer, Precision, Training, stored
 from common.errors import UserError
 from common.noise import NOISE_BLOCK, noise_blocks, seed_for
 from common.parameters import State, group, shapes
 from common.protocol import Description
-
-tf.config.experimental.enable_tensor_float_32_execution(False)
 
 EXPORT_SUFFIX = ".weights.h5"
 
@@ -57,6 +56,12 @@ def select(device: Device) -> str:
             f"TensorFlow has no device '{device}' here; use --device cpu, or install environments/tensorflow-cuda.txt."
         )
     return {"cpu": "/CPU:0", "cuda": "/GPU:0"}[device]
+
+
+def rounded(factors: Factors) -> str:
+    """The dtype of a product's factors, TF32 switched on for its own and off for others."""
+    tf.config.experimental.enable_tensor_float_32_execution(tf32.settle(factors == "tf32"))
+    return stored(factors)
 
 
 def variable(vae: VAE, name: str) -> keras.Variable:
@@ -94,7 +99,7 @@ class Session:
         self.device, self.dtype = select(device), tf.as_dtype(dtype)
         self.model, self.settings, self.training = model, optimizer, training
         with tf.device(self.device):
-            factors = dtype if precision == "full" else precision
+            factors = rounded(config.factors(dtype, precision))
             self.vae = self.judged = VAE(model, dtype=dtype, factors=factors)
             self.parameters = {name: variable(self.vae, name) for name in shapes(model)}
             self.ema: dict[str, keras.Variable] = {}
@@ -302,12 +307,13 @@ create = Session
 def probe(*, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
     """See `Backend.probe`: one compiled call a repeat; every product is an output, so that none is optimised away."""
     where, draws = select(device), np.random.default_rng(0)
+    factor = rounded(dtype)
+    summed = tf.float32 if factor == "bfloat16" else None
     with tf.device(where):
         factors = [
-            (tf.constant(draws.standard_normal((m, k)), dtype), tf.constant(draws.standard_normal((k, n)), dtype))
+            (tf.constant(draws.standard_normal((m, k)), factor), tf.constant(draws.standard_normal((k, n)), factor))
             for m, k, n in products
         ]
-    summed = tf.float32 if dtype == "bfloat16" else None
     multiply = tf.function(lambda: [tf.matmul(left, right, output_type=summed) for left, right in factors], jit_compile=True)
 
     def launch(repeats: int) -> None:

@@ -69,13 +69,14 @@ SCRIPTS = {
         needs="TensorFlow Probability and TensorFlow Datasets",
     ),
 }
-# Examples/s over theirs.
+# Examples/s over theirs, on a CPU; on a GPU one for all.
 AIMS = {
     ("ancestor-pytorch", "mean-field"): 1.6,
     ("ancestor-pytorch", "flow"): 1.6,
     ("ancestor-jax", "mean-field"): 1.4,
     ("ancestor-jax", "flow"): 1.25,
 }
+GPU_AIM = 10.0
 
 
 @dataclass
@@ -120,7 +121,7 @@ def main(arguments: list[str]) -> int:
                     family=family,
                     device=asked.device,
                     steps=asked.steps,
-                    target=AIMS.get((name, family)),
+                    target=AIMS.get((name, family)) if asked.device == "cpu" else GPU_AIM,
                 )
                 rows.append(row)
                 if SCRIPTS[name].needs and asked.stand_ins is None:

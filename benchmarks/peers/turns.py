@@ -96,7 +96,7 @@ def row(*, peer: str, ours: str, family: str, device: str, steps: int, target: f
         "peer_examples_per_s": [],
         "ours_examples_per_s": [],
         "round_trips_ns": [],
-        "environment": environment.describe(),
+        "environment": environment.describe(device),
     }
 
 

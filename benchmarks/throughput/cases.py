@@ -17,7 +17,7 @@ from benchmarks import environment, floor
 from benchmarks.presets import STANDARD
 from common import parameters, protocol
 from common.clock import timed
-from common.config import Config, Device, Model, Precision, Variational
+from common.config import Config, Device, Model, Precision, Variational, factors
 from common.data import minibatches
 from common.noise import NOISE_BLOCK
 
@@ -198,16 +198,16 @@ MATRIX = 2048  # rows and columns of the product that measures the matrix rate
 COPY_BYTES = 2**28  # far above any cache
 
 
-def matrix(backend: str, device: Device) -> tuple[Callable[[], None], float]:
+def matrix(backend: str, device: Device, precision: Precision = "full") -> tuple[Callable[[], None], float]:
     """(one large product, its FLOP)."""
-    config = STANDARD
-    launch = protocol.load(backend).probe(products=[(MATRIX, MATRIX, MATRIX)], device=device, dtype=config.dtype)
+    dtype = factors(STANDARD.dtype, precision)
+    launch = protocol.load(backend).probe(products=[(MATRIX, MATRIX, MATRIX)], device=device, dtype=dtype)
     return lambda: launch(1), 2.0 * MATRIX**3
 
 
-def empty_launch(backend: str, device: Device) -> Callable[[], None]:
+def empty_launch(backend: str, device: Device, precision: Precision = "full") -> Callable[[], None]:
     """As little as can be launched: a product of two single numbers."""
-    launch = protocol.load(backend).probe(products=[(1, 1, 1)], device=device, dtype=STANDARD.dtype)
+    launch = protocol.load(backend).probe(products=[(1, 1, 1)], device=device, dtype=factors(STANDARD.dtype, precision))
     return lambda: launch(1)
 
 

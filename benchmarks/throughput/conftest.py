@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from benchmarks import environment
 from benchmarks.throughput.cases import Bench
+from common.config import Precision
 from common.protocol import BACKENDS
 
 
@@ -16,6 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("vaebench")
     group.addoption("--backend", choices=BACKENDS, required=True, help="The one backend that this process times.")
     group.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="Where the models live.")
+    group.addoption("--precision", choices=get_args(Precision), default="full", help="Of the matrix products.")
     group.addoption("--seconds", type=float, default=2.0, help="Time for the rounds of one benchmark, their floor apart.")
 
 
@@ -30,16 +32,21 @@ def device(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="session")
+def precision(request: pytest.FixtureRequest) -> Any:
+    return request.config.getoption("--precision")
+
+
+@pytest.fixture(scope="session")
 def seconds(request: pytest.FixtureRequest) -> float:
     return float(request.config.getoption("--seconds"))
 
 
 @pytest.fixture(scope="session")
-def benches(backend: str, device: Any) -> Any:
+def benches(backend: str, device: Any, precision: Any) -> Any:
     """Family → its one session in this process."""
-    return functools.cache(lambda family: Bench(backend, family, device=device))
+    return functools.cache(lambda family: Bench(backend, family, device=device, precision=precision))
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """Where it ran, as records say it."""
-    machine_info["environment"] = environment.describe()
+    machine_info["environment"] = environment.describe(config.getoption("--device"))

@@ -21,12 +21,12 @@ from benchmarks.cli import parse
 from benchmarks.environment import ROOT
 from benchmarks.presets import STANDARD
 from benchmarks.reports import REPORTS
-from common.config import Config
+from common.config import Config, Device
 from common.errors import UserError
 from common.files import write_whole
 from common.parameters import shapes
 
-PICTURE = ROOT / "docs" / "figures" / "roofline.png"
+FIGURES = ROOT / "docs" / "figures"
 WORD = 4  # bytes of a float32
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # by order of backends
 MARKERS = {"mean-field": "o", "flow": "^"}
@@ -47,16 +47,21 @@ def moved(config: Config) -> float:
 def limits(report: dict[str, Any]) -> dict[str, float]:
     """matrix, FLOP/s: the fastest backend's large product; copy, bytes/s: the fastest measurement. Absent if not measured."""
     best: dict[str, float] = {}
-    for row in report["rows"]:
+    for row in in_float32(report):
         if row["kind"] in ("matrix", "copy"):
             best[row["kind"]] = max(best.get(row["kind"], 0.0), row["rate"])
     return best
 
 
+def in_float32(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Its rows of that precision: the only one, before there were others."""
+    return [row for row in report["rows"] if row.get("precision", "float32") == "float32"]
+
+
 def points(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """A point a training step: intensity, FLOP per byte; rate, FLOP/s."""
+    """A point a training step in float32: intensity, FLOP per byte; rate, FLOP/s."""
     found = []
-    for row in report["rows"]:
+    for row in in_float32(report):
         if row["kind"] == "train":
             config = STANDARD.replace(variational=row["family"], batch_size=row["batch"])
             rate = flop(config) / (1e-3 * row["ms_per_step"])
@@ -65,19 +70,22 @@ def points(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The report's block on the machine, and on each training step's two floors, in docs/timing.md."""
+    """The report's block on the machine, and on each training step's two floors, in docs/timing.md or docs/gpu.md."""
     best = limits(report)
     lines = []
     if len(best) == 2:
         alternative = (
             "GFLOP/s of each training step against its arithmetic intensity, under the machine's matrix rate and bandwidth"
         )
-        lines += [f"![{alternative}](figures/{PICTURE.name})", ""]
+        lines += [f"![{alternative}](figures/{picture(report['device']).name})", ""]
     lines += ["| of the machine | backend | measured |", "| --- | --- | ---: |"]
     for row in report["rows"]:
         if row["kind"] == "matrix":
-            lines.append(f"| product of 2048 × 2048 matrices | {row['backend']} | {row['rate'] / 1e9:,.0f} GFLOP/s |")
-        if row["kind"] == "launch":
+            precision = "" if row.get("precision", "float32") == "float32" else f", {row['precision']}"
+            lines.append(
+                f"| product of 2048 × 2048 matrices{precision} | {row['backend']} | {row['rate'] / 1e9:,.0f} GFLOP/s |"
+            )
+        if row["kind"] == "launch" and row.get("precision", "float32") == "float32":
             lines.append(f"| an empty launch | {row['backend']} | {1e3 * row['ms_per_step']:.3g} µs |")
     if "copy" in best:
         by = "NumPy, all cores" if report["device"] == "cpu" else "the fastest"
@@ -95,11 +103,13 @@ def markdown(report: dict[str, Any]) -> str:
                 f"| {point['rate'] / 1e9:,.0f} | {point['rate'] / limit:.0%} | {point['floor_ms_per_step']:.3g} "
                 f"| {1e3 * point['bytes'] / best['copy']:.3g} |"
             )
-    lines += ["", clock.statement("#the-timing-contract"), ""]
+    lines += ["", clock.statement("timing.md#the-timing-contract"), ""]
     lines.append(f"- {reports.measured(report['environment'], setting=report['device'] + ', float32')}.")
-    if report["device"] == "cpu":
-        lines.append("- On a GPU, with its bytes over its copy bandwidth and its empty launch: not measured.")
     return "\n".join(lines) + "\n"
+
+
+def picture(device: str) -> Path:
+    return FIGURES / f"{reports.of_device('roofline', device)}.png"
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
@@ -155,15 +165,16 @@ def draw(report: dict[str, Any], path: Path) -> None:
 def main(arguments: list[str]) -> int:
     @dataclasses.dataclass
     class Roofline:
-        results: Annotated[Path, tyro.conf.arg(help="Folder of the report 'throughput'.")] = REPORTS
-        picture: Annotated[Path, tyro.conf.arg(help="Where the picture goes.")] = PICTURE
+        device: Annotated[Device, tyro.conf.arg(help="Whose report: 'throughput' or 'throughput-cuda'.")] = "cpu"
+        results: Annotated[Path, tyro.conf.arg(help="Folder of that report.")] = REPORTS
+        picture: Annotated[Path | None, tyro.conf.arg(help="Where the picture goes; into docs/figures/ by default.")] = None
 
     asked = parse(Roofline, arguments, command="roofline", description="Draw the training steps under the machine's limits.")
-    report = reports.read("throughput", asked.results)
+    name = reports.of_device("throughput", asked.device)
+    report = reports.read(name, asked.results)
     if report is None:
-        raise UserError(
-            f"There is no report 'throughput' in {asked.results}; `make bench-throughput ARGS=--report` measures it."
-        )
-    draw(report, asked.picture)
-    print(asked.picture)
+        raise UserError(f"There is no report '{name}' in {asked.results}; `make bench-throughput ARGS=--report` measures it.")
+    path = asked.picture or picture(asked.device)
+    draw(report, path)
+    print(path)
     return 0

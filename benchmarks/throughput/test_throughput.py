@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from benchmarks import clock, cores
+from benchmarks.presets import STANDARD
 from benchmarks.throughput import cases
 from benchmarks.throughput.cases import BATCHES, FAMILIES, KINDS
+from common import protocol
 from common.clock import timed
+from common.config import factors
 
 LEAST_ROUNDS, MOST_ROUNDS = 5, 200
 LOOK_S = 1.0  # how far apart the cores are is looked at before a round, and so often at most
@@ -45,7 +48,7 @@ def measure(benchmark: Any, call: Callable[[], object], *, seconds: float, befor
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_throughput(
-    benchmark: Any, benches: Any, backend: str, device: str, seconds: float, family: str, kind: str, batch: int
+    benchmark: Any, benches: Any, backend: str, device: Any, precision: Any, seconds: float, family: str, kind: str, batch: int
 ) -> None:
     case = benches(family).case(kind, batch, steps=cases.chunk_steps(batch) if kind == "train" else None)
     floors: list[float] = []
@@ -55,6 +58,7 @@ def test_throughput(
     benchmark.extra_info |= found | {
         "backend": backend,
         "device": device,
+        "precision": factors(STANDARD.dtype, precision),
         "family": family,
         "kind": kind,
         "batch": batch,
@@ -64,18 +68,19 @@ def test_throughput(
         "examples_per_s": case.examples / step_s,
         "floor_ms_per_step": 1e3 * floor_s,
         "floor_ratio": step_s / floor_s,
+        "device_peak_bytes": protocol.load(backend).device_peak(device),
     }
 
 
 @pytest.mark.parametrize("kind", ["matrix", "launch", "copy"])
-def test_machine(benchmark: Any, backend: str, device: Any, seconds: float, kind: str) -> None:
+def test_machine(benchmark: Any, backend: str, device: Any, precision: Any, seconds: float, kind: str) -> None:
     """What floors and the roofline are made of: the rate of a large product, an empty launch, a copy in memory."""
     benchmark.group = f"machine, {kind}"
     work = 0.0
     if kind == "matrix":
-        call, work = cases.matrix(backend, device)
+        call, work = cases.matrix(backend, device, precision)
     elif kind == "launch":
-        call = cases.empty_launch(backend, device)
+        call = cases.empty_launch(backend, device, precision)
     else:
         call, work = cases.copy(backend, device)
     found = measure(benchmark, call, seconds=seconds, before=lambda: None)
@@ -83,6 +88,7 @@ def test_machine(benchmark: Any, backend: str, device: Any, seconds: float, kind
     benchmark.extra_info |= found | {
         "backend": backend,
         "device": device,
+        "precision": factors(STANDARD.dtype, precision),
         "kind": kind,
         "ms_per_step": 1e3 * median,
         "rate": work / median,

@@ -74,7 +74,9 @@ def again(tmp_path: Path, run: Any) -> tuple[int, str]:
         records.write(record(backend), tmp_path / "records")
     records.write(record("tensorflow") | {"status": "not-run", "reason": "Not here."}, tmp_path / "records")
     console = Console(file=io.StringIO(), width=80)
-    code = reproduce("standard", results=tmp_path / "results", run=run, records_dir=tmp_path / "records", console=console)
+    code = reproduce(
+        "standard", device="cpu", results=tmp_path / "results", run=run, records_dir=tmp_path / "records", console=console
+    )
     assert isinstance(console.file, io.StringIO)
     return code, console.file.getvalue()
 
@@ -113,4 +115,4 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
         ("standard", tmp_path, "holds the records"),
     ):
         with pytest.raises(UserError, match=message):
-            reproduce(table, results=results, run=lambda old: old, records_dir=tmp_path)
+            reproduce(table, device="cpu", results=results, run=lambda old: old, records_dir=tmp_path)
