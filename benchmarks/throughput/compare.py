@@ -37,6 +37,7 @@ from rich.console import Console
 from benchmarks import tables
 from benchmarks.cli import parse
 from benchmarks.environment import ROOT
+from benchmarks.presets import STANDARD
 from benchmarks.throughput import suite
 from benchmarks.throughput.cases import BATCHES, FAMILIES, KINDS, Bench
 from common.config import Device, Precision
@@ -241,7 +242,10 @@ def saved(path: Path) -> tuple[str, list[What], dict[What, float]]:
     for benchmark in run["benchmarks"]:
         info = benchmark["extra_info"]
         if info["kind"] in KINDS:
-            times[What(**{f.name: info[f.name] for f in dataclasses.fields(What) if f.name in info})] = info["ms_per_step"]
+            found = {f.name: info[f.name] for f in dataclasses.fields(What) if f.name in info}
+            if found.get("precision") == STANDARD.dtype:  # the label of a run in full
+                found["precision"] = "full"
+            times[What(**found)] = info["ms_per_step"]
     return run["commit_info"]["id"], list(times), times
 
 

@@ -12,6 +12,7 @@ from benchmarks import ladder, parity
 from benchmarks.__main__ import main
 from benchmarks.parity import Job
 from common.parameters import State
+from common.protocol import load
 
 
 def fake(missing: dict[str, str], *, off: float):
@@ -42,6 +43,31 @@ def test_the_report_has_the_worst_row_of_each_pair(tmp_path: Path, monkeypatch: 
     table = parity.markdown(report)
     assert "| float64 | the gradient of every parameter | 1.0e-10 | 9.1e-13 | 0 | 9.1e-13 |" in table
     assert "not run" not in table
+
+
+def test_a_gpu_has_a_report_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = set()
+
+    def measure(backends, scenarios, **rest) -> dict[str, Job | str]:
+        devices.update(scenario.config.device for scenario in scenarios)
+        return fake({}, off=0)(backends, scenarios, **rest)
+
+    monkeypatch.setattr(parity, "measure", measure)
+    assert main(["parity", "--sizes", "small", "--device", "cuda", "--results", str(tmp_path)]) == 0
+    assert devices == {"cuda"}
+    assert [path.name for path in tmp_path.iterdir()] == ["parity-cuda.json"]
+    assert "; cuda; " in parity.markdown(json.loads((tmp_path / "parity-cuda.json").read_text()))
+
+
+def test_where_there_is_no_gpu_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("jax")
+    if "cuda" in load("pytorch").describe().devices:
+        pytest.skip("there is a GPU")
+    arguments = ["--backend", "pytorch", "jax", "--device", "cuda", "--results", str(tmp_path)]
+    assert main(["parity", "--sizes", "small", *arguments]) == 2
+    assert "has no device 'cuda' here; use --device cpu" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_broken_rung_is_one_sentence_and_no_report(

@@ -128,6 +128,15 @@ def test_a_python_may_be_named_from_here(tmp_path: Path, monkeypatch: pytest.Mon
     assert report["rows"][0]["reason"].endswith(f"ended with code 1: {tmp_path}/python")
 
 
+def test_on_a_gpu_the_aim_is_another(tmp_path: Path, our_turn: None) -> None:
+    checkout = fake(tmp_path)
+    (checkout / SCRIPTS["ancestor-jax"].file).write_text("raise SystemExit(5)\n")
+    assert main(command(checkout, tmp_path, "--preset", "ancestor-jax", "--device", "cuda")) == 0
+    report = reports.read(ancestor.REPORT, tmp_path)
+    assert report is not None
+    assert [row["target"] for row in report["rows"]] == [ancestor.GPU_AIM]
+
+
 def test_without_stand_ins_the_jax_script_is_not_run_and_says_why(
     tmp_path: Path, our_turn: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -186,6 +186,26 @@ def test_the_environment_says_what_runs_where() -> None:
     assert json.loads(json.dumps(described)) == described
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_card_is_named_where_it_was_used(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    for name, value in {
+        "Init": None,
+        "DeviceGetHandleByIndex": 0,
+        "DeviceGetName": "Card",
+        "SystemGetDriverVersion": "7",
+    }.items():
+        monkeypatch.setattr(environment.pynvml, f"nvml{name}", lambda *_, value=value: value)
+    assert environment.describe(device)["machine"]["gpu"] == ("Card, driver 7" if device == "cuda" else None)
+
+
+def test_without_a_driver_no_card_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init() -> None:
+        raise environment.pynvml.NVMLError(environment.pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(environment.pynvml, "nvmlInit", init)
+    assert environment.describe("cuda")["machine"]["gpu"] is None
+
+
 def test_thread_variables_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)

@@ -108,6 +108,13 @@ def test_a_row_that_cannot_run_is_not_one_that_agrees(tmp_path: Path) -> None:
         assert part in text
 
 
+def test_what_another_device_measured_is_not_repeated(tmp_path: Path) -> None:
+    records.write(record("jax") | {"device": "cuda"}, tmp_path / "records")
+    code, text = again(tmp_path, lambda old: old)
+    assert code == 0
+    assert "2 of 2 rows agree." in text
+
+
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     for table, results, message in (
         ("quack", tmp_path / "results", "choose from"),

@@ -235,6 +235,35 @@ def report(tmp_path: Path) -> dict[str, Any]:
     return found
 
 
+def test_a_step_is_held_against_the_fastest_floor_of_its_own_kind_and_precision() -> None:
+    same = {"kind": "train", "family": "flow", "batch": 32, "rounds": 5, "iqr_ms_per_step": 0.0, "examples_per_s": 1.0}
+
+    def row(backend: str, precision: str, ms: float, floor: float) -> dict[str, Any]:
+        return same | {
+            "backend": backend,
+            "precision": precision,
+            "ms_per_step": ms,
+            "floor_ms_per_step": floor,
+            "floor_ratio": ms / floor,
+        }
+
+    rows = [row("jax", "float32", 6, 4), row("pytorch", "float32", 9, 3), row("pytorch", "tf32", 4, 1)]
+    columns, lines = suite.table(rows)
+    ratios = [[line[columns.index(name)] for name in ("step / floor", "step / fastest floor")] for line in lines]
+    assert [line[columns.index("precision")] for line in lines] == ["float32", "float32", "tf32"]
+    assert ratios == [["3.00", "3.00"], ["1.50", "2.00"], ["4.00", "4.00"]]
+    columns, _ = suite.table(rows[:2])
+    assert "precision" not in columns
+
+
+def test_another_precision_is_not_in_the_roofline(tmp_path: Path) -> None:
+    whole = report(tmp_path)
+    before = roofline.points(whole), roofline.limits(whole)
+    whole["rows"] += [row | {"precision": "tf32", "rate": 1e18} for row in whole["rows"]]
+    assert (roofline.points(whole), roofline.limits(whole)) == before
+    assert roofline.picture("cuda").name == "roofline-cuda.png"
+
+
 def test_a_steps_flop_and_bytes() -> None:
     """Of a mean-field model that is small enough to count by hand: 2 pixels, 1 latent, 1 hidden unit, batch 3."""
     config = STANDARD.replace(pixels=2, latent_size=1, hidden_size=1, batch_size=3)

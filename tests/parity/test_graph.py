@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from common.noise import NOISE_BLOCK
 from common.protocol import load
 from tests.parity.conftest import IMAGES, random_state, session, small
 
@@ -136,6 +139,43 @@ def test_what_is_repeated_is_launched_at_once_on_a_gpu_alone(monkeypatch: pytest
     assert (len(calls), float(done)) == (5, 4), "capturing computes nothing"
     launch(3)
     assert (len(calls), waited) == (5, [7]), "replayed without Python, and waited for"
+
+
+def test_a_graph_keeps_what_its_kernels_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a graph is captured nothing else may hold the function's own tensors, and a GPU's memory is given away."""
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", SimpleNamespace)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+    pytorch: Any = load("pytorch")
+
+    def captured() -> tuple[Callable[[int], None], Any]:
+        factor = torch.ones(3)
+        return pytorch._repeated(lambda: factor + 1, device=SimpleNamespace(type="cuda")), weakref.ref(factor)
+
+    launch, factor = captured()
+    gc.collect()
+    assert factor() is not None
+    del launch
+    gc.collect()
+    assert factor() is None
+
+
+def test_evaluation_noise_is_a_function_of_seed_image_and_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever shares an image's draw: on a GPU a thousand do, here three."""
+    pytorch: Any = load("pytorch")
+    monkeypatch.setitem(pytorch.IMAGES_A_DRAW, "cpu", 3)
+    config = small("mean-field")
+    s: Any = session("pytorch", config, random_state(config))
+    images = np.array([7, 2, 100, 7, 6, 0])
+    together = s._evaluation_noise(images, 5, 4)
+    assert together.shape == (NOISE_BLOCK, len(images), config.model.latent_size)
+    for i, image in enumerate(images):
+        assert torch.equal(together[:, [i]], s._evaluation_noise(images[[i]], 5, 4)), image
+    kinds = {together[:, i].numpy().tobytes() for i in range(len(images))}
+    others = [s._evaluation_noise(images, *other).numpy() for other in ((5, 3), (6, 4))]
+    kinds |= {other[:, i].tobytes() for other in others for i in range(len(images))}
+    assert len(kinds) == 3 * (len(images) - 1), "of each image, block and seed its own; image 7 is there twice"
+    assert abs(float(together.mean())) < 0.2
+    assert 0.8 < float(together.std()) < 1.2
 
 
 def test_a_number_that_would_be_waited_for_is_red() -> None:
