@@ -27,7 +27,6 @@ BLOCKS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "machine": ("throughput", roofline.markdown),
     "throughput-cuda": ("throughput-cuda", suite.markdown),
     "machine-cuda": ("throughput-cuda", roofline.markdown),
-    "parity-cuda": ("parity-cuda", parity.markdown),
     "compare-gate": ("compare-gate", prove.markdown),
     "overhead": (overhead.REPORT, overhead.table),
     "bfloat16": (bfloat16.REPORT, bfloat16.table),

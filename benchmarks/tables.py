@@ -27,7 +27,7 @@ ABSENT = "-"
 
 # Columns that are shown only where a table's rows differ in them.
 WHERE_VARYING = ("device", "precision", "seed")
-LABELS = ("what", "family", "backend", *WHERE_VARYING, "status", "preset", "verdict", "old README: ELBO / log p(x)")
+LABELS = ("what", "kind", "family", "backend", *WHERE_VARYING, "status", "preset", "verdict", "old README: ELBO / log p(x)")
 RESULTS = ("ELBO", "log p(x) ± s.e.", "K", "images", "steps", "examples/s (IQR)", "step / floor", "compile (s)", "train (min)")
 
 
