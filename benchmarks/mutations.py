@@ -293,8 +293,8 @@ PYTORCH = [
         scenario=MEAN_FIELD,
         rung="device-noise",
         file="backends/pytorch/session.py",
-        before='"evaluation noise", int(i), block)',
-        after='"evaluation noise", int(i))',
+        before='"evaluation noise", int(draw), block)',
+        after='"evaluation noise", int(draw))',
     ),
 ]
 

@@ -8,7 +8,7 @@ import statistics
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -19,21 +19,22 @@ from benchmarks.peers import ours, turns
 from benchmarks.peers.turns import NotRunError, Row
 from benchmarks.presets import STANDARD
 from common import data
-from common.config import Config, Precision
+from common.config import Config
 from common.errors import UserError
 from common.protocol import BACKENDS
 
 REPORT = "numpyro"
 PEER = "NumPyro SVI"
 SCRIPT = ROOT / "docs/examples/numpyro_svi.py"
-AIMS: dict[Precision, float] = {"full": 1.05, "bfloat16": 1.3}  # the fastest backend's examples/s over NumPyro's in float32
+OnCpu = Literal["full", "bfloat16"]  # TF32 is a GPU's
+AIMS: dict[OnCpu, float] = {"full": 1.05, "bfloat16": 1.3}  # the fastest backend's examples/s over NumPyro's in float32
 
 
 @dataclass
 class NumPyro:
     python: Annotated[str, tyro.conf.arg(help="The Python of an environment made from environments/numpyro.txt.")]
     backend: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of {', '.join(BACKENDS)}.")] = BACKENDS
-    precision: Annotated[tuple[Precision, ...], tyro.conf.arg(help="One or both of ours; NumPyro's is float32.")] = ("full",)
+    precision: Annotated[tuple[OnCpu, ...], tyro.conf.arg(help="One or both of ours; NumPyro's is float32.")] = ("full",)
     rounds: Annotated[int, tyro.conf.arg(help="Turns of each contender.")] = 5
     steps: Annotated[int, tyro.conf.arg(help="Steps on the clock, a turn.")] = 1_000
     data: Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")] = "binarized-mnist"
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
     ours.check(STANDARD, rounds=asked.rounds, steps=asked.steps)
     dataset = data.load(asked.data, data_dir=asked.data_dir)
     config = STANDARD.replace(pixels=dataset.pixels)
-    rows: dict[tuple[str, Precision], Row] = {}
+    rows: dict[tuple[str, OnCpu], Row] = {}
     for backend in asked.backend:
         for precision in asked.precision:
             own = f"standard, {backend}" if precision == "full" else f"standard, {backend}, {precision}"
@@ -72,10 +73,10 @@ def main(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def measure(rows: dict[tuple[str, Precision], Row], asked: NumPyro, *, config: Config, images: Path) -> None:
+def measure(rows: dict[tuple[str, OnCpu], Row], asked: NumPyro, *, config: Config, images: Path) -> None:
     """Fill the rows in; a precision's aim is its fastest's. Raises `NotRunError` where a contender fails."""
 
-    def turn(backend: str, precision: Precision) -> float:
+    def turn(backend: str, precision: OnCpu) -> float:
         settings = config.replace(precision=precision)
         return ours.examples_per_s(
             backend, "standard", settings, steps=asked.steps, dataset=asked.data, data_dir=asked.data_dir
