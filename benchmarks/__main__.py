@@ -188,7 +188,7 @@ def evaluate(arguments: list[str]) -> int:
         images: Annotated[int | None, tyro.conf.arg(help="Test images, a seeded random subset; 0 for all.")] = None
         backend: Annotated[str | None, tyro.conf.arg(help="Any backend; the one that trained by default.")] = None
         device: Annotated[str, tyro.conf.arg(help="cpu or cuda.")] = "cpu"
-        precision: Annotated[Precision | None, tyro.conf.arg(help="full or bfloat16; as in the run by default.")] = None
+        precision: Annotated[Precision | None, tyro.conf.arg(help="full, tf32 or bfloat16; as in the run by default.")] = None
         data: Annotated[str | None, tyro.conf.arg(help="Another place of the data set that it was trained on.")] = None
         data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
 

@@ -185,7 +185,7 @@ class Session:
     ) -> Float[np.ndarray, "samples batch"]:
         if noise is None:
             blocks = noise_blocks(samples)
-            key = jax.random.key(seed_for(seed, "evaluation noise"))
+            key = jax.device_put(jax.random.key(seed_for(seed, "evaluation noise")), self.device)
             epsilon = self._evaluation_noise(key, indices, np.arange(blocks.start, blocks.stop))[: len(samples)]
         else:
             epsilon = jax.device_put(noise.astype(self.dtype), self.device)
