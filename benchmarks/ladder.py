@@ -136,11 +136,20 @@ def small() -> list[Scenario]:
 
 
 def standard(sizes: Config) -> list[Scenario]:
-    """Every rule on mean-field in float64; on the flow, since a rule sees one parameter at a time, three."""
+    """Every rule on mean-field in float64; on the flow, since a rule sees one parameter at a time, three.
+
+    Those that go all the way are compiled in PyTorch too, as long runs are.
+    """
     pairs = [("mean-field", rule) for rule in rules()]
     pairs += [("flow", rule) for rule in ("adam", "adam-decay", "rmsprop-outside-centered-0")]
     names = [(*pair, "float64") for pair in pairs] + [(family, SMOOTH_RULE, "float32") for family in ("mean-field", "flow")]
-    return [scenario(*name, sizes=sizes, whole=name[1] in ("adam", SMOOTH_RULE), chunks=IN_CHUNKS) for name in names]
+    whole = ("adam", SMOOTH_RULE)
+    return [
+        scenario(
+            *name, sizes=sizes.replace(compile_from=1) if name[1] in whole else sizes, whole=name[1] in whole, chunks=IN_CHUNKS
+        )
+        for name in names
+    ]
 
 
 def start(scenario: Scenario, train: np.ndarray) -> State:

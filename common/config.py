@@ -73,6 +73,7 @@ class Training:
         "device", "Who draws the training noise: each framework on its device, or NumPy, the same for all."
     )
     chunk: int = setting(100, "Steps a compiled call; changes no result, not by a bit.")
+    compile_from: int = setting(20_000, "PyTorch compiles a run of so many steps or more: a shorter one doesn't repay it.")
     log_interval: int = setting(500, "Steps between points of the training curve.")
     validation_interval: int = setting(1_000, "Steps between validations and checkpoints.")
     selection: Literal["last", "best-validation"] = setting("last", "Which state is tested.")
@@ -131,11 +132,15 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
-        """The inverse of `as_dict`. What was written before there was a `precision` was computed in full."""
+        """The inverse of `as_dict`.
+
+        What was written before there was a `precision` was computed in full, and before there was a `compile_from` eagerly.
+        """
+        eager = {"compile_from": values["training"]["steps"] + 1}
         return cls(
             model=Model(**values["model"]),
             optimizer=Optimizer(**values["optimizer"]),
-            training=Training(**values["training"]),
+            training=Training(**eager | values["training"]),
             evaluation=Evaluation(**values["evaluation"]),
             dtype=values["dtype"],
             precision=values.get("precision", "full"),
@@ -183,6 +188,7 @@ def check(config: Config, *, train_images: int, test_images: int) -> None:
             raise UserError(f"{flag} is {value}; it must be at least 1.")
     not_negative = {
         "--warm-up": training.warm_up,
+        "--compile-from": training.compile_from,
         "--seed": training.seed,
         "--images": evaluation.images,
         "--weight-decay": optimizer.weight_decay,

@@ -36,8 +36,8 @@ class RMSprop(torch.optim.Optimizer):
 
 
 @checked
-def create(parameters: Quantities, settings: config.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer of these parameters (name → tensor)."""
+def create(parameters: Quantities, settings: config.Optimizer, *, fused: bool) -> torch.optim.Optimizer:
+    """The optimizer of these parameters (name → tensor), Adam's by PyTorch's kernel (`fused`) or by operations to compile."""
     if settings.optimizer == "rmsprop":
         return RMSprop(parameters.values(), settings)
     return torch.optim.AdamW(
@@ -46,7 +46,8 @@ def create(parameters: Quantities, settings: config.Optimizer) -> torch.optim.Op
         betas=(settings.adam_beta1, settings.adam_beta2),
         eps=settings.adam_epsilon,
         weight_decay=settings.weight_decay,
-        fused=True,
+        fused=fused,
+        foreach=not fused,
         capturable=any(parameter.is_cuda for parameter in parameters.values()),
     )
 

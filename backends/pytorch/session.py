@@ -1,10 +1,11 @@
-"""The contract of common/protocol.py in PyTorch: eager, on a GPU a CUDA graph a step; a fused optimizer, all on the device."""
+"""The contract of common/protocol.py in PyTorch: long runs compiled, on a GPU a CUDA graph a step; all on the device."""
 
+import os
 import platform
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
@@ -15,12 +16,20 @@ from torch import Tensor
 from backends.pytorch import optimizers
 from backends.pytorch.shapes import checked
 from backends.pytorch.vae import VAE, log_weights, objective
-from common import config, tf32
+from common import cache, config, tf32
 from common.config import Device, Dtype, Factors, Model, Optimizer, Precision, Training, stored
 from common.errors import UserError
 from common.noise import NOISE_BLOCK, noise_blocks, seed_for
 from common.parameters import State, group, shapes
 from common.protocol import Description
+
+# Inductor may leave out a rounding to bfloat16 where float32 follows. Here what is written is computed.
+EXACTLY: Any = {"emulate_precision_casts": True}
+
+if folder := cache.programs():
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "pytorch"))
+else:
+    torch.compiler.config.force_disable_caches = True
 
 EXPORT_SUFFIX = ".safetensors"
 # Of evaluation noise: a GPU draws a thousand images' in the time of one's, a core no more than it has to.
@@ -35,8 +44,10 @@ def describe() -> Description:
 
 
 def programs_compiled() -> int | None:
-    """None: it is eager."""
-    return None
+    """None where none was asked for, or the cache is off."""
+    events = torch._dynamo.utils.counters["inductor"]
+    missed, given = (events[f"fxgraph_cache_{event}"] for event in ("miss", "hit"))
+    return missed if missed + given else None
 
 
 def select(device: Device) -> torch.device:
@@ -72,6 +83,22 @@ def rounding(vae: VAE, masters: dict[str, Tensor]) -> Callable[[], None]:
             torch._foreach_copy_(rounded, sources)
 
     return round_all
+
+
+def _compiled(function: Callable[..., Any], *, whole: bool) -> Callable[..., Any]:
+    """The function as one program (`whole`), or as few as can be. Raises `UserError` where there is no C++ compiler."""
+    from torch._inductor import cpp_builder, exc  # here, since it takes a second, and short runs don't need it
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler as error:
+        raise UserError(
+            "PyTorch compiles long runs, and here is no C++ compiler: install g++ or clang++, "
+            "or let --compile-from be more than --steps."
+        ) from error
+    torch._dynamo.config.trace_autograd_ops = True  # else what is differentiated ends one program and its gradient is another
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit  # each session compiles its own
+    return cast(Callable[..., Any], torch.compile(function, dynamic=False, fullgraph=whole, options=EXACTLY))
 
 
 class _Graph:
@@ -138,12 +165,19 @@ class Session:
         self.round_ema = rounding(self.judged, self.ema)
         self.round_ema()
         self.step = int(state["step"])
-        self.optimizer = optimizers.create(self.parameters, optimizer)
+        # AdamW's kernel for a GPU reads a learning rate that isn't a number as float32: too coarse for float64.
+        self.captures = self.device.type == "cuda" and self.dtype == torch.float32
+        self.compiles = training.steps >= training.compile_from
+        self.optimizer = optimizers.create(self.parameters, optimizer, fused=not (self.captures and self.compiles))
         moments = {name: self._own(name, value) for name, value in group(state, "optimizer").items()}
         optimizers.load_moments(self.optimizer, self.parameters, moments, self.step, optimizer)
         self.generator = torch.Generator(self.device)
-        # AdamW's kernel for a GPU reads a learning rate that isn't a number as float32: too coarse for float64.
-        self.captures = self.device.type == "cuda" and self.dtype == torch.float32
+        self.value_and_gradients: Callable[..., Any] = self._value_and_gradients
+        self.update: Callable[[], Any] = self.optimizer.step
+        if self.compiles:
+            self.value_and_gradients = _compiled(self._value_and_gradients, whole=True)
+        if self.compiles and self.captures:
+            self.update = _compiled(self.optimizer.step, whole=False)
         self.graphs: dict[int, _Graph] = {}
 
     def _masters(self, vae: VAE, values: State) -> dict[str, Tensor]:
@@ -200,28 +234,35 @@ class Session:
         return values[:, 0], values[:, 1]
 
     def _launch(self, x: Tensor, epsilon: Tensor, kl_weight: float, learning_rate: float) -> Tensor:
-        """`_step`, operation by operation; on a GPU by a graph, from the second step of a batch's size on."""
+        """`_step`, launched from Python; on a GPU by a graph, from the second step of a batch's size on."""
         if len(x) in self.graphs:
             return self.graphs[len(x)](x, epsilon, kl_weight, learning_rate)
-        result = self._step(x, epsilon, kl_weight, learning_rate)
+        rate = torch.tensor(learning_rate, device=self.device) if self.captures else learning_rate
+        inputs = (x, epsilon, torch.tensor(kl_weight, dtype=self.dtype, device=self.device), rate)
+        result = self._step(*inputs)
         if self.captures:
-            self.graphs[len(x)] = _Graph(self._step, x, epsilon, kl_weight, learning_rate, device=self.device)
+            self.graphs[len(x)] = _Graph(self._step, *inputs, device=self.device)
         return result
 
-    def _step(self, x: Tensor, epsilon: Tensor, kl_weight: float | Tensor, learning_rate: float | Tensor) -> Tensor:
+    def _step(self, x: Tensor, epsilon: Tensor, kl_weight: Tensor, learning_rate: float | Tensor) -> Tensor:
         """One step, from images x [batch, pixels] and noise [samples, batch, latent]; objective and ELBO, [2]."""
-        quantities = self.vae(x, epsilon)
-        value = objective(log_weights(quantities, kl_weight))
-        gradients = torch.autograd.grad(-value, self.differentiated)
+        values, gradients = self.value_and_gradients(x, epsilon, kl_weight)
         for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
             parameter.grad = gradient.to(self.dtype)
         self.optimizer.param_groups[0]["lr"] = learning_rate
-        self.optimizer.step()
+        self.update()
         self.round_parameters()
-        with torch.no_grad():
-            if self.ema:
+        if self.ema:
+            with torch.no_grad():
                 torch._foreach_lerp_(list(self.ema.values()), list(self.parameters.values()), 1 - self.training.ema_decay)
-            return torch.stack([value, log_weights(quantities, 1.0).mean()])
+        return values
+
+    def _value_and_gradients(self, x: Tensor, epsilon: Tensor, kl_weight: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Objective and ELBO, [2], and the gradient of minus the objective."""
+        quantities = self.vae(x, epsilon)
+        value = objective(log_weights(quantities, kl_weight))
+        gradients = torch.autograd.grad(-value, self.differentiated)
+        return torch.stack([value.detach(), log_weights(quantities, 1.0).detach().mean()]), gradients
 
     @torch.no_grad()
     @checked
@@ -283,7 +324,7 @@ class Session:
         def once() -> tuple[Tensor, ...]:
             return torch.autograd.grad(objective(log_weights(self.vae(x, epsilon), kl_weight)), self.differentiated)
 
-        return _repeated(once, device=self.device)
+        return _repeated(_compiled(once, whole=True) if self.compiles else once, device=self.device)
 
     @torch.no_grad()
     @checked

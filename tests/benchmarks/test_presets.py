@@ -30,6 +30,7 @@ def test_a_committed_record_has_its_presets_settings(record: records.Record) -> 
         # Rounding alone: the fastest of them is no part of what a preset is.
         image_batch=config.evaluation.image_batch,
         sample_block=config.evaluation.sample_block,
+        compile_from=config.training.compile_from,
     )
     assert config == expected
     assert config.factors == record["precision"]

@@ -107,9 +107,11 @@ def test_it_needs_float32() -> None:
     check(config.replace(dtype="float32"), train_images=10, test_images=10)
 
 
-def test_a_config_from_before_is_in_full() -> None:
+def test_a_config_from_before_is_in_full_and_eager() -> None:
     values: State | dict = Config().as_dict()
     del values["precision"]
     assert Config.from_dict(values) == Config()
+    del values["training"]["compile_from"]
+    assert Config.from_dict(values) == Config().replace(compile_from=Config().training.steps + 1), "it was eager"
     assert Config().replace(dtype="float64").factors == "float64"
     assert Config().replace(precision="bfloat16").factors == "bfloat16"

@@ -1,0 +1,87 @@
+"""PyTorch's compiled steps are its eager ones: few seconds of compiling each, so few of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from common.protocol import load
+from tests.parity.conftest import IMAGES, deviation, random_state, session, small
+
+torch = pytest.importorskip("torch")
+
+STEPS = 10
+
+
+def trained(config: Any) -> dict[str, np.ndarray]:
+    """The state after two calls, with what they returned."""
+    s = session("pytorch", config, random_state(config))
+    handle, returned = s.place(IMAGES), []
+    for first in (0, STEPS):
+        rows = np.random.default_rng(first).integers(0, 300, (STEPS, 20)).astype(np.int32)
+        schedule = {"learning_rates": np.linspace(1e-3, 1e-2, STEPS), "kl_weights": np.linspace(0.1, 1, STEPS)}
+        returned.append(s.train(handle, rows, first_step=first, **schedule, seed=5, noise=None))
+    return s.state() | {"returned": np.concatenate(returned, axis=-1)}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "tolerance"),
+    [
+        ("mean-field", {"weight_decay": 0.1, "ema_decay": 0.75}, 1e-13),
+        ("flow", {"optimizer": "rmsprop", "objective_samples": 3}, 1e-13),
+        ("mean-field", {"dtype": "float32", "precision": "bfloat16"}, 1e-6),
+    ],
+    ids=["mean-field", "flow", "bfloat16"],
+)
+def test_compiled_steps_train_as_eager_ones(family: str, changes: dict[str, Any], tolerance: float) -> None:
+    compiled, eager = (trained(small(family, compile_from=compile_from, **changes)) for compile_from in (40, 41))
+    assert compiled.keys() == eager.keys()
+    for name, value in eager.items():
+        assert deviation(compiled[name].astype(np.float64), value) <= tolerance, name
+
+
+def test_a_run_compiles_from_so_many_steps_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytorch: Any = load("pytorch")
+    functions = []
+    monkeypatch.setattr(pytorch, "_compiled", lambda function, *, whole: functions.append(function.__name__) or function)
+    for compile_from in (41, 40):
+        config = small("mean-field", compile_from=compile_from)
+        s = session("pytorch", config, random_state(config))
+        s.gradient(s.place(IMAGES), np.arange(3), noise=np.zeros((1, 3, 4)), kl_weight=1.0)
+    assert functions == ["_value_and_gradients", "once"]
+
+
+def test_what_a_graph_captures_is_compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the first step compiles and the second is captured, with other tensors as inputs: too late to compile."""
+    pytorch: Any = load("pytorch")
+    config = small("mean-field", dtype="float32", compile_from=1)
+    s: Any = session("pytorch", config, random_state(config))
+    moments = pytorch.optimizers.moments(s.optimizer, s.parameters, config.optimizer)
+    s.optimizer = pytorch.optimizers.create(s.parameters, config.optimizer, fused=False)
+    pytorch.optimizers.load_moments(s.optimizer, s.parameters, moments, 0, config.optimizer)
+    s.optimizer.param_groups[0]["capturable"] = True
+    s.update = pytorch._compiled(s.optimizer.step, whole=False)
+
+    def step() -> Any:
+        images, noise = torch.ones(20, 12), torch.ones(1, 20, 4)
+        return s._step(images, noise, torch.tensor(0.5), torch.tensor(1e-3))
+
+    step()
+    before = {name: value.clone() for name, value in s.parameters.items()}
+    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+    step()
+    assert all(not torch.equal(before[name], value) for name, value in s.parameters.items())
+
+
+def test_a_machine_without_a_compiler_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from torch._inductor import config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "no-compiler"),))
+    config = small("mean-field", compile_from=1)
+    with pytest.raises(UserError, match=r"no C\+\+ compiler.*--compile-from"):
+        session("pytorch", config, random_state(config))
+    session("pytorch", small("mean-field"), random_state(config))
