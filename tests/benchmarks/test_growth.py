@@ -21,7 +21,9 @@ from benchmarks.throughput.growth import AXES, Point
 from common.errors import UserError
 from common.protocol import BACKENDS
 
-TOY = STANDARD.replace(pixels=8, latent_size=3, hidden_size=4, samples=60, sample_block=25)
+TOY = STANDARD.replace(
+    pixels=8, latent_size=3, hidden_size=4, samples=60, sample_block=25, compile_from=STANDARD.training.steps + 1
+)
 POINT = Point("batch", 8, "mean-field", "pytorch", 0)
 MIB = 2**20
 

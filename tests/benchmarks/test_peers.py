@@ -221,7 +221,7 @@ def test_our_turn_is_so_many_steps_after_the_first_chunk(
 
 
 def test_our_turn_in_a_process_of_its_own() -> None:
-    config = preset("ancestor-pytorch").replace(pixels=64, hidden_size=16, latent_size=4, chunk=5)
+    config = preset("ancestor-pytorch").replace(pixels=64, hidden_size=16, latent_size=4, chunk=5, compile_from=30_001)
     arguments = ("pytorch", "ancestor-pytorch", config)
     assert ours.examples_per_s(*arguments, steps=10, dataset="binarized-digits", data_dir=None) > 0
     with pytest.raises(NotRunError, match="There is no data set 'nothing'"):
