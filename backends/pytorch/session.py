@@ -2,10 +2,11 @@
 
 import os
 import platform
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -30,6 +31,7 @@ if folder := cache.programs():
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "pytorch"))
 else:
     torch.compiler.config.force_disable_caches = True
+    warnings.filterwarnings("ignore", "dynamo_pgo force disabled")  # it was asked for
 
 EXPORT_SUFFIX = ".safetensors"
 # Of evaluation noise: a GPU draws a thousand images' in the time of one's, a core no more than it has to.
@@ -86,19 +88,23 @@ def rounding(vae: VAE, masters: dict[str, Tensor]) -> Callable[[], None]:
 
 
 def _compiled(function: Callable[..., Any], *, whole: bool) -> Callable[..., Any]:
-    """The function as one program (`whole`), or as few as can be. Raises `UserError` where there is no C++ compiler."""
-    from torch._inductor import cpp_builder, exc  # here, since it takes a second, and short runs don't need it
-
-    try:
-        cpp_builder.get_cpp_compiler()
-    except exc.InvalidCxxCompiler as error:
-        raise UserError(
-            "PyTorch compiles long runs, and here is no C++ compiler: install g++ or clang++, "
-            "or let --compile-from be more than --steps."
-        ) from error
+    """The function as one program (`whole`), or as few as can be. The call that compiles raises `UserError` where it can't."""
     torch._dynamo.config.trace_autograd_ops = True  # else what is differentiated ends one program and its gradient is another
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit  # each session compiles its own
-    return cast(Callable[..., Any], torch.compile(function, dynamic=False, fullgraph=whole, options=EXACTLY))
+    program: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=whole, options=EXACTLY)
+
+    def call(*inputs: Any) -> Any:
+        try:
+            return program(*inputs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            lines = str(error).splitlines()
+            reason = next((line for line in lines if "error:" in line), lines[0])
+            raise UserError(
+                f"PyTorch compiles long runs, and can't here ({reason}). It takes a C++ compiler and Python's headers "
+                "(g++, python3-dev): install them, or let --compile-from be more than --steps."
+            ) from error
+
+    return call
 
 
 class _Graph:

@@ -77,11 +77,22 @@ def test_what_a_graph_captures_is_compiled_before(monkeypatch: pytest.MonkeyPatc
     assert all(not torch.equal(before[name], value) for name, value in s.parameters.items())
 
 
-def test_a_machine_without_a_compiler_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+NO_HEADERS = """#!/bin/sh
+[ "$1" = --version ] && echo "g++ 12.2.0" && exit 0
+echo "fatal error: Python.h: No such file or directory" >&2
+exit 1
+"""
+
+
+@pytest.mark.parametrize(("script", "reason"), [(None, "no-compiler|No working C"), (NO_HEADERS, "fatal error: Python.h")])
+def test_a_machine_that_cannot_compile_says_what_to_do(tmp_path: Path, script: str | None, reason: str) -> None:
     from torch._inductor import config as inductor
 
-    monkeypatch.setattr(inductor.cpp, "cxx", (str(tmp_path / "no-compiler"),))
-    config = small("mean-field", compile_from=1)
-    with pytest.raises(UserError, match=r"no C\+\+ compiler.*--compile-from"):
-        session("pytorch", config, random_state(config))
-    session("pytorch", small("mean-field"), random_state(config))
+    compiler = tmp_path / "no-compiler"
+    if script:
+        compiler.write_text(script)
+        compiler.chmod(0o755)
+    with inductor.patch("cpp.cxx", (str(compiler),)):
+        with pytest.raises(UserError, match=rf"({reason}).*install them, or let --compile-from be more than --steps"):
+            trained(small("mean-field", compile_from=40, hidden_size=5))
+        trained(small("mean-field", compile_from=41, hidden_size=5))
