@@ -57,7 +57,7 @@ def test_a_run_compiles_from_so_many_steps_on(monkeypatch: pytest.MonkeyPatch) -
     assert functions == ["_value_and_gradients", "once"]
 
 
-def test_what_a_graph_captures_is_compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_graph_captures_is_compiled_before() -> None:
     """On a GPU the first step compiles and the second is captured, with other tensors as inputs: too late to compile."""
     pytorch: Any = load("pytorch")
     config = small("mean-field", dtype="float32", compile_from=1)
@@ -74,8 +74,8 @@ def test_what_a_graph_captures_is_compiled_before(monkeypatch: pytest.MonkeyPatc
 
     step(0.5, 1e-3)
     before = {name: value.clone() for name, value in s.parameters.items()}
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
-    step(0.75, 2e-3)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        step(0.75, 2e-3)
     assert all(not torch.equal(before[name], value) for name, value in s.parameters.items())
 
 
