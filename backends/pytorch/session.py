@@ -174,7 +174,10 @@ class Session:
         # AdamW's kernel for a GPU reads a learning rate that isn't a number as float32: too coarse for float64.
         self.captures = self.device.type == "cuda" and self.dtype == torch.float32
         self.compiles = training.steps >= training.compile_from
-        self.optimizer = optimizers.create(self.parameters, optimizer, fused=not (self.captures and self.compiles))
+        # Adam has a kernel of its own; in a graph, which Python doesn't launch, what is compiled takes less time than it.
+        fused = optimizer.optimizer == "adam" and not (self.captures and self.compiles)
+        self.compiles_update = self.compiles and not fused
+        self.optimizer = optimizers.create(self.parameters, optimizer, fused=fused)
         moments = {name: self._own(name, value) for name, value in group(state, "optimizer").items()}
         optimizers.load_moments(self.optimizer, self.parameters, moments, self.step, optimizer)
         self.generator = torch.Generator(self.device)
@@ -182,7 +185,7 @@ class Session:
         self.update: Callable[[], Any] = self.optimizer.step
         if self.compiles:
             self.value_and_gradients = _compiled(self._value_and_gradients, whole=True)
-        if self.compiles and self.captures:
+        if self.compiles_update:
             self.update = _compiled(self.optimizer.step, whole=False)
         self.graphs: dict[int, _Graph] = {}
 
@@ -199,6 +202,9 @@ class Session:
         """The inverse of `portable`."""
         array = value.T if name.endswith("weight") else value
         return torch.tensor(np.ascontiguousarray(array), dtype=self.dtype, device=self.device)
+
+    def _scalar(self, value: float) -> Tensor:
+        return torch.tensor(value, dtype=self.dtype, device=self.device)
 
     def _images(self, handle: Tensor, indices: np.ndarray) -> Tensor:
         return handle.index_select(0, torch.as_tensor(indices, device=self.device)).to(self.dtype)
@@ -243,8 +249,9 @@ class Session:
         """`_step`, launched from Python; on a GPU by a graph, from the second step of a batch's size on."""
         if len(x) in self.graphs:
             return self.graphs[len(x)](x, epsilon, kl_weight, learning_rate)
-        rate = torch.tensor(learning_rate, device=self.device) if self.captures else learning_rate
-        inputs = (x, epsilon, torch.tensor(kl_weight, dtype=self.dtype, device=self.device), rate)
+        # What is captured or compiled would have a number as a constant of its own.
+        rate = self._scalar(learning_rate) if self.captures or self.compiles_update else learning_rate
+        inputs = (x, epsilon, self._scalar(kl_weight), rate)
         result = self._step(*inputs)
         if self.captures:
             self.graphs[len(x)] = _Graph(self._step, *inputs, device=self.device)
