@@ -209,8 +209,8 @@ class Session:
     def _images(self, handle: Tensor, indices: np.ndarray) -> Tensor:
         return handle.index_select(0, torch.as_tensor(indices, device=self.device)).to(self.dtype)
 
-    def _normal(self, shape: tuple[int, ...], *seed: Any) -> Tensor:
-        self.generator.manual_seed(seed_for(*seed))
+    def _normal(self, shape: tuple[int, ...], seed: int) -> Tensor:
+        self.generator.manual_seed(seed)
         return torch.randn(shape, generator=self.generator, dtype=self.dtype, device=self.device)
 
     @checked
@@ -232,11 +232,13 @@ class Session:
         steps, batch = indices.shape
         rows = torch.as_tensor(indices, device=self.device)
         shape = (self.training.objective_samples, batch, self.model.latent_size)
+        # All of them before the first step: one by one between steps they take several times as long.
+        seeds = [seed_for(seed, "training noise", first_step + t) for t in range(steps)]
         results = torch.empty(steps, 2, dtype=self.dtype, device=self.device)
         for t in range(steps):
             x = handle.index_select(0, rows[t]).to(self.dtype)
             if noise is None:
-                epsilon = self._normal(shape, seed, "training noise", first_step + t)
+                epsilon = self._normal(shape, seeds[t])
             else:
                 epsilon = torch.as_tensor(noise[t], dtype=self.dtype, device=self.device)
             results[t] = self._launch(x, epsilon, float(kl_weights[t]), float(learning_rates[t]))
@@ -300,7 +302,7 @@ class Session:
         images = IMAGES_A_DRAW[self.device.type]
         shape = (images, NOISE_BLOCK, self.model.latent_size)
         draws, places = np.unique(indices // images, return_inverse=True)
-        normals = torch.cat([self._normal(shape, seed, "evaluation noise", int(draw), block) for draw in draws])
+        normals = torch.cat([self._normal(shape, seed_for(seed, "evaluation noise", int(draw), block)) for draw in draws])
         rows = torch.as_tensor(places * images + indices % images, device=self.device)
         return normals.index_select(0, rows).transpose(0, 1)
 
