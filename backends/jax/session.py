@@ -95,15 +95,21 @@ class Session:
         self.model, self.settings, self.training = model, optimizer, training
         with jax.default_device(self.device):
             factors = rounded(config.factors(dtype, precision))
-            vae = VAE(model, dtype=self.dtype, factors=factors, rngs=nnx.Rngs(0))
-        self.graph, _, self.constants = nnx.split(vae, nnx.Param, ...)
+
+            def build() -> tuple[nnx.GraphDef, nnx.State]:
+                graph, _, constants = nnx.split(VAE(model, dtype=self.dtype, factors=factors, rngs=nnx.Rngs(0)), nnx.Param, ...)
+                return graph, constants
+
+            # Parameters come from `state`. Compiled, their initial values, which nobody asks for, aren't drawn.
+            self.graph, self.constants = jax.jit(build)()
         self.parameters = self._own(group(state, "parameters"))
         self.ema = self._own(group(state, "ema"))
         self.step = int(state["step"])
         self.optimizer = optimizers.create(optimizer)
         moments = self._own(group(state, "optimizer"))
         # Optax's count starts on no device in particular; a chunk returns it on this one, for which it would compile again.
-        loaded = optimizers.load_moments(self.optimizer.init(self.parameters), moments, self.step, optimizer)
+        empty = jax.eval_shape(self.optimizer.init, self.parameters)
+        loaded = optimizers.load_moments(empty, moments, self.step, optimizer)
         self.moments = jax.device_put(loaded, self.device)
 
     def _own(self, arrays: State) -> dict[str, Array]:
@@ -197,7 +203,7 @@ class Session:
 
         def draw(image: Array, block: Array) -> Array:
             image_key = jax.random.fold_in(jax.random.fold_in(key, image), block)
-            return jax.random.normal(image_key, (NOISE_BLOCK, self.model.latent_size), self.dtype)
+            return jax.random.normal(image_key, (NOISE_BLOCK * self.model.latent_size,), self.dtype)  # two axes compile slowly
 
         draws = jax.vmap(lambda image: jax.vmap(lambda block: draw(image, block))(blocks))(images)
         return jnp.moveaxis(draws.reshape(len(images), -1, self.model.latent_size), 0, 1)
