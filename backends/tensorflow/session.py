@@ -144,7 +144,7 @@ class Session:
             )
         return objectives.numpy(), elbos.numpy()
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def _train(
         self,
         handle: tf.Tensor,
@@ -158,11 +158,8 @@ class Session:
         steps, batch = rows.shape
         shape = (self.training.objective_samples, batch, self.model.latent_size)
         parameters = list(self.parameters.values())
-        objectives = tf.TensorArray(self.dtype, steps)
-        elbos = tf.TensorArray(self.dtype, steps)
-        # A Python number here would unroll the loop.
-        t = tf.constant(0)
-        while t < tf.constant(steps):
+
+        def step(t: tf.Tensor, objectives: tf.TensorArray, elbos: tf.TensorArray) -> Any:
             x = tf.cast(tf.gather(handle, rows[t]), self.dtype)
             if noise is None:
                 step_seed = tf.random.experimental.stateless_fold_in(seed, first_step + t)
@@ -178,9 +175,11 @@ class Session:
             self.optimizer.apply(gradients, parameters)
             for name, average in self.ema.items():
                 average.assign(average + (1 - self.training.ema_decay) * (self.parameters[name] - average))
-            objectives = objectives.write(t, value)
-            elbos = elbos.write(t, tf.reduce_mean(log_weights(quantities, 1.0)))
-            t += 1
+            elbo = tf.reduce_mean(log_weights(quantities, 1.0))
+            return t + 1, objectives.write(t, value), elbos.write(t, elbo)
+
+        empty = (tf.TensorArray(self.dtype, steps), tf.TensorArray(self.dtype, steps))
+        _, objectives, elbos = tf.while_loop(lambda t, *_: t < steps, step, (tf.constant(0), *empty))
         return objectives.stack(), elbos.stack()
 
     @checked
@@ -203,7 +202,8 @@ class Session:
                 epsilon = tf.constant(noise, self.dtype)
             return self._log_weights(handle, rows, epsilon).numpy()
 
-    @tf.function  # by TensorFlow's kernels, which draw on all cores: through XLA, these small draws take three times as long
+    # By TensorFlow's kernels, which draw on all cores: through XLA, these small draws take three times as long.
+    @tf.function(autograph=False)
     def _evaluation_noise(self, seed: tf.Tensor, images: tf.Tensor, blocks: tf.Tensor) -> tf.Tensor:
         """[samples, batch, latent]: a block of samples is a function of (seed, image, block)."""
 
@@ -213,11 +213,11 @@ class Session:
             block_seed = tf.random.experimental.stateless_fold_in(image_seed, block)
             return tf.random.stateless_normal((NOISE_BLOCK, self.model.latent_size), block_seed, dtype=self.dtype)
 
-        positions = (tf.repeat(images, len(blocks)), tf.tile(blocks, [len(images)]))
+        positions = (tf.repeat(images, blocks.shape[0]), tf.tile(blocks, images.shape))
         draws = tf.map_fn(draw, positions, fn_output_signature=self.dtype)
-        return tf.transpose(tf.reshape(draws, (len(images), -1, self.model.latent_size)), (1, 0, 2))
+        return tf.transpose(tf.reshape(draws, (images.shape[0], -1, self.model.latent_size)), (1, 0, 2))
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def _log_weights(self, handle: tf.Tensor, indices: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         return log_weights(self.judged(tf.cast(tf.gather(handle, indices), self.dtype), noise), 1.0)
 
@@ -250,7 +250,7 @@ class Session:
         with tf.device(self.device):
             x, epsilon = tf.cast(tf.gather(handle, indices), self.dtype), tf.constant(noise, self.dtype)
 
-        @tf.function(jit_compile=True)
+        @tf.function(jit_compile=True, autograph=False)
         def gradient(x: tf.Tensor, noise: tf.Tensor) -> list[tf.Tensor]:
             with tf.GradientTape() as tape:
                 value = objective(log_weights(self.vae(x, noise), kl_weight))

@@ -71,6 +71,6 @@ def log_weights(quantities: Quantities, kl_weight: float | Float[tf.Tensor, ""])
 @checked
 def objective(log_w: Float[tf.Tensor, "samples batch"]) -> Float[tf.Tensor, ""]:
     """Mean over the batch of logmeanexp over samples: the ELBO for one, else IWAE's bound (Burda et al. 2016, eq. 8)."""
-    if len(log_w) == 1:
+    if log_w.shape[0] == 1:
         return tf.reduce_mean(log_w)
-    return tf.reduce_mean(tf.reduce_logsumexp(log_w, axis=0) - math.log(len(log_w)))
+    return tf.reduce_mean(tf.reduce_logsumexp(log_w, axis=0) - math.log(log_w.shape[0]))
