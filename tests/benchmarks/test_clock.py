@@ -254,6 +254,15 @@ def test_on_a_gpu_pytorch_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(waited) == times
 
 
+def test_tensorflow_waits_for_its_devices_and_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading the parameters would wait too, and put a copy of them all into every span."""
+    tensorflow: Any = load("tensorflow")
+    waited: list[None] = []
+    monkeypatch.setattr(tensorflow.tf.test.experimental, "sync_devices", lambda: waited.append(None))
+    tensorflow.Session.synchronize(SimpleNamespace())  # which has no parameters
+    assert len(waited) == 1
+
+
 # What is said of times
 
 
