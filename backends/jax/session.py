@@ -32,7 +32,10 @@ jax.config.update("jax_enable_x64", True)
 # XLA may leave out a rounding to bfloat16 where float32 follows, and on a GPU does. Here what is written is computed.
 EXACTLY: Any = {"xla_allow_excess_precision": False}
 
-if (folder := cache.programs()) and jax.config.jax_compilation_cache_dir is None:
+folder = cache.programs()
+if folder is None:  # whatever JAX's own variables say
+    jax.config.update("jax_compilation_cache_dir", None)
+elif jax.config.jax_compilation_cache_dir is None:
     jax.config.update("jax_compilation_cache_dir", str(folder / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

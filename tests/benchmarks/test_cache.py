@@ -57,6 +57,14 @@ def test_without_a_cache_programs_are_the_same(tmp_path: Path, monkeypatch: pyte
     assert not tables.cells(off)["compile (s)"].endswith("(cached)")
 
 
+def test_without_a_cache_jax_keeps_none_of_its_own_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "jax"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    monkeypatch.setenv(cache.SWITCH, "0")
+    assert run("jax", tmp_path / "off")["timing"]["programs_compiled"] is None
+    assert not (tmp_path / "jax").exists()
+
+
 @pytest.mark.parametrize("switch", ["0", "1"])
 def test_pytorchs_compiler_is_told_so(switch: str) -> None:
     """Without a run, since compiling once more takes long."""
