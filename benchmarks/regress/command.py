@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from benchmarks import environment, ladder, parity, reports, tables
+from benchmarks import cores, environment, ladder, parity, reports, tables
 from benchmarks.cli import parse
 from benchmarks.environment import ROOT
 from benchmarks.parity import BrokenRungError
@@ -39,8 +39,10 @@ WRITES_ONE = "`python -m benchmarks regress --update` writes one"
 @dataclasses.dataclass
 class Regress:
     part: Annotated[tuple[Part, ...], tyro.conf.arg(help="One or more parts.")] = PARTS
-    backend: Annotated[tuple[str, ...], tyro.conf.arg(help="One or more; by default those of the baseline.")] = ()
-    update: Annotated[bool, tyro.conf.arg(help="Write the baseline anew, of the parts that are asked for and parity.")] = False
+    backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Whose rows; by default all of the baseline.")] = ()
+    update: Annotated[
+        bool, tyro.conf.arg(help="Write anew: with quality, parity's baseline too; with speed, the machine's.")
+    ] = False
     baselines: Annotated[Path, tyro.conf.arg(help="Folder of the baselines.")] = BASELINES
     results: Annotated[Path, tyro.conf.arg(help="Folder for the report regress.json.")] = Path("results")
 
@@ -57,8 +59,20 @@ def main(arguments: list[str]) -> int:
 
 
 def update(asked: Regress) -> int:
-    """Measure, and write the baselines. Raises `UserError` for a backend that is unavailable or fails."""
+    """Measure, and write the baselines.
+
+    Raises `UserError` for a backend that is unavailable or fails, and where a baseline would lose a backend or say nothing.
+    """
     names = list(asked.backend or BACKENDS)
+    if asked.part == ("parity",):
+        raise UserError("Parity's baseline is written with quality's; add --part parity quality.")
+    if len(set(names)) < 2:
+        raise UserError("A baseline compares backends; give --backend two or more, or leave it out for all.")
+    for name in (NUMBERS, speed.machine()):
+        earlier = reports.read(name, asked.baselines)
+        if lost := sorted(set(earlier.get("backends", {}) if earlier else {}) - set(names)):
+            path = asked.baselines / f"{name}.json"
+            raise UserError(f"{path} has {', '.join(lost)} too, which would be lost; leave out --backend, or give --baselines.")
     versions, missing = described(names)
     if missing:
         raise UserError(f"A baseline needs every backend that it is asked for: {next(iter(missing.values()))}")
@@ -76,7 +90,8 @@ def update(asked: Regress) -> int:
         numbers = common | {"parity": found, "settings": quality.settings(), "quality": scores}
         print(f"Baseline: {reports.write(NUMBERS, numbers, asked.baselines)}")
     if "speed" in asked.part:
-        times = common | {"settings": speed.settings(), "rounds": speed.measure(names)}
+        rounds, trips = speed.measure(names)
+        times = common | {"settings": speed.settings(), "rounds": rounds, "round_trips_ns": trips}
         print(f"Baseline: {reports.write(speed.machine(), times, asked.baselines)}")
     return 0
 
@@ -87,24 +102,38 @@ def check(asked: Regress) -> int:
     if numbers is None:
         raise UserError(f"There is no baseline {asked.baselines / NUMBERS}.json; {WRITES_ONE}.")
     times = baseline(speed.machine(), asked.baselines, settings=speed.settings()) if "speed" in asked.part else None
-    names = list(asked.backend or numbers["backends"])
-    versions, missing = described(names)
-    there = [name for name in names if name in versions]
-    rows = [Row("backend", name, "-", "there", "unavailable", "-", "not run", reason) for name, reason in missing.items()]
-    unknown = [name for name in there if name not in numbers["backends"]]
+    wanted = list(asked.backend or numbers["backends"])
+    # A pair's parity needs the other of the pair, and a step is held against every backend's floor.
+    versions, missing = described(list(dict.fromkeys([*numbers["backends"], *wanted])))
+    there, mine = list(versions), [name for name in wanted if name in versions]
+    rows = [
+        Row("backend", name, "-", "there", "unavailable", "-", "not run", missing[name]) for name in wanted if name in missing
+    ]
+    unknown = [name for name in mine if name not in numbers["backends"]]
     rows += [Row("backend", name, "-", "none", "there", "-", "no baseline") for name in unknown]
-    if "parity" in asked.part and len(there) > 1:
-        rows += parity_rows(numbers["parity"], *climbed(there))
-    if "quality" in asked.part and there:
-        rows += quality.judge(numbers["quality"], quality.measure(there))
-    if times and there:
-        rows += speed.twice(times["rounds"], speed.measure(there), again=lambda: speed.measure(there))
+    trips: list[cores.RoundTrip] = []
+    if "parity" in asked.part and mine:
+        if len(there) > 1:
+            rows += of(mine, parity_rows(numbers["parity"], *climbed(there)))
+        else:
+            rows.append(Row("parity", mine[0], "-", "-", "alone", "-", "not run"))
+    if "quality" in asked.part and mine:
+        rows += quality.judge(numbers["quality"], quality.measure(mine))
+    if times and mine:
+
+        def measure() -> list[speed.Round]:
+            rounds, ends = speed.measure(there)
+            trips.extend(ends)
+            return rounds
+
+        rows += of(mine, speed.twice(times["rounds"], measure(), again=measure))
     elif "speed" in asked.part:
         rows.append(Row("speed", "all", "-", "none", "not measured", "-", "no baseline"))
     bases = [base for base in (numbers, times) if base]
     content = {
         "changed": changes(bases),
         "baselines": [{"commit": base["environment"]["commit"], "versions": base["environment"]["versions"]} for base in bases],
+        "round_trips_ns": {"baseline": times.get("round_trips_ns", []) if times else [], "now": trips},
         "rows": [dataclasses.asdict(found) for found in rows],
         "code": int(any(found.reason for found in rows)),
     }
@@ -117,6 +146,11 @@ def check(asked: Regress) -> int:
     if reason := first_reason(report):
         print(reason, file=sys.stderr)
     return int(report["code"])
+
+
+def of(backends: list[str], rows: list[Row]) -> list[Row]:
+    """The rows that one of these backends has a part in."""
+    return [row for row in rows if any(backend in row.backend.split(" – ") for backend in backends)]
 
 
 def baseline(name: str, folder: Path, *, settings: dict[str, Any]) -> Report | None:
@@ -219,11 +253,15 @@ def heading(report: Report) -> list[str]:
     """What changed; and what the baseline and this were measured with."""
     changed = ", ".join(report["changed"]) or "no package's version"
     commits = dict.fromkeys((base["commit"] or "unknown")[:12] for base in report["baselines"])
-    return [
+    trips = report.get("round_trips_ns", {"now": []})
+    lines = [
         f"Changed since the baseline: {changed}.",
         f"Baseline: commit {', '.join(commits)}; {_versions(report['baselines'][0])}.",
         f"Now: commit {reports.commit(report['environment'])}; {_versions(report['environment'])}.",
     ]
+    if trips["now"]:  # cores that moved apart pass for a slower step
+        lines.append(f"Beside the speed, in the baseline {cores.said(trips['baseline'])}; now {cores.said(trips['now'])}.")
+    return lines
 
 
 def _versions(environment: dict[str, Any]) -> str:

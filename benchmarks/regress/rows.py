@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from common.protocol import BACKENDS
-
 # The chance that unchanged code is called worse by any row of a part (quality, speed), by chance alone. A part's rows share it.
 FALSE_ALARM = 0.01
 
@@ -48,7 +46,3 @@ def pooled(groups: list[list[float]]) -> tuple[float, int]:
         raise ValueError("a spread needs a group of two values")
     squares = sum((value - sum(values) / len(values)) ** 2 for values in groups for value in values)
     return math.sqrt(squares / degrees), degrees
-
-
-def order(backend: str) -> int:
-    return BACKENDS.index(backend) if backend in BACKENDS else len(BACKENDS)

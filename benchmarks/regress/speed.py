@@ -29,9 +29,10 @@ import statistics
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from benchmarks import environment
+from benchmarks import cores, environment
 from benchmarks.environment import ROOT
 from benchmarks.presets import STANDARD
 from benchmarks.regress.rows import Row, pooled, quantile
@@ -95,12 +96,17 @@ def turns(family: Any, backends: list[str]) -> dict[str, Seconds]:
     return found
 
 
-def measure(backends: list[str], *, rounds: int = ROUNDS) -> list[Round]:
-    found = []
+def measure(backends: list[str], *, rounds: int = ROUNDS) -> tuple[list[Round], list[cores.RoundTrip]]:
+    """The rounds; and how far apart the cores were at both ends of each family's turns, see `cores.together`."""
+    found, trips = [], []
     for i in range(rounds):
-        found.append({family: turns(family, backends) for family in FAMILIES})
+        one: Round = {}
+        for family in FAMILIES:
+            one[family], ends = cores.together(partial(turns, family, backends))
+            trips += ends
+        found.append(one)
         print(f"speed: round {i + 1} of {rounds}", file=sys.stderr, flush=True)
-    return found
+    return found, trips
 
 
 # --- judging ---

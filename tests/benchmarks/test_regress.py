@@ -208,7 +208,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         command, "described", lambda names: tuple({k: v for k, v in part.items() if k in names} for part in says["described"])
     )
     monkeypatch.setattr(quality, "measure", lambda names: says["quality"])
-    monkeypatch.setattr(speed, "measure", lambda names: says["speed"])
+    monkeypatch.setattr(speed, "measure", lambda names: (says["speed"], [300.0, 310.0]))
     return says
 
 
@@ -232,6 +232,73 @@ def test_what_is_unchanged_passes_and_says_so(tmp_path: Path, measured: Any, cap
     assert report is not None
     assert {row["verdict"] for row in report["rows"]} == {"holds", "identical", "within"}
     assert len(report["rows"]) == 1 + 2 * 6 + 2 * 6
+
+
+def test_one_backends_rows_are_those_of_a_check_of_all(tmp_path: Path, measured: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parity needs the others, and a step is held against their floors too, so that a faster floor doesn't fail it."""
+    a, b, c = BACKENDS
+    measured["parity"] = ([_rung(1e-13, (a, b)), _rung(1e-13, (a, c)), _rung(1e-13, (b, c))], {})
+    assert regress(tmp_path, "--update") == 0
+    asked: list[list[str]] = []
+    monkeypatch.setattr(speed, "measure", lambda names: (asked.append(names), (measured["speed"], [300.0]))[1])
+    monkeypatch.setattr(quality, "measure", lambda names: {f: {b: s[b]} for f, s in measured["quality"].items()})
+
+    def rows(*arguments: str) -> list[dict[str, Any]]:
+        assert regress(tmp_path, *arguments) == 0
+        report = reports.read(command.REPORT, tmp_path / "results")
+        assert report is not None
+        return list(report["rows"])
+
+    one = rows("--backend", b)
+    assert asked == [list(BACKENDS)]
+    monkeypatch.setattr(quality, "measure", lambda names: measured["quality"])
+    assert one == [row for row in rows() if b in row["backend"].split(" – ")]
+    assert [row["backend"] for row in one if "parity" in row["what"]] == [f"{a} – {b}", f"{b} – {c}"]
+
+    measured["described"] = ({b: {b: "1.0"}}, {name: f"Backend '{name}' is unavailable." for name in (a, c)})
+    assert ("parity", "not run") in {(row["what"], row["verdict"]) for row in rows("--backend", b, "--part", "parity")}
+
+
+def test_a_baseline_loses_no_backend_and_no_part_is_asked_for_in_vain(
+    tmp_path: Path, measured: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b, _ = BACKENDS
+    assert regress(tmp_path, "--update") == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "baselines").iterdir()}
+    for arguments, words in (
+        (("--backend", a, b), "would be lost"),
+        (("--backend", a), "two or more"),
+        (("--part", "parity"), "--part parity quality"),
+    ):
+        capsys.readouterr()
+        assert regress(tmp_path, "--update", *arguments) == 2
+        assert words in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in (tmp_path / "baselines").iterdir()}
+
+
+def test_how_far_apart_the_cores_were_stands_above_the_table(
+    tmp_path: Path, measured: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert regress(tmp_path, "--update") == 0
+    monkeypatch.setattr(speed, "measure", lambda names: (measured["speed"], [300.0, 990.0]))
+    capsys.readouterr()
+    assert regress(tmp_path) == 0
+    base, now = (f"a byte's round trip between two cores 300 to {most} ns" for most in (310, 990))
+    assert f"Beside the speed, in the baseline {base}; now {now}." in capsys.readouterr().out
+    assert regress(tmp_path, "--part", "quality") == 0
+    assert "Beside the speed" not in capsys.readouterr().out
+
+
+def test_a_round_is_measured_with_the_cores_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `cores.together` does again where they ended far apart is a family's turns."""
+    ends = iter([300.0, 900.0, 300.0, 310.0, 320.0, 330.0])
+    monkeypatch.setenv(speed.cores.WITHIN, "400")
+    monkeypatch.setattr(speed.cores, "round_trip", lambda: next(ends))
+    calls: list[str] = []
+    monkeypatch.setattr(speed, "turns", lambda family, backends: calls.append(family))
+    _, trips = speed.measure(["jax"], rounds=1)
+    assert calls == ["mean-field", "mean-field", "flow"]
+    assert trips == [300.0, 310.0, 320.0, 330.0]
 
 
 @pytest.mark.parametrize("part", ["parity", "quality", "speed", "backend"])
