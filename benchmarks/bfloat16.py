@@ -20,11 +20,12 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks import ablation, records, reports, runs
+from benchmarks import ablation, environment, records, reports, runs
 from benchmarks.cli import parse
 from benchmarks.environment import ROOT
 from benchmarks.presets import STANDARD
 from benchmarks.reports import Report
+from benchmarks.throughput import cases
 from benchmarks.throughput.compare import Contender, What, seconds_by_turns
 from common import data, estimators
 from common.config import Precision, Variational, check
@@ -33,11 +34,12 @@ from common.files import write_whole
 from common.protocol import BACKENDS
 
 REPORT = "bfloat16"
+Pairs = dict[str, list[dict[str, float]]]  # "kind family batch backend" → its pairs
 PRECISIONS: tuple[Precision, ...] = ("full", "bfloat16")
 # A step of each family, and matrix products alone, of mean-field: the flow's are more of the same.
 TIMED: tuple[tuple[str, Variational], ...] = (("train", "mean-field"), ("train", "flow"), ("products", "mean-field"))
 BATCH = STANDARD.training.batch_size
-CALL_STEPS = 16  # of "train" and "products" at that batch: see `cases.ROWS_A_CALL`
+CALL_STEPS = cases.ROWS_A_CALL // BATCH  # of "train" and "products"
 
 
 @dataclass
@@ -85,8 +87,13 @@ def main(arguments: list[str]) -> int:
 
 
 def speeds(asked: Bfloat16, path: Path) -> list[dict[str, Any]] | None:
-    """A row a kind, family and backend, a number a pair; each pair is kept in the file. None where the time was too short."""
-    kept = json.loads(path.read_text(encoding="utf-8")) if asked.resume and path.exists() else {}
+    """A row a kind, family and backend, a number a pair; each pair is kept in the file. None where the time was too short.
+
+    Raises `UserError` where the file can't be gone on with.
+    """
+    described = environment.describe()
+    place = {"turns": asked.turns} | {key: described[key] for key in ("commit", "versions", "machine")}
+    kept = resumed(path, place) if asked.resume else {}
     end = time.monotonic() + 60 * asked.limit
     rows = []
     plan = [What(kind, family, BATCH, name) for kind, family in TIMED for name in asked.backend]
@@ -98,7 +105,7 @@ def speeds(asked: Bfloat16, path: Path) -> list[dict[str, Any]] | None:
             if time.monotonic() > end:
                 return None
             measured.append(pair(what, turns=asked.turns, low_first=i % 2 == 1))
-            keep(kept, path)
+            keep({"place": place, "pairs": kept}, path)
             print(f"{what}: {measured[-1]['ratio']:.2f}", file=sys.stderr)
     for what in plan if asked.pairs else []:
         columns = {key: [one[key] for one in kept[str(what)]] for key in ("full_ms", "bfloat16_ms", "ratio")}
@@ -106,9 +113,23 @@ def speeds(asked: Bfloat16, path: Path) -> list[dict[str, Any]] | None:
     return rows
 
 
-def keep(pairs: dict[str, list[dict[str, float]]], path: Path) -> None:
+def resumed(path: Path, place: dict[str, Any]) -> Pairs:
+    """The pairs that this file holds. Raises `UserError` where it's damaged, or they aren't of this place."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        before, pairs = dict(found["place"]), dict(found["pairs"])
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"The pairs {path} can't be read ({error!r}); remove the file, or leave out --resume.") from error
+    if changed := [key for key, value in place.items() if before.get(key) != value]:
+        raise UserError(f"The pairs {path} are of another {changed[0]}; remove the file, or leave out --resume.")
+    return pairs
+
+
+def keep(content: dict[str, Any], path: Path) -> None:
     def to(temporary: Path) -> None:
-        temporary.write_text(json.dumps(pairs), encoding="utf-8")
+        temporary.write_text(json.dumps(content), encoding="utf-8")
 
     write_whole(path, to)
 

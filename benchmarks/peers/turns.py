@@ -110,14 +110,20 @@ def key(row: Row) -> tuple[str, ...]:
     return row["peer"], row["ours"], row["variational"], row["device"]
 
 
-def publish(name: str, rows: Iterable[Row], folder: Path) -> Report:
-    """The report with these rows among its earlier ones, written and returned. What wasn't run replaces no measurement."""
+def publish(name: str, rows: Iterable[Row], folder: Path, *, among_all: Callable[[list[Row]], None] | None = None) -> Report:
+    """The report with these rows among its earlier ones, written and returned. What wasn't run replaces no measurement.
+
+    `among_all` may change what a row says of itself among all of them.
+    """
     earlier = reports.read(name, folder)
     found = {key(row): row for row in (earlier["rows"] if earlier else [])}
     for row in rows:
         if row["reason"] is None or found.get(key(row), row)["reason"] is not None:
             found[key(row)] = row
-    path = reports.write(name, {"rows": list(found.values())}, folder)
+    merged = list(found.values())
+    if among_all:
+        among_all(merged)
+    path = reports.write(name, {"rows": merged}, folder)
     report = reports.read(name, path.parent)
     assert report is not None
     return report

@@ -181,9 +181,10 @@ def pair(base: Path, head: Path, what: What, *, turns: int, head_first: bool) ->
 
 
 def judge(base: Path, head: Path, what: What, *, pairs: int = PAIRS, turns: int = TURNS) -> Verdict:
-    """Raises `UserError` for fewer than LEAST_PAIRS pairs, with which chance could pass for a difference."""
-    if pairs < LEAST_PAIRS:
-        raise UserError(f"--pairs is {pairs}; it must be at least {LEAST_PAIRS}.")
+    """Raises `UserError` for fewer than LEAST_PAIRS pairs, with which chance could pass for a difference, and for no turn."""
+    for flag, value, least in (("--pairs", pairs, LEAST_PAIRS), ("--turns", turns, 1)):
+        if value < least:
+            raise UserError(f"{flag} is {value}; it must be at least {least}.")
     bound = BOUNDS[what.kind]
     ratios: list[float] = []
     slower = True
@@ -257,8 +258,12 @@ def main(arguments: list[str]) -> int:
             Path | None, tyro.conf.arg(help="A saved run, .benchmarks/MACHINE/…json: its commit, and what it timed.")
         ] = None
         select: Annotated[
-            str, tyro.conf.arg(aliases=["-k"], help="Words that a benchmark's name must have: 'train 128 jax'.")
-        ] = "train 128"
+            str | None,
+            tyro.conf.arg(
+                aliases=["-k"],
+                help="Words that a benchmark's name must have: 'train 128 jax'. 'train 128' by default; of a saved run, all.",
+            ),
+        ] = None
         pairs: Annotated[int, tyro.conf.arg(help="Pairs of fresh processes a benchmark.")] = PAIRS
         turns: Annotated[int, tyro.conf.arg(help="Turns a pair.")] = TURNS
         device: Annotated[Device, tyro.conf.arg(help="Where the models live.")] = "cpu"
@@ -268,7 +273,11 @@ def main(arguments: list[str]) -> int:
     base = asked.base
     if asked.saved:
         base, found, before = saved(asked.saved)
+        select = asked.select or ""
+        if not found:
+            raise UserError(f"{asked.saved} timed no benchmark that can be compared; those are {', '.join(KINDS)}.")
     else:
+        select = "train 128" if asked.select is None else asked.select
         found = [
             What(kind, family, batch, backend, asked.device)
             for kind in KINDS
@@ -276,9 +285,9 @@ def main(arguments: list[str]) -> int:
             for batch in BATCHES
             for backend in BACKENDS
         ]
-    wanted = [what for what in found if all(word in str(what).split() for word in asked.select.split())]
+    wanted = [what for what in found if all(word in str(what).split() for word in select.split())]
     if not wanted:
-        raise UserError(f"No benchmark has all the words '{asked.select}' in its name, such as '{found[0]}'.")
+        raise UserError(f"No benchmark has all the words '{select}' in its name, such as '{found[0]}'.")
     verdicts: dict[What, Verdict] = {}
     with checkout(base) as other:
         for what in wanted:

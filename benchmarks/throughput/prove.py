@@ -7,17 +7,19 @@ each chunk, for 15 % of what the chunk took. Trials are added to the report, so 
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from benchmarks import reports
+from benchmarks import environment, reports
 from benchmarks.cli import parse
 from benchmarks.reports import REPORTS
 from benchmarks.throughput import compare
 from benchmarks.throughput.compare import PAIRS, What, checkout, judge
+from common.errors import UserError
 from common.protocol import BACKENDS
 
 REPORT = "compare-gate"
@@ -81,6 +83,10 @@ def main(arguments: list[str]) -> int:
     asked = parse(Prove, arguments, command="prove-compare", description="Put the speed comparison to the test, both ways.")
     what = What("train", "mean-field", 128, asked.backend)
     earlier = reports.read(REPORT, asked.results)
+    here = environment.describe()
+    for key in ("commit", "versions", "machine"):  # which the report says of all its trials
+        if earlier and earlier["environment"][key] != here[key]:
+            raise UserError(f"{asked.results / REPORT}.json has trials of another {key}; remove it, or give --results.")
     trials: list[dict[str, Any]] = earlier["trials"] if earlier else []
     new = []
     for slowed in [False] * asked.unchanged + [True] * asked.slowed:
@@ -106,8 +112,8 @@ def markdown(report: dict[str, Any]) -> str:
         for slowed, code in ((False, "unchanged"), (True, f"{report['slow_down']:.0%} slower")):
             trials = [t for t in report["trials"] if t["benchmark"] == benchmark and t["slowed"] == slowed]
             if trials:
-                medians = sorted(t["median"] for t in trials)
-                figures = (medians[len(medians) // 2], medians[0], medians[-1], trials[0]["bound"])
+                medians = [t["median"] for t in trials]
+                figures = (statistics.median(medians), min(medians), max(medians), trials[0]["bound"])
                 right = sum(t["right"] for t in trials)
                 lines.append(f"| {benchmark} | {code} | {len(trials)} | {right} | {' | '.join(f'{x:.3f}' for x in figures)} |")
     lines += ["", f"- {reports.measured(report['environment'], setting='cpu, float32')}."]

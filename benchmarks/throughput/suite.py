@@ -52,6 +52,10 @@ def main(arguments: list[str]) -> int:
     asked = parse(Throughput, arguments, command="throughput", description="Time every call of the contract, one at a time.")
     if importlib.util.find_spec("pytest_benchmark") is None:
         raise UserError("The suite needs pytest-benchmark; `make setup` installs environments/dev.txt.")
+    if asked.saved and asked.report:
+        raise UserError(
+            "A report says where and on what it was measured, which is here and now; leave out --saved or --report."
+        )
     cores.within()  # refused here, not in each benchmark
     saved: list[Path] = list(asked.saved)
     for _ in range(0 if asked.saved else asked.sweeps):

@@ -102,6 +102,11 @@ def test_the_command_measures_pairs_and_seeds_and_goes_on_with_what_is_there(
     assert low["log_px"] != full["log_px"]
     assert main([*asked, "--resume"]) == 0
     assert len(started) == 2 * 2 * len(report["speed"]), "nothing is measured twice"
+    assert main([*asked, "--resume", "--turns", "3"]) == 2
+    assert "of another turns" in capsys.readouterr().err
+    (tmp_path / "pairs.json").write_text("{")
+    assert main([*asked, "--resume"]) == 2
+    assert "pairs.json can't be read" in capsys.readouterr().err
 
 
 def test_the_table_has_medians_over_pairs_and_differences_by_seed() -> None:

@@ -275,10 +275,31 @@ def test_each_precision_of_ours_has_its_rows_and_its_aim(
     assert table["standard, pytorch, bfloat16"].endswith("1.80 (1.80 … 1.80) | 1 × 1,000 |  |")
 
 
+def test_the_aim_is_the_fastests_of_all_rows_earlier_ones_among_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = {"pytorch": 900.0, "jax": 1200.0, "tensorflow": 1300.0}
+    monkeypatch.setattr(numpyro, "examples_per_s", lambda asked, **settings: 1000.0)
+    monkeypatch.setattr(ours, "examples_per_s", lambda name, *arguments, **settings: speeds[name])
+    options = ("--python", sys.executable, "--rounds", "1", "--data", "binarized-digits", "--results", str(tmp_path))
+    for backend, aimed in (("jax", "jax"), ("pytorch", "jax"), ("tensorflow", "tensorflow")):
+        assert main(["numpyro", "--backend", backend, *options]) == 0
+        report = reports.read("numpyro", tmp_path)
+        assert report is not None
+        assert {row["ours"]: row["target"] for row in report["rows"] if row["target"]} == {f"standard, {aimed}": 1.05}
+
+
+@pytest.mark.parametrize("loss", [[200.0, float("nan")], [200.0, 300.0]])
+def test_a_peer_that_does_not_train_has_no_speed(tmp_path: Path, loss: list[float]) -> None:
+    stand_in = tmp_path / "python"
+    stand_in.write_text(f"#!/bin/sh\necho '{json.dumps({'seconds': 2.0, 'steps': 1000, 'loss': loss})}'\n")
+    stand_in.chmod(0o755)
+    with pytest.raises(NotRunError, match=r"doesn't train: its loss is 200\.00 nats"):
+        numpyro.examples_per_s(numpyro.NumPyro(python=str(stand_in)), config=preset("standard"), images=Path("train.npy"))
+
+
 def test_numpyro_is_asked_for_the_same_model(tmp_path: Path) -> None:
     """A stand-in for its Python prints what it was asked."""
     stand_in = tmp_path / "python"
-    stand_in.write_text('#!/bin/sh\nshift\necho "$@" > asked\necho \'{"seconds": 2.0, "steps": 1000}\'\n')
+    stand_in.write_text('#!/bin/sh\nshift\necho "$@" > asked\necho \'{"seconds": 2.0, "steps": 1000, "loss": [200, 100]}\'\n')
     stand_in.chmod(0o755)
     asked = numpyro.NumPyro(python=str(stand_in))
     with pytest.MonkeyPatch.context() as patch:

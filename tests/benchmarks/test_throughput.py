@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,55 @@ def test_a_saved_run_says_which_code_and_what(saved: Path, tmp_path: Path) -> No
     path.write_text("{}")
     with pytest.raises(UserError, match="no saved run"):
         compare.saved(path)
+
+
+def test_of_a_saved_run_all_is_compared_unless_something_is_asked_for(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, path = json.loads(saved.read_text()) | {"commit_info": {"id": "a" * 40, "dirty": False}}, tmp_path / "run.json"
+    path.write_text(json.dumps(run))
+    judged: list[What] = []
+
+    def judge(base: Path, head: Path, what: What, **_: Any) -> compare.Verdict:
+        judged.append(what)
+        return compare.Verdict((1.0,), 1.1, slower=False)
+
+    monkeypatch.setattr(compare, "checkout", lambda revision: nullcontext(tmp_path))
+    monkeypatch.setattr(compare, "judge", judge)
+    assert main(["compare", "--saved", str(path)]) == 0
+    assert judged == [What("sampling", "mean-field", 32, "pytorch")]
+    assert main(["compare", "--saved", str(path), "-k", "train"]) == 2
+    machine = [benchmark | {"extra_info": benchmark["extra_info"] | {"kind": "matrix"}} for benchmark in run["benchmarks"]]
+    path.write_text(json.dumps(run | {"benchmarks": machine}))
+    capsys.readouterr()
+    assert main(["compare", "--saved", str(path)]) == 2
+    assert "timed no benchmark that can be compared" in capsys.readouterr().err
+
+
+def test_no_pair_and_no_turn_are_the_users_mistakes() -> None:
+    for flag, settings in (("--turns", {"turns": 0}), ("--pairs", {"pairs": 4})):
+        with pytest.raises(UserError, match=flag):
+            compare.judge(compare.ROOT, compare.ROOT, WHAT, **settings)
+
+
+def test_trials_of_other_code_stand_in_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    found = {"ratios": [1.0], "median": 1.0, "verdict": "as fast", "right": True, "seconds": 1.0}
+    monkeypatch.setattr(prove, "trial", lambda *_, **__: dict(found))
+    arguments = ["prove-compare", "--slowed", "0", "--unchanged", "1", "--results", str(tmp_path)]
+    assert main(arguments) == main(arguments) == 0
+    path = tmp_path / "compare-gate.json"
+    report = json.loads(path.read_text())
+    assert len(report["trials"]) == 2
+    path.write_text(json.dumps(report | {"environment": report["environment"] | {"commit": "another"}}))
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert "of another commit" in capsys.readouterr().err
+    assert len(json.loads(path.read_text())["trials"]) == 2
+
+
+def test_a_report_is_of_what_is_timed_now(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["throughput", "--saved", str(saved), "--report"]) == 2
+    assert "here and now" in capsys.readouterr().err
 
 
 def test_a_checkout_has_the_others_code_and_this_ones_clock() -> None:
