@@ -17,6 +17,7 @@ import dataclasses
 import gc
 import json
 import math
+import mmap
 import os
 import statistics
 import subprocess
@@ -68,6 +69,7 @@ LEAST_STEPS, MOST_STEPS = 4, 256
 IMAGES = 10  # that K samples each are drawn for
 LEAST_ROUNDS = 2
 OTHERS_BOUND, TRIES = 0.2, 3  # a point during which others had more of a core than this is measured again
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 
@@ -112,18 +114,19 @@ def forget_peak() -> None:
 
 
 def peak() -> int | None:
-    """Bytes: the highest resident set since `forget_peak`; None where the system doesn't say (it is Linux's)."""
+    """Bytes: the highest resident set since `forget_peak`; None where the system doesn't say (most Linux kernels do)."""
     # Not `ru_maxrss`: a child begins with its parent's.
     try:
         lines = STATUS.read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Seconds of the clock; of all cores' work, for whatever process or another machine on the host; of this process's."""
+    """Seconds of the clock; of all cores' work, for whatever process or another machine on the host; and of this process's and
+    its ended children's, a compiler's among them."""
 
     clock: float
     cores: float
@@ -136,7 +139,7 @@ class Usage:
         return cls(
             clock=time.perf_counter(),
             cores=sum(seconds for name, seconds in times.items() if name not in guests),
-            own=time.process_time(),
+            own=sum(os.times()[:4]),
         )
 
     def others_since(self, before: Usage) -> float:
@@ -315,6 +318,7 @@ def main(arguments: list[str]) -> int:
         "commits": sorted({point["commit"] for point in points}),
         "copy_bytes_per_s": copied / statistics.median(timed(copy, synchronize=lambda: None)[1] for _ in range(5)),
         "caches": caches(),
+        "page_bytes": mmap.PAGESIZE,
         "points": points,
     }
     path = reports.write("growth", content, asked.results)
@@ -329,17 +333,19 @@ def main(arguments: list[str]) -> int:
 
 def measured(points: list[Point], asked: Growth) -> list[dict[str, Any]]:
     """Each point with its figures and the commit that measured it, in a file of its own, by which a stopped command goes on."""
-    commit = reports.commit(environment.describe())
+    described = environment.describe(asked.device)
+    commit = reports.commit(described)
+    place = {key: described[key] for key in ("versions", "machine")}  # a point of another is measured anew
     result = []
     for number, point in enumerate(points, 1):
         path = asked.results / "points" / f"{point}.json"
         what = dataclasses.asdict(point) | {"device": asked.device, "seconds": asked.seconds}
-        found = kept(path, what) if asked.resume else None
+        found = kept(path, what | place) if asked.resume else None
         if found is None:
             print(f"{number} of {len(points)}: {point}", file=sys.stderr)
-            found = what | {"commit": commit} | quietest(point, asked)
+            found = what | place | {"commit": commit} | quietest(point, asked)
             write_whole(path, writer(found))
-        result.append(found)
+        result.append({key: value for key, value in found.items() if key not in place})
     return result
 
 
@@ -371,10 +377,13 @@ def kept(path: Path, what: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def caches() -> dict[str, int]:
-    """Bytes of each data cache of the first core, by level; empty where the system doesn't say."""
+    """Bytes of each data cache of the first core, by level, of those whose size the system tells."""
     found = {}
-    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        kind, level, size = ((folder / name).read_text(encoding="ascii").strip() for name in ("type", "level", "size"))
+    for folder in sorted(CACHES.glob("index*")):
+        try:
+            kind, level, size = ((folder / name).read_text(encoding="ascii").strip() for name in ("type", "level", "size"))
+        except FileNotFoundError:  # a virtual machine's may lack it
+            continue
         if kind != "Instruction":
             found[f"L{level}"] = int(size.removesuffix("K")) * 1024
     return found

@@ -12,7 +12,6 @@ from benchmarks.throughput.roofline import COLOURS, WORD
 from common.files import write_whole
 
 MIB = 2**20
-PAGE = 4096  # bytes that a fault maps; the kernel may map several at once
 SETTINGS = {"batch": "batch", "hidden": "hidden size", "depth": "flow depth", "samples": "K"}
 
 Row = dict[str, Any]
@@ -74,7 +73,7 @@ def table(report: dict[str, Any], *, axis: str) -> str:
         cells += [f"{1e3 * row['step_s']:.3g}", f"{1e3 * row['floor_step_s']:.3g}"]
         if training:
             cells += [f"{row['flop'] / row['floor_step_s'] / 1e9:,.0f}", f"{updated_ms(report, row):.3g}"]
-        cells += [f"{row['cores_busy']:.2f}", f"{row['faults_per_step'] * PAGE / MIB:.1f}"]
+        cells += [f"{row['cores_busy']:.2f}", f"{row['faults_per_step'] * report['page_bytes'] / MIB:.1f}"]
         cells += [ranged(row, "compile_s", ".2f")]
         cells += [f"{3 * WORD * row['parameters'] / MIB:,.0f}"]
         cells += [ranged(row, "peak", ",.0f", unit=MIB)]
@@ -98,7 +97,7 @@ def measured(report: dict[str, Any]) -> str:
     names = ", ".join(f"{size / 2**10:,.0f} KiB of {level}" for level, size in report["caches"].items())
     machine = reports.machine(report["environment"], setting=f"{report['device']}, float32")
     copy = f"a copy in memory by all cores, read and written, {report['copy_bytes_per_s'] / 1e9:.1f} GB/s"
-    lines = [clock.statement("timing.md#the-timing-contract"), ""]
+    lines = [clock.statement("timing.md#the-timing-contract", spread="least and most over processes"), ""]
     lines.append(f"- {report['repeats']} processes a point: medians, and in brackets the least and the most.")
     lines.append(f"- Of the machine: {names or 'caches not known'}; {copy}.")
     trips = [trip for point in report["points"] for trip in point.get("round_trips_ns", [])]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.image import imread
 
 from benchmarks import environment, reports
 from benchmarks.__main__ import main
+from benchmarks.environment import ROOT
 from benchmarks.presets import STANDARD
 from benchmarks.throughput import growth, growth_report
 from benchmarks.throughput.growth import AXES, Point
@@ -176,6 +178,12 @@ def test_the_command_ends_in_a_report_and_resumes(tmp_path: Path, asked: list[st
     assert main(arguments) == 0
     assert len(asked) == 20, "without --resume everything is measured anew"
 
+    asked.clear()
+    kept = json.loads(other.read_text())
+    other.write_text(json.dumps(kept | {"versions": kept["versions"] | {"jax": "0.0"}}))
+    assert main([*arguments, "--resume"]) == 0
+    assert asked == ["depth-8_flow_jax_0"], "what was measured with another version isn't of the report's"
+
     gone.write_text("{")
     assert main([*arguments, "--resume"]) == 2
     assert gone.name in capsys.readouterr().err
@@ -193,8 +201,35 @@ def test_what_others_disturbed_is_measured_again(tmp_path: Path, monkeypatch: py
 
 def test_another_process_that_works_is_seen() -> None:
     before = growth.Usage.now()
-    subprocess.run([sys.executable, "-c", "import time; t = time.time()\nwhile time.time() < t + 1: pass"], check=True)
-    assert growth.Usage.now().others_since(before) > 0.4
+    work = "import time; t = time.time()\nwhile time.time() < t + 1: pass"
+    with subprocess.Popen([sys.executable, "-c", work]) as other:
+        time.sleep(0.9)
+        found = growth.Usage.now().others_since(before)  # as long as it's not this one's ended child
+        other.wait()
+    assert found > 0.4
+
+
+def test_a_compiler_that_this_process_starts_is_no_other() -> None:
+    work = "import time; t = time.time()\nwhile time.time() < t + 1: pass"
+    code = "import subprocess, sys\nfrom benchmarks.throughput.growth import Usage\nbefore = Usage.now()\n"
+    code += f"subprocess.run([sys.executable, '-c', {work!r}], check=True)\nprint(Usage.now().own - before.own)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 0.8
+
+
+def test_what_a_system_does_not_tell_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in (("index0", "48K"), ("index1", None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "type").write_text("Data\n")
+        (tmp_path / name / "level").write_text(f"{name[-1]}\n")
+        if size:
+            (tmp_path / name / "size").write_text(f"{size}\n")
+    monkeypatch.setattr(growth, "CACHES", tmp_path)
+    assert growth.caches() == {"L0": 48 * 1024}
+    monkeypatch.setattr(growth, "STATUS", tmp_path / "status")
+    assert growth.peak() is None
+    growth.STATUS.write_text("Name:\tpython\n")
+    assert growth.peak() is None
 
 
 def test_a_process_that_fails_is_named() -> None:
@@ -228,6 +263,7 @@ def report_of(*, axes: tuple[Any, ...] = tuple(AXES), backends: tuple[str, ...] 
         "commits": ["abc"],
         "copy_bytes_per_s": 28e6,
         "caches": {"L2": 2**20},
+        "page_bytes": 4096,
         "points": [dataclasses.asdict(p) | {"device": "cpu", "commit": "abc"} | synthetic(p) for p in plan],
     }
 
