@@ -107,8 +107,8 @@ reproduce-%: .venv/ready always
 	$(PY) -m benchmarks reproduce $* $(ARGS)
 always:
 
-clean: ## Remove .venv, .venv-numpyro and the tools' caches; results/ stays
-	rm -rf .venv .venv-numpyro .mypy_cache .ruff_cache .pytest_cache .benchmarks
+clean: ## Remove .venv, .venv-numpyro and the tools' caches; results/ and .benchmarks/ stay
+	rm -rf .venv .venv-numpyro .mypy_cache .ruff_cache .pytest_cache
 	find backends benchmarks common tests -name __pycache__ -prune -exec rm -rf {} +
 
 # .venv has two stamps, each written only after success: `ready` for cpu.txt, `ready-dev` for dev.txt too. They bear the time of

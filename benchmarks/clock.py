@@ -15,10 +15,10 @@ def spread_warning(*, median: float | None, iqr: float | None) -> str | None:
     )
 
 
-def statement(document: str) -> str:
+def statement(document: str, *, spread: str = "interquartile range over chunks") -> str:
     """The line under a table that has times; `document` is where the contract lies, from the table's own file."""
     return (
         "Times: the device synchronised at both ends of each chunk of steps; import, set-up, data placement, compiling, "
-        "evaluation and logging outside; median and interquartile range over chunks; TF32 off: "
+        f"evaluation and logging outside; median and {spread}; TF32 off unless a row says otherwise: "
         f"[the timing contract]({document})."
     )

@@ -2,7 +2,8 @@
 
 Beside a bare loop: fresh processes, in each of which chunks of `Session.train` take turns with as many steps of a loop written
 by hand in the same framework, `docs/examples/loop_*.py`. Both draw their minibatches inside the clock. The figure is the median
-over all turns of ours / bare, with an interval between two order statistics that covers the true median 95 times in 100.
+over all turns of ours / bare, with an interval between two order statistics that covers the true median 95 times in 100 if
+turns are independent. Those of one process share its memory's layout, so that a few processes may differ by more.
 
 Outside of `train`: a run of the mean-field model as `common.training.train` does it, what is spent in the session's calls taken
 off; its checkpoint isn't written.
@@ -270,10 +271,9 @@ def start_row(backend: str, family: str, found: list[dict[str, float | None]]) -
 
 def table(report: Report) -> str:
     """The report as Markdown."""
-    lines = [
-        "| backend | ours (ms/step) | bare loop (ms/step) | ours / bare (95 %) | turns | outside of the session |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    columns = ["backend", "ours (ms/step)", "bare loop (ms/step)", "ours / bare (95 % over turns)"]
+    columns += ["turns", "processes", "outside of the session"]
+    lines = [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}"]
     for row in report["loops"]:
         low, high = row["interval"]
         ratio = f"{row['ratio']:.3f} ({low:.3f} … {high:.3f})"
@@ -283,6 +283,7 @@ def table(report: Report) -> str:
             f"{row['bare_ms']:.2f}",
             ratio,
             str(row["turns"]),
+            str(row["processes"]),
             f"{row['outside']:.2%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")

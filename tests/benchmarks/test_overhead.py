@@ -108,7 +108,7 @@ def test_the_report_is_written_and_what_it_says_is_shown(
     assert main(["overhead", *arguments]) == 0
     assert began == [0] * 4 + [1] * 4
     printed = capsys.readouterr().out
-    assert "| jax | 11.00 | 10.00 | 1.100 (1.100 … 1.100) | 12 | 0.40% |" in printed
+    assert "| jax | 11.00 | 10.00 | 1.100 (1.100 … 1.100) | 12 | 2 | 0.40% |" in printed
     assert "| jax | flow | 9.0 | 8.0 | 1.0 | 2.00 | 1.75 | 0 |" in printed
     assert "| pytorch | flow | 9.0 | 8.0 | 1.0 | 2.00 | 1.75 | – |" in printed
     assert "two cores 290 to 510 ns beside the bare loop" in printed
