@@ -203,7 +203,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "speed": rounds(draws),
         "described": ({backend: {backend: "1.0"} for backend in BACKENDS}, {}),
     }
-    monkeypatch.setattr(command, "climbed", lambda names: says["parity"])
+
+    def climbed(names: list[str]) -> Any:
+        rungs, broken = says["parity"]
+        return [rung for rung in rungs if set(rung["pair"]) <= set(names)], broken
+
+    monkeypatch.setattr(command, "climbed", climbed)
     monkeypatch.setattr(
         command, "described", lambda names: tuple({k: v for k, v in part.items() if k in names} for part in says["described"])
     )
