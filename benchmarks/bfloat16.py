@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks import ablation, environment, records, reports, runs
+from benchmarks import ablation, cores, environment, records, reports, runs
 from benchmarks.cli import parse
 from benchmarks.environment import ROOT
 from benchmarks.presets import STANDARD
@@ -34,7 +34,8 @@ from common.files import write_whole
 from common.protocol import BACKENDS
 
 REPORT = "bfloat16"
-Pairs = dict[str, list[dict[str, float]]]  # "kind family batch backend" → its pairs
+Pair = dict[str, Any]
+Pairs = dict[str, list[Pair]]  # "kind family batch backend" → its pairs
 PRECISIONS: tuple[Precision, ...] = ("full", "bfloat16")
 # A step of each family, and matrix products alone, of mean-field: the flow's are more of the same.
 TIMED: tuple[tuple[str, Variational], ...] = (("train", "mean-field"), ("train", "flow"), ("products", "mean-field"))
@@ -109,6 +110,7 @@ def speeds(asked: Bfloat16, path: Path) -> list[dict[str, Any]] | None:
             print(f"{what}: {measured[-1]['ratio']:.2f}", file=sys.stderr)
     for what in plan if asked.pairs else []:
         columns = {key: [one[key] for one in kept[str(what)]] for key in ("full_ms", "bfloat16_ms", "ratio")}
+        columns["round_trips_ns"] = [trip for one in kept[str(what)] for trip in one["round_trips_ns"]]
         rows.append({"kind": what.kind, "family": what.family, "batch": what.batch, "backend": what.backend, **columns})
     return rows
 
@@ -134,14 +136,17 @@ def keep(content: dict[str, Any], path: Path) -> None:
     write_whole(path, to)
 
 
-def pair(what: What, *, turns: int, low_first: bool) -> dict[str, float]:
-    """ms a step in both precisions, and full/bfloat16, of one pair of fresh processes: medians over their turns."""
+def pair(what: What, *, turns: int, low_first: bool) -> Pair:
+    """ms a step in both precisions, and full/bfloat16, of one pair of fresh processes: medians over their turns.
+
+    And how far apart the cores were at both ends, see `cores.together`.
+    """
     full: Contender = (ROOT, what)
     low: Contender = (ROOT, dataclasses.replace(what, precision="bfloat16"))
-    found = seconds_by_turns(full, low, turns=turns, head_first=low_first)
+    found, trips = cores.together(lambda: seconds_by_turns(full, low, turns=turns, head_first=low_first))
     ms = {contender: 1e3 * statistics.median(turn[contender] for turn in found) / CALL_STEPS for contender in (full, low)}
     ratio = math.exp(statistics.median(math.log(turn[full] / turn[low]) for turn in found))
-    return {"full_ms": ms[full], "bfloat16_ms": ms[low], "ratio": ratio}
+    return {"full_ms": ms[full], "bfloat16_ms": ms[low], "ratio": ratio, "round_trips_ns": trips}
 
 
 # --- quality ---
@@ -208,7 +213,8 @@ def table(report: Report) -> str:
         pairs = " or ".join(str(count) for count in sorted({len(row["ratio"]) for row in report["speed"]}))
         how = (
             f"Medians over {pairs} pairs of fresh processes of {report['turns']} turns each; `standard`'s sizes, "
-            f"batch {report['speed'][0]['batch']}."
+            f"batch {report['speed'][0]['batch']}. "
+            f"Beside the pairs, {cores.said([trip for row in report['speed'] for trip in row.get('round_trips_ns', [])])}."
         )
         lines += ["", how, ""]
     if report["quality"]:

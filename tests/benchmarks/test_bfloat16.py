@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -85,6 +86,9 @@ def test_the_command_measures_pairs_and_seeds_and_goes_on_with_what_is_there(
         def close(self) -> None: ...
 
     monkeypatch.setattr(compare, "Side", Stand)
+    trips = itertools.cycle([300.0, 900.0, 300.0, 310.0])  # a pair whose cores ended far apart is measured again
+    monkeypatch.setenv(bfloat16.cores.WITHIN, "400")
+    monkeypatch.setattr(bfloat16.cores, "round_trip", lambda: next(trips))
     monkeypatch.setattr(bfloat16, "STANDARD", bfloat16.STANDARD.replace(latent_size=2, hidden_size=8))
     asked = ("bfloat16", "--backend", "pytorch", "--pairs", "2", "--seed", "3", "4", "--steps", "20", "--images", "30")
     asked += ("--data", "binarized-digits", "--results", str(tmp_path))
@@ -93,15 +97,16 @@ def test_the_command_measures_pairs_and_seeds_and_goes_on_with_what_is_there(
     assert main([*asked, "--resume"]) == 0
     assert [(what.kind, what.precision) for what in started[:2]] == [("train", "full"), ("train", "bfloat16")]
     report = json.loads((tmp_path / "bfloat16.json").read_text())
-    assert len(started) == 2 * 2 * len(report["speed"])
+    assert len(started) == 2 * 2 * 2 * len(report["speed"])
     for row in report["speed"]:
         assert row["full_ms"] == pytest.approx([2.0, 2.0])
         assert row["ratio"] == pytest.approx([2.0, 2.0])
+        assert row["round_trips_ns"] == [300.0, 310.0] * 2
     low, full = sorted(report["quality"]["rows"], key=lambda row: str(row["precision"]))
     assert [len(row["log_px"]) for row in (low, full)] == [2, 2]
     assert low["log_px"] != full["log_px"]
     assert main([*asked, "--resume"]) == 0
-    assert len(started) == 2 * 2 * len(report["speed"]), "nothing is measured twice"
+    assert len(started) == 2 * 2 * 2 * len(report["speed"]), "nothing is measured twice"
     assert main([*asked, "--resume", "--turns", "3"]) == 2
     assert "of another turns" in capsys.readouterr().err
     (tmp_path / "pairs.json").write_text("{")
@@ -110,8 +115,9 @@ def test_the_command_measures_pairs_and_seeds_and_goes_on_with_what_is_there(
 
 
 def test_the_table_has_medians_over_pairs_and_differences_by_seed() -> None:
-    speed = {"kind": "train", "family": "flow", "batch": 128, "backend": "jax"}
+    speed: dict[str, Any] = {"kind": "train", "family": "flow", "batch": 128, "backend": "jax"}
     speed |= {"full_ms": [9.0, 10.0, 14.0], "bfloat16_ms": [5.0, 6.0, 7.0], "ratio": [1.5, 1.75, 2.0]}
+    speed["round_trips_ns"] = [300.0, 390.0]
     quality: dict[str, Any] = {"backend": "pytorch", "dataset": {"name": "binarized-mnist"}, "seeds": [0, 1], "steps": 10}
     quality |= {"images": 500, "samples": 100}
     rows = [
@@ -123,3 +129,4 @@ def test_the_table_has_medians_over_pairs_and_differences_by_seed() -> None:
     assert "| a step | flow | jax | 10.00 | 6.00 | 1.75 (1.50 … 2.00) |" in text
     assert "| flow | -101.000 | -101.200 | -0.200 ± 0.100 | 1.414 |" in text
     assert "Medians over 3 pairs" in text
+    assert "Beside the pairs, a byte's round trip between two cores 300 to 390 ns." in text
