@@ -139,11 +139,11 @@ def keep(content: dict[str, Any], path: Path) -> None:
 def pair(what: What, *, turns: int, low_first: bool) -> Pair:
     """ms a step in both precisions, and full/bfloat16, of one pair of fresh processes: medians over their turns.
 
-    And how far apart the cores were at both ends, see `cores.together`.
+    And how far apart the cores were at both ends, see `cores.together`. Threads wait as a run's do.
     """
     full: Contender = (ROOT, what)
     low: Contender = (ROOT, dataclasses.replace(what, precision="bfloat16"))
-    found, trips = cores.together(lambda: seconds_by_turns(full, low, turns=turns, head_first=low_first))
+    found, trips = cores.together(lambda: seconds_by_turns(full, low, turns=turns, head_first=low_first, waiting={}))
     ms = {contender: 1e3 * statistics.median(turn[contender] for turn in found) / CALL_STEPS for contender in (full, low)}
     ratio = math.exp(statistics.median(math.log(turn[full] / turn[low]) for turn in found))
     return {"full_ms": ms[full], "bfloat16_ms": ms[low], "ratio": ratio, "round_trips_ns": trips}

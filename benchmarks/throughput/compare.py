@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +52,8 @@ TURN_SECONDS = 0.15  # a turn repeats its case's call for about so long
 TURNS = 10
 LEAST_PAIRS = 5
 
-# The side whose turn it isn't must leave the cores alone; and on a machine that does anything else, threads that wait for one
-# another by spinning slow a chunk down twentyfold. Both sides wait alike, asleep.
+# On a machine that does anything else, threads that wait for one another by spinning slow a chunk down twentyfold: both sides
+# of a verdict wait asleep. It costs PyTorch's short products more than long ones: a ratio of two programs isn't measured so.
 NO_SPINNING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 
@@ -109,14 +109,17 @@ def worker(arguments: list[str]) -> int:
 
 
 class Side:
-    """A fresh process, by default `worker`'s, that times `what` in the checkout `root`, one turn at a time."""
+    """A fresh process, by default `worker`'s, that times `what` in the checkout `root`, one turn at a time.
 
-    def __init__(self, root: Path, what: What, *, command: str = "compare-worker"):
+    `waiting`: how its threads wait for one another, as environment variables, which the caller's own go before.
+    """
+
+    def __init__(self, root: Path, what: What, *, command: str = "compare-worker", waiting: Mapping[str, str] = NO_SPINNING):
         self.name = root
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks", command],
             cwd=root,
-            env=NO_SPINNING | os.environ,
+            env={**waiting, **os.environ},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -158,12 +161,14 @@ class Side:
 Contender = tuple[Path, What]  # what is timed in which checkout
 
 
-def seconds_by_turns(base: Contender, head: Contender, *, turns: int, head_first: bool) -> list[dict[Contender, float]]:
+def seconds_by_turns(
+    base: Contender, head: Contender, *, turns: int, head_first: bool, waiting: Mapping[str, str] = NO_SPINNING
+) -> list[dict[Contender, float]]:
     """Seconds a call of each, turn by turn, of one pair of fresh processes."""
     with ExitStack() as stack:
         sides = {}
         for contender in (head, base) if head_first else (base, head):
-            sides[contender] = Side(*contender)
+            sides[contender] = Side(*contender, waiting=waiting)
             stack.callback(sides[contender].close)
             sides[contender].answer()  # one sets up at a time
         seconds = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,8 @@ class Stand:
     now = 0.0
     draws = np.random.default_rng(0)
 
-    def __init__(self, root: Path, what: What):
+    def __init__(self, root: Path, what: What, *, waiting: Mapping[str, str]):
+        assert waiting == compare.NO_SPINNING, "a verdict's sides wait asleep"
         self.true = (1.15 if root.name == "slow" else 1.0) * float(np.exp(Stand.draws.normal(0, 0.01)))
 
     def answer(self) -> str:
