@@ -53,7 +53,7 @@ TURNS = 10
 LEAST_PAIRS = 5
 
 # On a machine that does anything else, threads that wait for one another by spinning slow a chunk down twentyfold: both sides
-# of a verdict wait asleep. It costs PyTorch's short products more than long ones: a ratio of two programs isn't measured so.
+# of a verdict wait asleep. PyTorch's steps are longer so than in a run: what two revisions are compared by, no run's speed.
 NO_SPINNING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 
