@@ -67,7 +67,7 @@ AXES: dict[AxisName, Axis] = {
 CALL_FLOP = 2e10  # a timed call trains for as many steps as have so many: one synchronisation around them all
 LEAST_STEPS, MOST_STEPS = 4, 256
 IMAGES = 10  # that K samples each are drawn for
-LEAST_ROUNDS = 2
+LEAST_ROUNDS = 4
 OTHERS_BOUND, TRIES = 0.2, 3  # a point during which others had more of a core than this is measured again
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -198,11 +198,12 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
 
     examples_per_s (for K, samples · images a second) and floor_examples_per_s are of the median round. first_call_s is that of
     a first call of `steps` steps, compile_s what it took beyond a median one. cores_busy is the process's time on all cores
-    over the clock's, faults_per_step the pages that the system had to map; both in the second and third call. others_busy is
-    what others had of the cores in all calls. `parameters` counts the arrays' elements, masked ones too. Memory in bytes:
-    `imported` with the framework imported; `set_up` with the data, the state and the model placed; `compiling` and `working`
-    the highest during the first call and during the next two; None where the system doesn't say; `device` the most of a GPU's
-    own up to then, else None.
+    over the clock's, faults_per_step the pages that the system had to map; both in the second and third call, which are no
+    rounds. others_busy is what others had of the cores, a mean of the first three calls' and each round's; round_trips_ns are
+    how far apart these were at both ends of each round. `parameters` counts the arrays' elements, masked ones too. Memory in
+    bytes: `imported` with the framework imported; `set_up` with the data, the state and the model placed; `compiling` and
+    `working` the highest during the first call and during the next two; None where the system doesn't say; `device` the most of
+    a GPU's own up to then, else None.
     """
     backend = protocol.load(point.backend)
     imported = resident()
@@ -218,16 +219,25 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
     compiling = peak()
     forget_peak()
     cpu_s, faults = time.process_time(), page_faults()
-    rounds = [case.seconds() for _ in range(2)]
+    warm_s = case.seconds() + case.seconds()
     cpu_s, faults, working = time.process_time() - cpu_s, page_faults() - faults, peak()
-    cores_busy, device_peak = cpu_s / sum(rounds), backend.device_peak(device)
-    floors: list[float] = []
+    others = [Usage.now().others_since(begun)]
+    cores_busy, device_peak = cpu_s / warm_s, backend.device_peak(device)
     case.floor_seconds()  # compiles
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until or len(floors) < LEAST_ROUNDS:
-        floors.append(case.floor_seconds())
-        rounds.append(case.seconds())
-    others_busy = Usage.now().others_since(begun)
+
+    def once() -> tuple[float, float, float]:
+        begun = Usage.now()
+        return case.floor_seconds(), case.seconds(), Usage.now().others_since(begun)
+
+    floors: list[float] = []
+    rounds: list[float] = []
+    trips: list[cores.RoundTrip] = []
+    while sum(floors) + sum(rounds) < seconds or len(rounds) < LEAST_ROUNDS:
+        (floor_s, round_s, taken), ends = cores.together(once)  # at the ends of a point cores may be nearer than within
+        floors.append(floor_s)
+        rounds.append(round_s)
+        others.append(taken)
+        trips.extend(ends)
     median, examples = statistics.median(rounds), case.steps * case.examples
     low, high = np.percentile(rounds, [25, 75])
     return {
@@ -242,7 +252,8 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
         "compile_s": max(first_s - median, 0.0),
         "setup_s": setup_s,
         "cores_busy": cores_busy,
-        "others_busy": others_busy,
+        "others_busy": statistics.mean(others),
+        "round_trips_ns": trips,
         "faults_per_step": faults / (2 * case.steps),
         "parameters": sum(math.prod(shape) for shape in shapes(bench.config.model).values()),
         "flop": flop(bench.config) if point.axis != "samples" else None,
@@ -308,6 +319,7 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"There is no backend '{backend}'; choose from {', '.join(protocol.BACKENDS)}.")
     if asked.repeats < 1 or not asked.axis or not asked.backend:
         raise UserError("There is nothing to measure; give --repeats 1 or more, and at least one --axis and --backend.")
+    cores.within()  # refused here, not in each point
     points = measured(plan(asked.axis, backends=asked.backend, repeats=asked.repeats), asked)
     copy, copied = host_copy(environment.cores())
     content = {
@@ -353,8 +365,7 @@ def quietest(point: Point, asked: Growth) -> dict[str, Any]:
     """The first of TRIES measurements that others left alone, or the one that they disturbed least."""
     tries: list[dict[str, Any]] = []
     while len(tries) < TRIES and all(found["others_busy"] > OTHERS_BOUND for found in tries):
-        found, ends = cores.together(lambda: in_process(point, device=asked.device, seconds=asked.seconds))
-        tries.append(found | {"round_trips_ns": ends})
+        tries.append(in_process(point, device=asked.device, seconds=asked.seconds))
     return min(tries, key=lambda found: float(found["others_busy"]))
 
 

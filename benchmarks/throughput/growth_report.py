@@ -101,7 +101,8 @@ def measured(report: dict[str, Any]) -> str:
     lines.append(f"- {report['repeats']} processes a point: medians, and in brackets the least and the most.")
     lines.append(f"- Of the machine: {names or 'caches not known'}; {copy}.")
     trips = [trip for point in report["points"] for trip in point.get("round_trips_ns", [])]
-    lines.append(f"- At both ends of each point {cores.said(trips)}.")
+    what = "round" if len(trips) > 2 * len(report["points"]) else "point"  # a point of before has two
+    lines.append(f"- At both ends of each {what} {cores.said(trips)}.")
     lines.append(f"- {machine}; commit {', '.join(report['commits'])}.")
     if report["device"] == "cpu":
         lines.append("- On a GPU, and of its own memory: not measured.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +79,34 @@ def test_a_points_figures_fit_together(point: Point, few_steps: int) -> None:
     assert found["floor_examples_per_s"] * found["floor_step_s"] == pytest.approx(examples)
     assert found["steps"] == (few_steps if point.axis == "batch" else 3)
     assert found["memory"]["device"] is None
+    assert len(found["round_trips_ns"]) == 2 * found["rounds"]
     if growth.peak() is not None:
         memory = found["memory"]
         assert memory["imported"] <= memory["set_up"] + MIB
         assert memory["working"] > 0
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_round_that_ends_with_the_cores_apart_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here every other one does, and takes half a second longer."""
+    trips = itertools.cycle([300.0, 500.0, 300.0, 300.0])
+    coming, work_of = [next(trips)], growth.work_of
+
+    def round_trip() -> float:
+        found = coming[0]
+        coming[0] = next(trips)
+        return found
+
+    def sleepy(*arguments: Any) -> Any:
+        case = work_of(*arguments)
+        return dataclasses.replace(case, work=lambda: (case.work(), time.sleep(0.5 if coming[0] > 400 else 0)))
+
+    monkeypatch.setenv(growth.cores.WITHIN, "400")
+    monkeypatch.setattr(growth.cores, "round_trip", round_trip)
+    monkeypatch.setattr(growth, "work_of", sleepy)
+    found = growth.measure(POINT, device="cpu", seconds=0.01, base=TOY)
+    assert found["round_trips_ns"] == [300.0, 300.0] * found["rounds"]
+    assert found["step_s"] * found["steps"] < 0.5
 
 
 @needs_the_systems_peak
@@ -195,7 +221,6 @@ def test_what_others_disturbed_is_measured_again(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(growth, "in_process", lambda point, *, answers=answers, **_: {"others_busy": next(answers)})
         found = growth.quietest(POINT, asked)
         assert found["others_busy"] == kept
-        assert len(found["round_trips_ns"]) == 2
 
 
 # Processor seconds, not a clock's: on a busy machine a second of work takes several.
