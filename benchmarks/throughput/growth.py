@@ -199,7 +199,7 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
     examples_per_s (for K, samples · images a second) and floor_examples_per_s are of the median round. first_call_s is that of
     a first call of `steps` steps, compile_s what it took beyond a median one. cores_busy is the process's time on all cores
     over the clock's, faults_per_step the pages that the system had to map; both in the second and third call, which are no
-    rounds. others_busy is what others had of the cores, a mean of the first three calls' and each round's; round_trips_ns are
+    rounds. others_busy is what others had of the cores, in the first three calls or a mean round, the greater; round_trips_ns are
     how far apart these were at both ends of each round. `parameters` counts the arrays' elements, masked ones too. Memory in
     bytes: `imported` with the framework imported; `set_up` with the data, the state and the model placed; `compiling` and
     `working` the highest during the first call and during the next two; None where the system doesn't say; `device` the most of
@@ -221,22 +221,23 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
     cpu_s, faults = time.process_time(), page_faults()
     warm_s = case.seconds() + case.seconds()
     cpu_s, faults, working = time.process_time() - cpu_s, page_faults() - faults, peak()
-    others = [Usage.now().others_since(begun)]
+    others_first = Usage.now().others_since(begun)
     cores_busy, device_peak = cpu_s / warm_s, backend.device_peak(device)
     case.floor_seconds()  # compiles
 
     def once() -> tuple[float, float, float]:
-        begun = Usage.now()
-        return case.floor_seconds(), case.seconds(), Usage.now().others_since(begun)
+        before = Usage.now()
+        return case.floor_seconds(), case.seconds(), Usage.now().others_since(before)
 
     floors: list[float] = []
     rounds: list[float] = []
+    others: list[float] = []
     trips: list[cores.RoundTrip] = []
     while sum(floors) + sum(rounds) < seconds or len(rounds) < LEAST_ROUNDS:
-        (floor_s, round_s, taken), ends = cores.together(once)  # at the ends of a point cores may be nearer than within
+        (floor_s, round_s, others_s), ends = cores.together(once)  # near at a point's ends isn't near within
         floors.append(floor_s)
         rounds.append(round_s)
-        others.append(taken)
+        others.append(others_s)
         trips.extend(ends)
     median, examples = statistics.median(rounds), case.steps * case.examples
     low, high = np.percentile(rounds, [25, 75])
@@ -252,7 +253,7 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
         "compile_s": max(first_s - median, 0.0),
         "setup_s": setup_s,
         "cores_busy": cores_busy,
-        "others_busy": statistics.mean(others),
+        "others_busy": max(others_first, statistics.mean(others)),
         "round_trips_ns": trips,
         "faults_per_step": faults / (2 * case.steps),
         "parameters": sum(math.prod(shape) for shape in shapes(bench.config.model).values()),

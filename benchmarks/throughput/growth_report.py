@@ -100,9 +100,9 @@ def measured(report: dict[str, Any]) -> str:
     lines = [clock.statement("timing.md#the-timing-contract", spread="least and most over processes"), ""]
     lines.append(f"- {report['repeats']} processes a point: medians, and in brackets the least and the most.")
     lines.append(f"- Of the machine: {names or 'caches not known'}; {copy}.")
-    trips = [trip for point in report["points"] for trip in point.get("round_trips_ns", [])]
-    what = "round" if len(trips) > 2 * len(report["points"]) else "point"  # a point of before has two
-    lines.append(f"- At both ends of each {what} {cores.said(trips)}.")
+    trips = [point.get("round_trips_ns", []) for point in report["points"]]
+    what = "round" if all(len(own) > 2 for own in trips) else "point"  # which was all that was looked at before
+    lines.append(f"- At both ends of each {what} {cores.said([trip for own in trips for trip in own])}.")
     lines.append(f"- {machine}; commit {', '.join(report['commits'])}.")
     if report["device"] == "cpu":
         lines.append("- On a GPU, and of its own memory: not measured.")

@@ -109,6 +109,17 @@ def test_a_round_that_ends_with_the_cores_apart_is_none(monkeypatch: pytest.Monk
     assert found["step_s"] * found["steps"] < 0.5
 
 
+@pytest.mark.usefixtures("few_steps")
+@pytest.mark.parametrize(("first", "later", "kept"), [(0.5, [0.0] * 4, 0.5), (0.0, [0.1, 0.3, 0.5, 0.7], 0.4)])
+def test_others_are_seen_while_it_compiles_and_in_the_rounds(
+    first: float, later: list[float], kept: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter([first, *later])
+    monkeypatch.setattr(growth.Usage, "others_since", lambda *_: next(found))
+    monkeypatch.setattr(growth.cores, "round_trip", lambda: None)
+    assert growth.measure(POINT, device="cpu", seconds=0.0, base=TOY)["others_busy"] == pytest.approx(kept)
+
+
 @needs_the_systems_peak
 def test_memory_that_is_taken_and_given_back_is_seen_and_can_be_forgotten() -> None:
     """200 MiB, of which nothing is left when the question is asked."""
@@ -265,6 +276,15 @@ def test_a_process_that_fails_is_named() -> None:
         growth.in_process(dataclasses.replace(POINT, backend="nothing"), device="cpu", seconds=0.1)
 
 
+def test_a_bound_that_is_no_number_is_refused_before_any_point(
+    tmp_path: Path, asked: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(growth.cores.WITHIN, "near")
+    assert main(["growth", "--results", str(tmp_path)]) == 2
+    assert growth.cores.WITHIN in capsys.readouterr().err
+    assert (asked, list(tmp_path.iterdir())) == ([], [])
+
+
 def test_what_makes_no_sense_ends_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["growth", "--backend", "nothing", "--results", str(tmp_path)]) == 2
     assert main(["growth", "--repeats", "0", "--results", str(tmp_path)]) == 2
@@ -319,7 +339,10 @@ def test_the_tables_say_what_was_measured() -> None:
     assert growth_report.table(report_of(axes=("batch",)), axis="depth") == "Not measured yet.\n"
     report["points"][0]["round_trips_ns"] = [290.0, 510.0]
     below = growth_report.measured(report)
-    assert "two cores 290 to 510 ns" in below
+    assert "At both ends of each point a byte's round trip between two cores 290 to 510 ns" in below
+    for point in report["points"]:
+        point["round_trips_ns"] = [300.0] * 8
+    assert "At both ends of each round a byte's" in growth_report.measured(report)
     assert "1,024 KiB of L2" in below
     assert "On a GPU, and of its own memory: not measured." in below
     for point in report["points"]:
