@@ -199,9 +199,9 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
     examples_per_s (for K, samples · images a second) and floor_examples_per_s are of the median round. first_call_s is that of
     a first call of `steps` steps, compile_s what it took beyond a median one. cores_busy is the process's time on all cores
     over the clock's, faults_per_step the pages that the system had to map; both in the second and third call, which are no
-    rounds. others_busy is what others had of the cores, in the first three calls or a mean round, the greater; round_trips_ns are
-    how far apart these were at both ends of each round. `parameters` counts the arrays' elements, masked ones too. Memory in
-    bytes: `imported` with the framework imported; `set_up` with the data, the state and the model placed; `compiling` and
+    rounds. others_busy is what others had of the cores, in the first three calls or a mean round, the greater; round_trips_ns
+    are how far apart these were at both ends of each round. `parameters` counts the arrays' elements, masked ones too. Memory
+    in bytes: `imported` with the framework imported; `set_up` with the data, the state and the model placed; `compiling` and
     `working` the highest during the first call and during the next two; None where the system doesn't say; `device` the most of
     a GPU's own up to then, else None.
     """
