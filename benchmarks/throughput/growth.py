@@ -67,6 +67,7 @@ AXES: dict[AxisName, Axis] = {
 CALL_FLOP = 2e10  # a timed call trains for as many steps as have so many: one synchronisation around them all
 LEAST_STEPS, MOST_STEPS = 4, 256
 IMAGES = 10  # that K samples each are drawn for
+LEAST_BLOCKS = 40  # a timed call draws so many, or K's: one alone, 4 ms, would be at the mercy of what interrupts it
 LEAST_ROUNDS = 4
 OTHERS_BOUND, TRIES = 0.2, 3  # a point during which others had more of a core than this is measured again
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -171,23 +172,26 @@ def work_of(bench: Bench, axis: AxisName) -> Case:
     evaluation, images = config.evaluation, np.arange(IMAGES, dtype=np.int32)
     arguments = {"image_batch": evaluation.image_batch, "sample_block": evaluation.sample_block}
     block = min(evaluation.samples, evaluation.sample_block)
+    blocks = -(-evaluation.samples // block)
+    times = -(-LEAST_BLOCKS // blocks)
 
     def work() -> None:
-        estimators.estimate(
-            bench.session,
-            bench.handle,
-            images=images,
-            samples=evaluation.samples,
-            seed=0,
-            report=lambda done: None,
-            **arguments,
-        )
+        for _ in range(times):
+            estimators.estimate(
+                bench.session,
+                bench.handle,
+                images=images,
+                samples=evaluation.samples,
+                seed=0,
+                report=lambda done: None,
+                **arguments,
+            )
 
     products = list(forward(config.model, batch=IMAGES, samples=block).values())
     return Case(
         work=work,
         synchronize=bench.session.synchronize,
-        steps=-(-evaluation.samples // block),
+        steps=times * blocks,
         examples=IMAGES * block,
         prepare=lambda: bench.products(products),
     )
@@ -226,6 +230,7 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
     case.floor_seconds()  # compiles
 
     def once() -> tuple[float, float, float]:
+        case.least(1)  # the first work after an idle moment takes some ms more
         before = Usage.now()
         return case.floor_seconds(), case.seconds(), Usage.now().others_since(before)
 

@@ -62,8 +62,9 @@ def getattr_of(setting: str, config: Any = STANDARD) -> Any:
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Steps of a call of training."""
+    """Steps of a call of training; a call of log weights is one estimate."""
     monkeypatch.setattr(growth, "MOST_STEPS", growth.LEAST_STEPS)
+    monkeypatch.setattr(growth, "LEAST_BLOCKS", 1)
     return growth.LEAST_STEPS
 
 
@@ -84,6 +85,45 @@ def test_a_points_figures_fit_together(point: Point, few_steps: int) -> None:
         memory = found["memory"]
         assert memory["imported"] <= memory["set_up"] + MIB
         assert memory["working"] > 0
+
+
+@pytest.mark.parametrize(("samples", "steps"), [(1, 40), (60, 42), (2_000, 80)])
+def test_a_call_of_few_samples_draws_them_often(samples: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(growth.estimators, "estimate", lambda *_, samples, **__: drawn.append(samples))
+    point = Point("samples", samples, "flow", "pytorch", 0)
+    case = growth.work_of(growth.Bench("pytorch", "flow", device="cpu", settings=point.settings(TOY)), "samples")
+    case.work()
+    assert case.steps == steps
+    assert sum(-(-k // 25) for k in drawn) == steps
+    assert set(drawn) == {samples}
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_what_an_idle_moment_costs_is_in_no_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the first work after one takes half a second."""
+    idle, work_of = [False], growth.work_of
+
+    def round_trip() -> None:
+        idle[0] = True
+
+    def wake() -> None:
+        time.sleep(0.5 if idle[0] else 0)
+        idle[0] = False
+
+    def drowsy(*arguments: Any) -> Any:
+        case = work_of(*arguments)
+
+        def prepare() -> Any:
+            launch = case.prepare()
+            return lambda steps: (wake(), launch(steps))
+
+        return dataclasses.replace(case, work=lambda: (wake(), case.work()), prepare=prepare)
+
+    monkeypatch.setattr(growth.cores, "round_trip", round_trip)
+    monkeypatch.setattr(growth, "work_of", drowsy)
+    found = growth.measure(POINT, device="cpu", seconds=0.0, base=TOY)
+    assert max(found["floor_step_s"], found["step_s"]) * found["steps"] < 0.5
 
 
 @pytest.mark.usefixtures("few_steps")
