@@ -46,8 +46,8 @@ def taken(memory: dict[str, Any], *phases: str) -> int | None:
 
 
 def exponent(before: Row, row: Row) -> float:
-    """e of: the call's time grows as (what grows)^e, between two values."""
-    seconds = [r["step_s"] * r["steps"] if r["axis"] == "samples" else r["step_s"] for r in (before, row)]
+    """e of: the time of a step, or of K samples, grows as (what grows)^e, between two values."""
+    seconds = [r["value"] / r["examples_per_s"] if r["axis"] == "samples" else r["step_s"] for r in (before, row)]
     return math.log(seconds[1] / seconds[0]) / math.log(row["value"] / before["value"])
 
 
@@ -100,9 +100,8 @@ def measured(report: dict[str, Any]) -> str:
     lines = [clock.statement("timing.md#the-timing-contract", spread="least and most over processes"), ""]
     lines.append(f"- {report['repeats']} processes a point: medians, and in brackets the least and the most.")
     lines.append(f"- Of the machine: {names or 'caches not known'}; {copy}.")
-    trips = [point.get("round_trips_ns", []) for point in report["points"]]
-    what = "round" if all(len(own) > 2 for own in trips) else "point"  # which was all that was looked at before
-    lines.append(f"- At both ends of each {what} {cores.said([trip for own in trips for trip in own])}.")
+    trips = [trip for point in report["points"] for trip in point["round_trips_ns"]]
+    lines.append(f"- At both ends of each round {cores.said(trips)}.")
     lines.append(f"- {machine}; commit {', '.join(report['commits'])}.")
     if report["device"] == "cpu":
         lines.append("- On a GPU, and of its own memory: not measured.")

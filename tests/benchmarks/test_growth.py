@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import subprocess
 import sys
 import time
@@ -213,6 +214,7 @@ def synthetic(point: Point) -> dict[str, Any]:
         "compile_s": 2.0 + point.repeat,
         "setup_s": 1.0,
         "cores_busy": 1.5,
+        "round_trips_ns": [300.0] * 8,
         "others_busy": 0.0,
         "faults_per_step": 512.0,
         "parameters": 1000,
@@ -366,6 +368,13 @@ def test_a_row_is_the_median_of_its_repeats_with_their_range() -> None:
     assert last["peak"] == 80 * MIB
 
 
+def test_the_exponent_of_k_is_that_of_its_samples_whatever_a_call_draws() -> None:
+    """Here 40 blocks at either K: 40 times 1 sample, 10 times 100. A hundred times the samples take twenty times as long."""
+    one = {"axis": "samples", "value": 1, "steps": 40, "step_s": 0.1, "examples_per_s": 100.0}
+    hundred = {"axis": "samples", "value": 100, "steps": 40, "step_s": 0.5, "examples_per_s": 500.0}
+    assert growth_report.exponent(one, hundred) == pytest.approx(math.log(20) / math.log(100))
+
+
 def test_the_tables_say_what_was_measured() -> None:
     report = report_of()
     line = growth_report.table(report, axis="depth").splitlines()[-1]
@@ -379,10 +388,7 @@ def test_the_tables_say_what_was_measured() -> None:
     assert growth_report.table(report_of(axes=("batch",)), axis="depth") == "Not measured yet.\n"
     report["points"][0]["round_trips_ns"] = [290.0, 510.0]
     below = growth_report.measured(report)
-    assert "At both ends of each point a byte's round trip between two cores 290 to 510 ns" in below
-    for point in report["points"]:
-        point["round_trips_ns"] = [300.0] * 8
-    assert "At both ends of each round a byte's" in growth_report.measured(report)
+    assert "At both ends of each round a byte's round trip between two cores 290 to 510 ns" in below
     assert "1,024 KiB of L2" in below
     assert "On a GPU, and of its own memory: not measured." in below
     for point in report["points"]:
