@@ -32,6 +32,9 @@ jax.config.update("jax_enable_x64", True)
 # XLA may leave out a rounding to bfloat16 where float32 follows, and on a GPU does. Here what is written is computed.
 EXACTLY: Any = {"xla_allow_excess_precision": False}
 
+# On a CPU XLA copies a step's weights before it writes the new ones, unless it's told to find out that it needn't.
+IN_PLACE: Any = {"xla_cpu_copy_insertion_use_region_analysis": True}
+
 folder = cache.programs()
 if folder is None:  # whatever JAX's own variables say
     jax.config.update("jax_compilation_cache_dir", None)
@@ -162,7 +165,7 @@ class Session:
         objectives, elbos = jax.device_get(values)
         return objectives, elbos
 
-    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1, compiler_options=EXACTLY)
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1, compiler_options=EXACTLY | IN_PLACE)
     def _train(self, carry: Any, handle: Array, key: Array, chunk: dict[str, Array]) -> Any:
         batch = chunk["rows"].shape[1]
         shape = (self.training.objective_samples, batch, self.model.latent_size)
