@@ -50,7 +50,7 @@ AxisName = Literal["batch", "hidden", "depth", "samples"]
 
 @dataclass(frozen=True)
 class Axis:
-    """What grows, and in which family: one each keeps the whole within half an hour on two cores."""
+    """What grows, and in which family: one each keeps the whole within an hour on two cores."""
 
     setting: str  # of common/config.py
     values: tuple[int, ...]
