@@ -32,6 +32,8 @@ PACKAGES = (
     "tensorflow-cpu",
     "keras",
 )
+# The instructions of a matrix product, widest first. A virtual machine's processor often has no name that tells it from others.
+VECTORS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "sve", "asimd")
 SOURCES = ("backends", "common", "benchmarks", "environments", ":!benchmarks/records", ":!benchmarks/baselines")
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -50,8 +52,9 @@ def describe(device: str = "cpu") -> dict[str, Any]:
     """The `environment` of a record or report that starts now, measured on this device.
 
     versions: {package: version}, python's among them. commit: git's HEAD, and `dirty` whether a source differs from it; both
-    None outside a git checkout. machine: CPU, cores, memory in bytes, system, and the GPU where the device is one. threads: the
-    cores that this process may use, and those of THREAD_VARIABLES that are set. clock: see `clock`. load: see `load`.
+    None outside a git checkout. machine: the CPU, its family and model, and the first of VECTORS that it has, None where
+    unknown; cores, memory in bytes, system, and the GPU where the device is one. threads: the cores that this process may use,
+    and those of THREAD_VARIABLES that are set. clock: see `clock`. load: see `load`.
     """
     commit, dirty = _commit()
     return {
@@ -115,8 +118,11 @@ def versions() -> dict[str, str]:
 def _machine() -> dict[str, Any]:
     import cpuinfo
 
+    found = cpuinfo.get_cpu_info()
     return {
-        "cpu": cpuinfo.get_cpu_info().get("brand_raw") or platform.processor() or platform.machine(),
+        "cpu": found.get("brand_raw") or platform.processor() or platform.machine(),
+        "model": f"family {found['family']} model {found['model']}" if "family" in found and "model" in found else None,
+        "vectors": next((vectors for vectors in VECTORS if vectors in found.get("flags", ())), None),
         "physical_cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,

@@ -70,8 +70,9 @@ def measured(environment: dict[str, Any], *, setting: str) -> str:
 def machine(environment: dict[str, Any], *, setting: str) -> str:
     """`measured`, without the commit."""
     found, threads = environment["machine"] or {}, environment["threads"] or {}
+    kind = ", ".join(found[key] for key in ("model", "vectors") if found.get(key))
     parts = [
-        found.get("cpu") or "unknown machine",
+        (found.get("cpu") or "unknown machine") + (f" ({kind})" if kind else ""),
         found.get("gpu"),
         f"{threads['cores']} cores" if threads.get("cores") else None,
         f"{found['memory_bytes'] / 2**30:.1f} GiB" if found.get("memory_bytes") else None,

@@ -55,9 +55,10 @@ def settings() -> dict[str, Any]:
 
 
 def machine() -> str:
-    """This kind of machine as a file's name: the processor, and the cores that may be used."""
+    """This kind of machine as a file's name: the processor, its widest vectors, and the cores that may be used."""
     described = environment.describe()
-    name = re.sub(r"[^a-z0-9]+", "-", str(described["machine"]["cpu"]).lower()).strip("-")
+    processor = f"{described['machine']['cpu']} {described['machine']['vectors'] or ''}"
+    name = re.sub(r"[^a-z0-9]+", "-", processor.lower()).strip("-")
     return f"speed_{name}_{described['threads']['cores']}-cores"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import environment, records
+from benchmarks import environment, records, reports
 from common.config import Config
 from common.errors import UserError
 
@@ -204,6 +204,24 @@ def test_without_a_driver_no_card_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(environment.pynvml, "nvmlInit", init)
     assert environment.describe("cuda")["machine"]["gpu"] is None
+
+
+def test_a_processor_is_told_by_more_than_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cpuinfo
+
+    def line(found: dict[str, object]) -> str:
+        monkeypatch.setattr(cpuinfo, "get_cpu_info", lambda: found)
+        environment._machine.cache_clear()
+        try:
+            return reports.machine(environment.describe(), setting="cpu").split(";")[0]
+        finally:
+            environment._machine.cache_clear()
+
+    epyc = {"brand_raw": "AMD EPYC", "family": 25}
+    assert line(epyc | {"model": 1, "flags": ["avx", "avx2"]}) == "AMD EPYC (family 25 model 1, avx2)"
+    wide = epyc | {"model": 17, "flags": ["avx", "avx2", "avx512_bf16", "avx512f"]}
+    assert line(wide) == "AMD EPYC (family 25 model 17, avx512_bf16)"
+    assert line({"brand_raw": "Chip"}) == "Chip"
 
 
 def test_thread_variables_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -352,6 +352,17 @@ def test_a_backend_that_the_baseline_lacks_has_a_row_that_says_so(tmp_path: Path
     assert [(row["backend"], row["verdict"]) for row in report["rows"] if row["what"] == "backend"] == [(c, "no baseline")]
 
 
+def test_processors_of_one_name_have_baselines_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def name(vectors: str | None) -> str:
+        described = {"machine": {"cpu": "AMD EPYC(TM)", "vectors": vectors}, "threads": {"cores": 2}}
+        monkeypatch.setattr(speed.environment, "describe", lambda: described)
+        return speed.machine()
+
+    assert name("avx2") == "speed_amd-epyc-tm-avx2_2-cores"
+    assert name("avx512_bf16") == "speed_amd-epyc-tm-avx512-bf16_2-cores"
+    assert name(None) == "speed_amd-epyc-tm_2-cores"
+
+
 def test_another_machine_has_no_baseline_for_its_speed_and_says_so(
     tmp_path: Path, measured: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
