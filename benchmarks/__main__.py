@@ -21,6 +21,7 @@ from benchmarks import (
     bfloat16,
     cross_evaluate,
     documents,
+    environment,
     export,
     overhead,
     parity,
@@ -161,6 +162,7 @@ def run(arguments: list[str]) -> int:
     jobs = [runs.with_pixels(job) for job in jobs]
     for job in jobs if start else []:
         runs.check_start(job)
+    warn_of(*(job.config for job in jobs))
     done: list[records.Record] = []
     worst = 0
     for job in jobs:
@@ -178,6 +180,15 @@ def run(arguments: list[str]) -> int:
         done.append(records.read(job.record))
     tables.terminal(done)
     return max([worst, *(1 for record in done if record["status"] == "failed")])
+
+
+def warn_of(*configs: Config) -> None:
+    """Say it before, not after, where bfloat16 makes a run slower."""
+    slow = any((config.device, config.factors) == ("cpu", "bfloat16") for config in configs)
+    if slow and environment.lacks_bfloat16():
+        print(
+            "This processor has no bfloat16 instructions: bfloat16 is slower than full, in PyTorch many times.", file=sys.stderr
+        )
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -200,6 +211,7 @@ def evaluate(arguments: list[str]) -> int:
     if dataset.sha256 != checkpoint.sha256:
         raise UserError(f"{asked.checkpoint} was trained on other data ({checkpoint.dataset}); give that as --data.")
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
+    warn_of(config)
     name = asked.backend or checkpoint.backend
     backend = protocol.load(name)
     progress = Progress(f"{name} {config.model.variational}")

@@ -34,6 +34,7 @@ PACKAGES = (
 )
 # The instructions of a matrix product, widest first. A virtual machine's processor often has no name that tells it from others.
 VECTORS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "sve", "asimd")
+BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # what multiplies bfloat16; without it that is slower than float32
 SOURCES = ("backends", "common", "benchmarks", "environments", ":!benchmarks/records", ":!benchmarks/baselines")
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -115,10 +116,20 @@ def versions() -> dict[str, str]:
 
 
 @functools.cache  # py-cpuinfo can take a second
-def _machine() -> dict[str, Any]:
+def _processor() -> dict[str, Any]:
     import cpuinfo
 
-    found = cpuinfo.get_cpu_info()
+    return dict(cpuinfo.get_cpu_info())
+
+
+def lacks_bfloat16() -> bool:
+    """Whether the processor is known to have none of BFLOAT16."""
+    flags = set(_processor().get("flags", ()))
+    return bool(flags) and flags.isdisjoint(BFLOAT16)
+
+
+def _machine() -> dict[str, Any]:
+    found = _processor()
     return {
         "cpu": found.get("brand_raw") or platform.processor() or platform.machine(),
         "model": f"family {found['family']} model {found['model']}" if "family" in found and "model" in found else None,

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from benchmarks import records, runs
+from benchmarks import environment, records, runs
 from benchmarks.__main__ import main, translate
 from benchmarks.presets import PRESETS
 from common import checkpoints, data, parameters
@@ -273,3 +273,27 @@ def test_each_seed_family_and_backend_is_a_run_with_a_record_of_its_own(
     for job in started:
         assert runs.Job.from_json(json.dumps(json.loads(job.as_json()))) == job
         assert job.record.exists()
+
+
+@pytest.mark.parametrize(
+    ("precision", "flags", "said"),
+    [
+        ("bfloat16", ["avx2"], True),
+        ("bfloat16", ["avx2", "avx512_bf16"], False),
+        ("bfloat16", [], False),  # not known
+        ("full", ["avx2"], False),
+    ],
+)
+def test_bfloat16_is_said_to_be_slow_where_it_is(
+    jobs: list[runs.Job],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    precision: str,
+    flags: list[str],
+    said: bool,
+) -> None:
+    monkeypatch.setattr(environment, "_processor", lambda: {"brand_raw": "EPYC", "flags": flags})
+    main(["run", "--precision", precision, "--results", str(tmp_path / "results")])
+    assert jobs
+    assert ("no bfloat16 instructions" in capsys.readouterr().err) == said
