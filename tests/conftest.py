@@ -9,6 +9,10 @@ import pytest
 # Shapes are checked in every test, and in the processes that it starts (docs/shapes.md). Backends read this when imported.
 os.environ["VAEBENCH_CHECK_SHAPES"] = "1"
 
+# Two tests at a time and the processes that they start share the cores: threads that wait for one another by spinning take the
+# others' time. libgomp reads these when it's loaded.
+os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+
 
 @pytest.fixture(autouse=True, scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from benchmarks import ladder, parity
 from benchmarks.mutations import Mutation, mutated
@@ -70,14 +72,20 @@ SCENARIOS = ladder.small()
 
 
 @pytest.fixture(scope="session")
-def climbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
-    """What each backend measured on the small ladder: backend → its job."""
-    images = parity.random_images(ladder.SMALL.model.pixels)
-    folder = tmp_path_factory.mktemp("ladder")
-    done = parity.measure(BACKENDS, SCENARIOS, images=images, folder=folder, threads=1)
-    for job in done.values():
-        assert isinstance(job, Job), job
-    return done
+def climbed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[str, Job]:
+    """What each backend measured on the small ladder: backend → its job. The first of two workers climbs, for both."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "ladder"
+    jobs = folder / "jobs.json"
+    with FileLock(f"{folder}.lock"):
+        if not jobs.exists():
+            folder.mkdir(exist_ok=True)
+            images = parity.random_images(ladder.SMALL.model.pixels)
+            done = parity.measure(BACKENDS, SCENARIOS, images=images, folder=folder, threads=1)
+            for job in done.values():
+                assert isinstance(job, Job), job
+            jobs.write_text(json.dumps({backend: job.as_json() for backend, job in done.items() if isinstance(job, Job)}))
+    return {backend: Job.from_json(text) for backend, text in json.loads(jobs.read_text()).items()}
 
 
 def broken_by(mutation: Mutation, climbed: dict[str, Job], folder: Path) -> str:
