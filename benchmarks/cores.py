@@ -34,7 +34,7 @@ LIMIT_S = 5  # ends a partner that waits in vain; all of them take a few ms
 def round_trip() -> RoundTrip:
     """The median of EXCHANGES between the first and the last core of this process.
 
-    Python's own reading and writing is in it, 100 to 250 ns: it can be compared with itself alone.
+    Python's own reading and writing is in it: it can be compared with itself alone.
     """
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         return None
