@@ -84,7 +84,7 @@ def climbed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[st
             done = parity.measure(BACKENDS, SCENARIOS, images=images, folder=folder, threads=1)
             for job in done.values():
                 assert isinstance(job, Job), job
-            jobs.write_text(json.dumps({backend: job.as_json() for backend, job in done.items() if isinstance(job, Job)}))
+            jobs.write_text(json.dumps({backend: job.as_json() for backend, job in done.items()}))
     return {backend: Job.from_json(text) for backend, text in json.loads(jobs.read_text()).items()}
 
 
