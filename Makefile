@@ -6,6 +6,9 @@ PY := .venv/bin/python
 TWO_AT_A_TIME := -n 2 --dist loadfile --benchmark-disable
 PIP_INSTALL = $(PY) -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
 
+# On all cores, where pip compiles one module after another. Packages have files for other Pythons: pip passes over them too.
+BYTE_COMPILE = $(PY) -m compileall -qq -j 0 .venv/lib || true
+
 # Prints the interpreter behind this one (an active virtual environment may be the very one to remake), if it can be used.
 CHECK_PYTHON := import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit(3); \
 	import ensurepip, venv; print(sys._base_executable)
@@ -134,7 +137,8 @@ clean: ## Remove .venv, .venv-numpyro and the tools' caches; results/ and .bench
 	rm -rf .venv; \
 	"$$python" -m venv .venv; \
 	touch .venv/started; \
-	$(PIP_INSTALL) -r environments/cpu.txt; \
+	$(PIP_INSTALL) --no-compile -r environments/cpu.txt; \
+	$(BYTE_COMPILE); \
 	mv .venv/started .venv/ready
 
 .venv/ready-dev: .venv/ready environments/dev.txt

@@ -151,18 +151,19 @@ def checkout(tmp_path):
 
 
 PIP = "pip install --disable-pip-version-check"
-CPU, DEV = "-r environments/cpu.txt", "-r environments/cpu.txt -r environments/dev.txt"
+CPU, COMPILED = "--no-compile -r environments/cpu.txt", "compileall -qq -j 0 .venv/lib"
+DEV = "-r environments/cpu.txt -r environments/dev.txt"
 BENCH = "benchmarks run --preset quick"
 TESTS = "pytest -n 2 --dist loadfile --benchmark-disable"
 
 
 def test_bench_and_test_set_up_what_they_need_once_in_either_order(checkout, tmp_path_factory):
-    assert checkout.make("bench")[1] == ["venv", f"{PIP} {CPU}", BENCH]
+    assert checkout.make("bench")[1] == ["venv", f"{PIP} {CPU}", COMPILED, BENCH]
     assert checkout.make("bench")[1] == [BENCH]
     assert checkout.make("test")[1] == [f"{PIP} {DEV}", TESTS]
     assert checkout.make("test", "ARGS=-k setup")[1] == [f"{TESTS} -k setup"]
     other = Checkout(tmp_path_factory.mktemp("other"))
-    assert other.make("test")[1] == ["venv", f"{PIP} {CPU}", f"{PIP} {DEV}", TESTS]
+    assert other.make("test")[1] == ["venv", f"{PIP} {CPU}", COMPILED, f"{PIP} {DEV}", TESTS]
     assert other.make("bench")[1] == [BENCH]
 
 
@@ -173,7 +174,7 @@ def test_an_interrupted_set_up_is_redone_from_scratch(checkout):
     (checkout.folder / ".venv/half-made").touch()
     done, asked = checkout.make("bench")
     assert done.returncode == 0
-    assert asked == ["venv", f"{PIP} {CPU}", BENCH]
+    assert asked == ["venv", f"{PIP} {CPU}", COMPILED, BENCH]
     assert not (checkout.folder / ".venv/half-made").exists()
 
 
@@ -182,7 +183,7 @@ def test_changed_pins_are_installed_anew(checkout, name):
     checkout.make("test")
     later = (checkout.folder / ".venv/ready-dev").stat().st_mtime + 10
     os.utime(checkout.folder / "environments" / name, (later, later))
-    assert checkout.make("bench")[1] == ["venv", f"{PIP} {CPU}", BENCH]
+    assert checkout.make("bench")[1] == ["venv", f"{PIP} {CPU}", COMPILED, BENCH]
 
 
 def test_changed_pins_of_the_tools_leave_bench_alone(checkout):
@@ -195,7 +196,7 @@ def test_changed_pins_of_the_tools_leave_bench_alone(checkout):
 
 def test_numpyro_has_an_environment_of_its_own(checkout):
     own = [f"{PIP} -r environments/numpyro.txt", "benchmarks numpyro --python .venv-numpyro/bin/python"]
-    assert checkout.make("bench-numpyro")[1] == ["venv", f"{PIP} {CPU}", "venv", *own]
+    assert checkout.make("bench-numpyro")[1] == ["venv", f"{PIP} {CPU}", COMPILED, "venv", *own]
     assert checkout.make("bench-numpyro")[1] == own[1:]
     checkout.make("clean")
     assert not (checkout.folder / ".venv-numpyro").exists()

@@ -149,6 +149,15 @@ def test_a_run_in_its_own_process_and_its_checkpoint_judged_again(
 
 
 @pytest.mark.usefixtures("in_this_process")
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    """So that the comparison below can fail."""
+    for seed in ("0", "1"):
+        assert run(tmp_path / seed, "--backend", "pytorch", "--seed", seed) == 0
+    with pytest.raises(AssertionError, match="valid_elbo"):
+        assert_same_run(tmp_path / "1", tmp_path / "0", other_settings=True)
+
+
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(("backend", "settings"), [("pytorch", ()), ("jax", AVERAGED), ("tensorflow", AVERAGED)])
 def test_a_run_resumed_and_in_other_chunks_is_the_uninterrupted_one(
     tmp_path: Path,

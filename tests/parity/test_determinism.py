@@ -11,10 +11,10 @@ STEPS = 9
 
 
 def test_chunks_change_nothing_bit_for_bit(backend: str, family: str) -> None:
-    config = small(family, objective_samples=2, ema_decay=0.9, weight_decay=0.1, dtype="float32")
+    config = small(family, flow_depth=1, objective_samples=2, ema_decay=0.9, weight_decay=0.1, dtype="float32")
     rows = np.random.default_rng(3).integers(0, 300, (STEPS, config.training.batch_size)).astype(np.int32)
     results = []
-    for lengths in ((9,), (4, 4, 1), (3, 3, 3)):
+    for lengths in ((9,), (3, 3, 3)):
         s = session(backend, config, random_state(config))
         handle, returned = s.place(IMAGES), []
         for first, steps in zip(np.cumsum((0, *lengths[:-1])).tolist(), lengths, strict=True):
@@ -32,11 +32,10 @@ def test_chunks_change_nothing_bit_for_bit(backend: str, family: str) -> None:
             )
         objective, elbo = (np.concatenate(values) for values in zip(*returned, strict=True))
         results.append(s.state() | {"objective": objective, "elbo": elbo})
-    whole, *divided = results
+    whole, parts = results
     assert int(whole["step"]) == STEPS
-    for parts in divided:
-        assert whole.keys() == parts.keys()
-        for name, value in whole.items():
-            assert np.array_equal(value, parts[name]), name
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        assert np.array_equal(value, parts[name]), name
     # Each step has noise of its own.
     assert len(np.unique(whole["objective"])) == STEPS
