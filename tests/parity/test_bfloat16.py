@@ -69,8 +69,8 @@ def test_all_else_is_float32(backend: str, family: str) -> None:
     assert deviation(low["base_z"], low["loc"] + low["scale"] * NOISE) < 1e-6
 
 
-def test_a_step_below_a_rounding_to_bfloat16_moves_the_parameters(backend: str, family: str) -> None:
-    s, _ = in_both(backend, family)["bfloat16"]
+def test_a_step_below_a_rounding_to_bfloat16_moves_the_parameters(backend: str) -> None:
+    s, _ = in_both(backend, "flow")["bfloat16"]
     before = s.state()
     step(s, 1e-6)
     after = s.state()
@@ -82,12 +82,12 @@ def test_a_step_below_a_rounding_to_bfloat16_moves_the_parameters(backend: str, 
     assert np.abs(moment).max() > 0
 
 
-def test_what_was_trained_is_what_is_used(backend: str, family: str) -> None:
+def test_what_was_trained_is_what_is_used(backend: str) -> None:
     """The network and the judged one are those of the state, where weights are rounded ahead of their use too."""
-    s, _ = in_both(backend, family)["bfloat16"]
+    s, _ = in_both(backend, "flow")["bfloat16"]
     before = s.encode(IMAGES[ROWS])
     step(s, 1e-2)
-    config = small(family, dtype="float32", precision="bfloat16", batch_size=300, hidden_size=32, ema_decay=0.9)
+    config = small("flow", dtype="float32", precision="bfloat16", batch_size=300, hidden_size=32, ema_decay=0.9)
     fresh = session(backend, config, s.state())
     ours, theirs = (each.inspect(each.place(IMAGES), ROWS, noise=NOISE, kl_weight=1.0) for each in (s, fresh))
     assert {name for name in ours if not np.array_equal(ours[name], theirs[name])} == set()

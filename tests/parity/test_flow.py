@@ -95,7 +95,7 @@ def test_far_out_it_is_finite_and_its_log_det_is_the_sum_of_the_log_gates(backen
         assert deviation(q[f"flow.blocks.{i}.log_det"], log_gate.sum(-1)) < tolerance
 
 
-@pytest.mark.parametrize(("latent", "hidden", "depth"), [(5, 40, 1), (5, 40, 2), (8, 4, 1), (8, 4, 2), (8, 4, 3)])
+@pytest.mark.parametrize(("latent", "hidden", "depth"), [(5, 40, 2), (8, 4, 1), (8, 4, 2), (8, 4, 3)])
 def test_the_jacobian_is_zero_exactly_where_the_composed_masks_say_so(
     backend: str, latent: int, hidden: int, depth: int
 ) -> None:
@@ -188,7 +188,7 @@ def masked_gradients(config: Config) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize(("family", "samples"), [("mean-field", 1), ("flow", 3)])
 def test_every_parameter_gets_a_gradient(backend: str, family: str, samples: int) -> None:
     """Every entry of every parameter, from a state where none is 0; masked weights get exactly none."""
     config = small(family, objective_samples=samples)
@@ -206,13 +206,12 @@ def first_state(config: Config) -> State:
     return fresh_state(initial, optimizer=config.optimizer, training=config.training, dtype="float64")
 
 
-@pytest.mark.parametrize("samples", [1, 3])
-def test_what_has_no_gradient_at_the_start_has_one_a_step_later(backend: str, samples: int) -> None:
+def test_what_has_no_gradient_at_the_start_has_one_a_step_later(backend: str) -> None:
     """MADE's output weights start at 0, so that nothing before them moves the objective: MADE's other weights and the
     encoder's output for the context. Their own gradient isn't 0, and after one step none is.
     """
-    config = small("flow", objective_samples=samples)
-    noise = np.random.default_rng(2).normal(size=(samples, 300, 4))
+    config = small("flow")
+    noise = np.random.default_rng(2).normal(size=(1, 300, 4))
     state, rows = first_state(config), np.arange(300, dtype=np.int32)
 
     def gradients() -> dict[str, np.ndarray]:

@@ -76,8 +76,11 @@ def off(ours: State, theirs: State) -> dict[str, float]:
 
 
 def test_half_in_one_and_half_in_another_is_all_in_a_third(halves: Halves) -> None:
-    """From each into the next, which compiles. That all files are as good is said below, by bits."""
-    for first, second in zip(BACKENDS, BACKENDS[1:] + BACKENDS[:1], strict=True):
+    """The flow, slow to compile, from each into the next: each takes every file as it is, as said below by bits."""
+    pairs = list(itertools.product(BACKENDS, repeat=2))
+    if halves.config.model.variational == "flow":
+        pairs = list(zip(BACKENDS, BACKENDS[1:] + BACKENDS[:1], strict=True))
+    for first, second in pairs:
         loaded = checkpoints.load(halves.files[first])
         assert (loaded.backend, int(loaded.state["step"])) == (first, HALF)
         result = continued(second, loaded.state, halves.config)
