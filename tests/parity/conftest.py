@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock
 
 from benchmarks import ladder, parity
-from benchmarks.mutations import MUTATIONS, Mutation, mutated
+from benchmarks.mutations import Mutation, mutated
 from benchmarks.parity import Job
 from common.config import Config, Model
 from common.parameters import State, fresh_state, initial_parameters
@@ -68,10 +68,8 @@ def deviation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-300))
 
 
-# Of the small ladder, what goes all the way and what a mutation breaks. Update rules have test_backends.py, bfloat16, slowest
-# to compile, test_bfloat16.py.
-BROKEN = {mutation.scenario for mutation in MUTATIONS}
-SCENARIOS = [s for s in ladder.small() if (s.whole and s.config.precision == "full") or s.name in BROKEN]
+# The small ladder but for bfloat16, which is slowest to compile, and has test_bfloat16.py.
+SCENARIOS = [scenario for scenario in ladder.small() if scenario.config.precision == "full"]
 
 
 @pytest.fixture(scope="session")
