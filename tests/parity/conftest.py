@@ -68,13 +68,12 @@ def deviation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-300))
 
 
-# The small ladder but for bfloat16, which is slowest to compile, and has test_bfloat16.py.
-SCENARIOS = [scenario for scenario in ladder.small() if scenario.config.precision == "full"]
+SCENARIOS = ladder.small()
 
 
 @pytest.fixture(scope="session")
 def climbed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[str, Job]:
-    """What each backend measured in SCENARIOS: backend → its job. The first of two workers climbs, for both."""
+    """What each backend measured on the small ladder: backend → its job. The first of two workers climbs, for both."""
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "ladder"
     jobs = folder / "jobs.json"

@@ -11,10 +11,10 @@ STEPS = 9
 
 
 def test_chunks_change_nothing_bit_for_bit(backend: str, family: str) -> None:
-    config = small(family, flow_depth=1, objective_samples=2, ema_decay=0.9, weight_decay=0.1, dtype="float32")
+    config = small(family, objective_samples=2, ema_decay=0.9, weight_decay=0.1, dtype="float32")
     rows = np.random.default_rng(3).integers(0, 300, (STEPS, config.training.batch_size)).astype(np.int32)
     results = []
-    for lengths in ((9,), (3, 3, 3)):
+    for lengths in ((9,), (4, 4, 1)):  # a loop of one step is another program to a compiler
         s = session(backend, config, random_state(config))
         handle, returned = s.place(IMAGES), []
         for first, steps in zip(np.cumsum((0, *lengths[:-1])).tolist(), lengths, strict=True):
