@@ -18,7 +18,7 @@ export VAEBENCH_DATA_DIR := $(DATA_DIR)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-throughput bench-compare bench-prove bench-ancestor bench-numpyro regress roofline growth overhead test parity mutations lint format list tables cross-evaluate agreement ablation shape-checks bfloat16 clean always
+.PHONY: help setup bench bench-throughput bench-compare bench-prove bench-ancestor bench-numpyro regress roofline growth overhead test test-slow parity mutations lint format list tables cross-evaluate agreement ablation shape-checks bfloat16 clean always
 
 help: ## List the targets and the variables (the default)
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -66,6 +66,9 @@ overhead: .venv/ready ## What the suite itself costs: beside a bare loop, outsid
 
 test: .venv/ready-dev ## Run the tests, two at a time; ARGS="-n 0 -k name" for some of them
 	$(PY) -m pytest $(TWO_AT_A_TIME) $(ARGS)
+
+test-slow: .venv/ready-dev ## Run the tests that `make test` leaves out, since they take long (minutes)
+	$(PY) -m pytest $(TWO_AT_A_TIME) -m slow $(ARGS)
 
 parity: .venv/ready ## Compare the backends rung by rung at the standard sizes (minutes)
 	$(PY) -m benchmarks parity $(ARGS)

@@ -35,7 +35,7 @@ def run(backend: str, folder: Path, **changes: Any) -> records.Record:
     return record
 
 
-@pytest.mark.parametrize("backend", ["jax", "pytorch"])
+@pytest.mark.parametrize("backend", ["jax", pytest.param("pytorch", marks=pytest.mark.slow)])
 def test_the_second_process_compiles_nothing(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAEBENCH_CACHE_DIR", str(tmp_path / "cache"))
     cold, warm = (run(backend, tmp_path / name, compile_from=10) for name in ("cold", "warm"))

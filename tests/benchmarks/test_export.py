@@ -34,7 +34,7 @@ def write_checkpoint(folder: Path, family: str, **settings: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("family", ["mean-field", "flow"])
+@pytest.mark.parametrize("family", [pytest.param("mean-field", marks=pytest.mark.slow), "flow"])
 @pytest.mark.parametrize("to", FORMATS)
 def test_a_plain_script_reproduces_the_model(tmp_path: Path, to: str, family: str) -> None:
     path = write_checkpoint(tmp_path, family)

@@ -18,6 +18,7 @@ from common import data, protocol, training
 from common.protocol import BACKENDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_bare_loop_learns_what_our_loop_learns(backend: str) -> None:
     digits = data.load("binarized-digits", data_dir=None)

@@ -33,11 +33,10 @@ def trained(config: Any) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("family", "changes", "tolerance"),
     [
-        ("mean-field", {"weight_decay": 0.1, "ema_decay": 0.75}, 1e-13),
-        ("flow", {"optimizer": "rmsprop", "objective_samples": 3}, 1e-13),
-        ("mean-field", {"dtype": "float32", "precision": "bfloat16"}, 1e-6),
+        pytest.param("mean-field", {"optimizer": "rmsprop", "objective_samples": 3}, 1e-13, id="mean-field"),
+        pytest.param("flow", {"weight_decay": 0.1, "ema_decay": 0.75}, 1e-13, id="flow", marks=pytest.mark.slow),
+        pytest.param("mean-field", {"dtype": "float32", "precision": "bfloat16"}, 1e-6, id="bfloat16", marks=pytest.mark.slow),
     ],
-    ids=["mean-field", "flow", "bfloat16"],
 )
 def test_compiled_steps_train_as_eager_ones(family: str, changes: dict[str, Any], tolerance: float) -> None:
     with torch._dynamo.config.patch(recompile_limit=1):  # a second session isn't one more of the first's programs
@@ -60,6 +59,7 @@ def test_a_run_compiles_from_so_many_steps_on(monkeypatch: pytest.MonkeyPatch, o
     assert functions == ["_value_and_gradients", *updates, "once"]
 
 
+@pytest.mark.slow
 def test_what_a_graph_captures_is_compiled_before() -> None:
     """On a GPU the first step compiles and the second is captured, with other tensors as inputs: too late to compile."""
     pytorch: Any = load("pytorch")

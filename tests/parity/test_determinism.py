@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from common.schedules import kl_weights, learning_rates
 from tests.parity.conftest import IMAGES, random_state, session, small
@@ -10,6 +11,8 @@ from tests.parity.conftest import IMAGES, random_state, session, small
 STEPS = 9
 
 
+# Whole runs of mean-field in other chunks are in tests/benchmarks/test_runs.py.
+@pytest.mark.parametrize("family", [pytest.param("mean-field", marks=pytest.mark.slow), "flow"])
 def test_chunks_change_nothing_bit_for_bit(backend: str, family: str) -> None:
     config = small(family, objective_samples=2, ema_decay=0.9, weight_decay=0.1, dtype="float32")
     rows = np.random.default_rng(3).integers(0, 300, (STEPS, config.training.batch_size)).astype(np.int32)

@@ -273,13 +273,15 @@ assert "beartype" not in sys.modules
 """
 
 
-def test_off_means_the_very_same_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "backend", ["pytorch", *(pytest.param(other, marks=pytest.mark.slow) for other in ("jax", "tensorflow"))]
+)
+def test_off_means_the_very_same_functions(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def function() -> None: ...
 
     monkeypatch.setattr(shapes, "CHECK_SHAPES", False)
-    for backend in BACKENDS:
-        assert importlib.import_module(f"backends.{backend}.shapes").checked(function) is function
-    modules = [f"backends.{backend}.{name}" for backend in BACKENDS for name in ("networks", "flow", "vae")]
+    assert importlib.import_module(f"backends.{backend}.shapes").checked(function) is function
+    modules = [f"backends.{backend}.{name}" for name in ("networks", "flow", "vae")]
     environment = {name: value for name, value in os.environ.items() if name != shapes.SWITCH}
     command = [sys.executable, "-W", "error", "-c", SAME_OBJECTS, *modules]
     done = subprocess.run(command, cwd=FOLDER.parent, env=environment, capture_output=True, text=True, check=False)
