@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -332,6 +333,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "overhead": overhead.main,
     "overhead-worker": overhead.worker,
 }
+RESUMED = ("run", "growth", "agreement", "ablation", "bfloat16")  # they have --resume
 HELP = """python -m benchmarks COMMAND …
 
   run                    train and test models: --backend, --variational, --data, --preset, --seed; --help lists every setting
@@ -376,9 +378,12 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Stopped; --resume goes on from the last checkpoint.", file=sys.stderr)
+        if command in offered():  # a worker's parent says it
+            print("Stopped; --resume goes on from here." if command in RESUMED else "Stopped.", file=sys.stderr)
         return 130
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does: what it started ends with it, and what it put up for the while is taken down.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))

@@ -205,9 +205,13 @@ def seconds_since(line: str, command: list[str], *, name: str, folder: Path, var
             command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
         ) as process:
             assert process.stdout is not None
-            for printed in process.stdout:
-                if start is None and printed.startswith(line):
-                    start = time.perf_counter()
+            try:
+                for printed in process.stdout:
+                    if start is None and printed.startswith(line):
+                        start = time.perf_counter()
+            except BaseException:  # the command was stopped
+                process.kill()
+                raise
         end = time.perf_counter()
         errors.seek(0)
         turns.check(process.returncode, name=name, printed=errors.read() or printed)

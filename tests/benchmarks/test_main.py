@@ -7,15 +7,17 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
+import psutil
 import pytest
 
 from benchmarks import environment, records, runs
-from benchmarks.__main__ import main, translate
+from benchmarks.__main__ import COMMANDS, RESUMED, main, offered, translate
 from benchmarks.presets import PRESETS
 from common import checkpoints, data, parameters
 from common.checkpoints import Checkpoint
@@ -297,3 +299,25 @@ def test_bfloat16_is_said_to_be_slow_where_it_is(
     main(["run", "--precision", precision, "--results", str(tmp_path / "results")])
     assert jobs
     assert ("no bfloat16 instructions" in capsys.readouterr().err) == said
+
+
+def test_a_command_that_is_terminated_takes_what_it_started_with_it(tmp_path: Path) -> None:
+    """Or a run would go on unseen, beside the one that resumes it."""
+    command = [sys.executable, "-m", "benchmarks", "run", "--backend", "pytorch", "--results", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 60
+        while not (started := psutil.Process(process.pid).children()) and time.monotonic() < until:
+            time.sleep(0.05)
+        process.terminate()
+        _, error = process.communicate()
+    assert process.returncode == 130, error
+    assert error.splitlines()[-1] == "Stopped; --resume goes on from here."
+    assert len(started) == 1
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+
+
+def test_what_is_said_to_resume_has_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in {*offered()} - {"list", "tables"}:  # they take no arguments
+        with pytest.raises(SystemExit):
+            COMMANDS[command](["--help"])
+        assert ("--resume" in capsys.readouterr().out) == (command in RESUMED), command
