@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import json
 import signal
-import subprocess
 import sys
 import time
 import typing
@@ -20,6 +19,7 @@ from benchmarks import (
     ablation,
     agreement,
     bfloat16,
+    cli,
     cross_evaluate,
     documents,
     environment,
@@ -228,12 +228,9 @@ def listing(arguments: list[str]) -> int:
     if arguments:
         raise UserError("`python -m benchmarks list` takes no arguments.")
     for name in protocol.BACKENDS:
-        answer = subprocess.run(
-            [sys.executable, "-m", "benchmarks", "describe", name], capture_output=True, text=True, check=False
-        )
+        answer = cli.described(name)
         if answer.returncode:
-            lines = answer.stderr.strip().splitlines()
-            print(f"{name}: {lines[-1] if lines else 'unavailable'}")
+            print(f"{name}: {cli.last_words(answer)}")
         else:
             found = json.loads(answer.stdout.splitlines()[-1])
             versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())

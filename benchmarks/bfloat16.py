@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 
 from benchmarks import ablation, cores, environment, records, reports, runs
-from benchmarks.cli import parse
+from benchmarks.cli import known, parse
 from benchmarks.environment import ROOT
 from benchmarks.presets import STANDARD
 from benchmarks.reports import Report
@@ -67,9 +67,7 @@ class Bfloat16:
 
 def main(arguments: list[str]) -> int:
     asked = parse(Bfloat16, arguments, command="bfloat16", description="What bfloat16 gains in speed and costs in log p(x).")
-    for name in (*asked.backend, asked.trained):
-        if name not in BACKENDS:
-            raise UserError(f"There is no backend '{name}'; choose from {', '.join(BACKENDS)}.")
+    known((*asked.backend, asked.trained))
     results = asked.results.resolve()
     trained = quality(asked, results) if asked.seed else None
     speed = speeds(asked, results / "pairs.json")

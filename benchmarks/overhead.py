@@ -32,7 +32,7 @@ import numpy as np
 import tyro
 
 from benchmarks import cores, records, reports, runs
-from benchmarks.cli import parse
+from benchmarks.cli import parse, usable
 from benchmarks.environment import ROOT
 from benchmarks.presets import STANDARD, preset
 from benchmarks.progress import Progress
@@ -54,7 +54,7 @@ START = "quick"
 
 @dataclass
 class Overhead:
-    backend: Annotated[tuple[str, ...], tyro.conf.arg(help=f"One or more of {', '.join(BACKENDS)}; all by default.")] = BACKENDS
+    backend: Annotated[tuple[str, ...], tyro.conf.arg(help=f"One or more of {', '.join(BACKENDS)}; all by default.")] = ()
     processes: Annotated[int, tyro.conf.arg(help="Fresh processes a backend.")] = 3
     turns: Annotated[int, tyro.conf.arg(help="Turns a process: a chunk of ours and one of the bare loop.")] = 8
     steps: Annotated[int, tyro.conf.arg(help="Steps of the run whose time outside of `train` is measured.")] = 1_000
@@ -64,20 +64,18 @@ class Overhead:
 
 def main(arguments: list[str]) -> int:
     asked = parse(Overhead, arguments, command=REPORT, description="What this suite itself costs.")
-    for name in asked.backend:
-        if name not in BACKENDS:
-            raise UserError(f"There is no backend '{name}'; choose from {', '.join(BACKENDS)}.")
     for name, least in (("processes", 1), ("turns", 6), ("steps", STANDARD.training.chunk), ("starts", 1)):
         if getattr(asked, name) < least:
             raise UserError(f"--{name} is {getattr(asked, name)}; it must be at least {least}.")
-    loops: dict[str, list[dict[str, Any]]] = {name: [] for name in asked.backend}
+    backends = usable(asked.backend)
+    loops: dict[str, list[dict[str, Any]]] = {name: [] for name in backends}
     for _ in range(asked.processes):
-        for name in asked.backend:
+        for name in backends:
             loops[name].append(in_process(name, turns=asked.turns, steps=asked.steps))
     starts: dict[tuple[str, str], list[dict[str, float | None]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(1 + asked.starts):
-            for name in asked.backend:
+            for name in backends:
                 for family in FAMILIES:
                     found = start(name, family, folder=Path(folder), turn=turn)
                     starts.setdefault((name, family), []).append(found)

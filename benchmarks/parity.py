@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 
 from benchmarks import ladder, reports
-from benchmarks.cli import parse
+from benchmarks.cli import known, parse
 from benchmarks.ladder import Scenario
 from benchmarks.presets import STANDARD
 from benchmarks.reports import Report
@@ -253,9 +253,7 @@ def main(arguments: list[str]) -> int:
         results: Annotated[Path, tyro.conf.arg(help="Folder of parity.json or parity-cuda.json.")] = Path("results")
 
     asked = parse(Parity, arguments, command="parity", description="Compare the backends, rung by rung.")
-    for backend in asked.backend:
-        if backend not in protocol.BACKENDS:
-            raise UserError(f"There is no backend '{backend}'; choose from {', '.join(protocol.BACKENDS)}.")
+    known(asked.backend)
     if asked.sizes == "small":
         name, images, parcels = "seeded random images", random_images(ladder.SMALL.model.pixels), [ladder.small()]
     else:

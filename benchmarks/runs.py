@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import clock, cores, environment, records
+from benchmarks.cli import known
 from benchmarks.floor import Floor
 from benchmarks.progress import Progress
 from common import checkpoints, data, estimators, parameters, protocol, training
@@ -301,8 +302,7 @@ def checked(job: Job) -> Dataset:
     """The job's data set, its settings checked against it and its results folder against the disk, before anything is run."""
     dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
     check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
-    if job.backend not in protocol.BACKENDS:
-        raise UserError(f"There is no backend '{job.backend}'; choose from {', '.join(protocol.BACKENDS)}.")
+    known([job.backend])
     try:
         Path(job.results).mkdir(parents=True, exist_ok=True)
         probe = Path(job.results) / ".writable"

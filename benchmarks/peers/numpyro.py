@@ -13,14 +13,13 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from benchmarks.cli import parse
+from benchmarks.cli import parse, usable
 from benchmarks.environment import ROOT
 from benchmarks.peers import ours, turns
 from benchmarks.peers.turns import NotRunError, Row
 from benchmarks.presets import STANDARD
 from common import data
 from common.config import Config, check
-from common.errors import UserError
 from common.protocol import BACKENDS
 
 REPORT = "numpyro"
@@ -33,7 +32,7 @@ AIMS: dict[OnCpu, float] = {"full": 1.05, "bfloat16": 1.3}  # the fastest backen
 @dataclass
 class NumPyro:
     python: Annotated[str, tyro.conf.arg(help="The Python of an environment made from environments/numpyro.txt.")]
-    backend: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of {', '.join(BACKENDS)}.")] = BACKENDS
+    backend: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of {', '.join(BACKENDS)}; all by default.")] = ()
     precision: Annotated[tuple[OnCpu, ...], tyro.conf.arg(help="One or both of ours; NumPyro's is float32.")] = ("full",)
     rounds: Annotated[int, tyro.conf.arg(help="Turns of each contender.")] = 5
     steps: Annotated[int, tyro.conf.arg(help="Steps on the clock, a turn.")] = 1_000
@@ -46,15 +45,12 @@ class NumPyro:
 
 def main(arguments: list[str]) -> int:
     asked = parse(NumPyro, arguments, command="numpyro", description="NumPyro's SVI and ours, in turns.")
-    for backend in asked.backend:
-        if backend not in BACKENDS:
-            raise UserError(f"There is no backend '{backend}'; choose from {', '.join(BACKENDS)}.")
     ours.check(STANDARD, rounds=asked.rounds, steps=asked.steps)
     dataset = data.load(asked.data, data_dir=asked.data_dir)
     config = STANDARD.replace(pixels=dataset.pixels)
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
     rows: dict[tuple[str, OnCpu], Row] = {}
-    for backend in asked.backend:
+    for backend in usable(asked.backend):
         for precision in asked.precision:
             own = f"standard, {backend}" if precision == "full" else f"standard, {backend}, {precision}"
             rows[backend, precision] = turns.row(

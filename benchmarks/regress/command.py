@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks import cores, environment, ladder, parity, reports, tables
-from benchmarks.cli import parse
+from benchmarks.cli import known, parse
 from benchmarks.environment import ROOT
 from benchmarks.parity import BrokenRungError
 from benchmarks.regress import quality, speed
@@ -49,9 +49,7 @@ class Regress:
 
 def main(arguments: list[str]) -> int:
     asked = parse(Regress, arguments, command="regress", description="After an upgrade: is anything worse than the baseline?")
-    for backend in asked.backend:
-        if backend not in BACKENDS:
-            raise UserError(f"There is no backend '{backend}'; choose from {', '.join(BACKENDS)}.")
+    known(asked.backend)
     return update(asked) if asked.update else check(asked)
 
 

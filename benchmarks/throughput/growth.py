@@ -33,7 +33,7 @@ import psutil
 import tyro
 
 from benchmarks import cores, environment, reports
-from benchmarks.cli import parse
+from benchmarks.cli import parse, usable
 from benchmarks.presets import STANDARD
 from benchmarks.throughput import growth_report
 from benchmarks.throughput.cases import Bench, Case, forward, host_copy
@@ -300,7 +300,7 @@ def in_process(point: Point, *, device: Device, seconds: float) -> dict[str, Any
 @dataclass
 class Growth:
     axis: Annotated[tuple[AxisName, ...], tyro.conf.arg(help="What grows; all four by default.")] = tuple(AXES)
-    backend: Annotated[tuple[str, ...], tyro.conf.arg(help="One or more; all by default.")] = protocol.BACKENDS
+    backend: Annotated[tuple[str, ...], tyro.conf.arg(help="One or more; all by default.")] = ()
     device: Annotated[Device, tyro.conf.arg(help="Where the models live.")] = "cpu"
     repeats: Annotated[int, tyro.conf.arg(help="Fresh processes a point, each after all the others' turn.")] = 2
     seconds: Annotated[float, tyro.conf.arg(help="Time for the rounds of one point; there are at least four.")] = 1.0
@@ -313,20 +313,18 @@ class Growth:
 
 def main(arguments: list[str]) -> int:
     asked = parse(Growth, arguments, command="growth", description="Speed, compile time and memory as the sizes grow.")
+    name = reports.of_device("growth", asked.device)
     if asked.draw is not None:
-        found = reports.read("growth", asked.draw)
+        found = reports.read(name, asked.draw)
         if found is None:
-            raise UserError(f"There is no report 'growth' in {asked.draw}; `make growth` measures one.")
-        growth_report.draw(found, asked.results / "growth.png")
-        print(asked.results / "growth.png")
+            raise UserError(f"There is no report '{name}' in {asked.draw}; `make growth` measures one.")
+        growth_report.draw(found, asked.results / f"{name}.png")
+        print(asked.results / f"{name}.png")
         return 0
-    for backend in asked.backend:
-        if backend not in protocol.BACKENDS:
-            raise UserError(f"There is no backend '{backend}'; choose from {', '.join(protocol.BACKENDS)}.")
-    if asked.repeats < 1 or not asked.axis or not asked.backend:
-        raise UserError("There is nothing to measure; give --repeats 1 or more, and at least one --axis and --backend.")
+    if asked.repeats < 1 or not asked.axis:
+        raise UserError("There is nothing to measure; give --repeats 1 or more, and at least one --axis.")
     cores.within()  # refused here, not in each point
-    points = measured(plan(asked.axis, backends=asked.backend, repeats=asked.repeats), asked)
+    points = measured(plan(asked.axis, backends=usable(asked.backend), repeats=asked.repeats), asked)
     copy, copied = host_copy(environment.cores())
     content = {
         "device": asked.device,
@@ -339,8 +337,8 @@ def main(arguments: list[str]) -> int:
         "page_bytes": mmap.PAGESIZE,
         "points": points,
     }
-    path = reports.write("growth", content, asked.results)
-    report = reports.read("growth", asked.results)
+    path = reports.write(name, content, asked.results)
+    report = reports.read(name, asked.results)
     assert report is not None
     growth_report.draw(report, path.with_suffix(".png"))
     for axis in asked.axis:
@@ -356,7 +354,7 @@ def measured(points: list[Point], asked: Growth) -> list[dict[str, Any]]:
     place = {key: described[key] for key in ("versions", "machine")}  # a point of another is measured anew
     result = []
     for number, point in enumerate(points, 1):
-        path = asked.results / "points" / f"{point}.json"
+        path = asked.results / reports.of_device("points", asked.device) / f"{point}.json"
         what = dataclasses.asdict(point) | {"device": asked.device, "seconds": asked.seconds}
         found = kept(path, what | place) if asked.resume else None
         if found is None:

@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks import clock, cores, reports, tables
-from benchmarks.cli import parse
+from benchmarks.cli import parse, usable
 from benchmarks.environment import ROOT
 from benchmarks.reports import REPORTS
 from common.config import Device, Precision
@@ -58,8 +58,9 @@ def main(arguments: list[str]) -> int:
         )
     cores.within()  # refused here, not in each benchmark
     saved: list[Path] = list(asked.saved)
-    for _ in range(0 if asked.saved else asked.sweeps):
-        for precision, backend in itertools.product(asked.precision, asked.backend or BACKENDS):
+    backends = () if saved else usable(asked.backend)
+    for _ in range(asked.sweeps):
+        for precision, backend in itertools.product(asked.precision, backends):
             saved += timed(backend, precision, asked)
     if not saved:
         raise UserError(f"No benchmark was timed; is there one that -k '{asked.select}' selects?")

@@ -267,6 +267,17 @@ def test_the_command_ends_in_a_report_and_resumes(tmp_path: Path, asked: list[st
     assert gone.name in capsys.readouterr().err
 
 
+def test_a_gpus_points_and_report_replace_no_cpus(tmp_path: Path, asked: list[str]) -> None:
+    arguments = ["growth", "--axis", "depth", "--backend", "jax", "--results", str(tmp_path)]
+    assert main(arguments) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    assert main([*arguments, "--device", "cuda"]) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert json.loads((tmp_path / "growth-cuda.json").read_text())["device"] == "cuda"
+    assert main(["growth", "--draw", str(tmp_path), "--device", "cuda", "--results", str(tmp_path / "again")]) == 0
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["growth-cuda.png"]
+
+
 def test_what_others_disturbed_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = growth.Growth(results=tmp_path)
     for loads, kept in (((0.1, 9), 0.1), ((0.5, 0.0, 9), 0.0), ((0.5, 0.3, 0.4), 0.3)):

@@ -16,12 +16,13 @@ import numpy as np
 import psutil
 import pytest
 
-from benchmarks import environment, records, runs
+from benchmarks import cli, environment, records, runs
 from benchmarks.__main__ import COMMANDS, RESUMED, main, offered, translate
 from benchmarks.presets import PRESETS
 from common import checkpoints, data, parameters
 from common.checkpoints import Checkpoint
 from common.config import SECTIONS, Config
+from common.errors import UserError
 
 SETTINGS = [name for names in SECTIONS.values() for name in names if name != "pixels"] + ["dtype", "precision", "device"]
 
@@ -321,3 +322,22 @@ def test_what_is_said_to_resume_has_the_flag(capsys: pytest.CaptureFixture[str])
         with pytest.raises(SystemExit):
             COMMANDS[command](["--help"])
         assert ("--resume" in capsys.readouterr().out) == (command in RESUMED), command
+
+
+def test_a_framework_that_is_not_here_is_left_out_unless_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = {"jax"}
+
+    def described(name: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], 2 * (name in missing), "", f"Warning: old\n{name} can't be imported.\n")
+
+    monkeypatch.setattr(cli, "described", described)
+    assert cli.usable(()) == ("pytorch", "tensorflow")
+    assert capsys.readouterr().err == "jax is left out: jax can't be imported.\n"
+    assert cli.usable(("jax",)) == ("jax",), "it fails by itself, and says why"
+    missing |= {"pytorch", "tensorflow"}
+    with pytest.raises(UserError, match="no framework here"):
+        cli.usable(())
+    with pytest.raises(UserError, match="no backend 'numpy'; choose from pytorch"):
+        cli.usable(("jax", "numpy"))
