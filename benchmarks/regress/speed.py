@@ -86,8 +86,8 @@ def turns(family: Any, backends: list[str]) -> dict[str, Seconds]:
     with ExitStack() as stack:
         sides = {}
         for backend in backends:
-            sides[backend] = Side(ROOT, What("train", family, BATCH, backend), command="regress-speed-worker")
-            stack.callback(sides[backend].close)
+            what = What("train", family, BATCH, backend)
+            sides[backend] = stack.enter_context(Side(ROOT, what, command="regress-speed-worker"))
             sides[backend].answer()  # one sets up at a time
         for turn in range(TURNS):
             first = turn % len(backends)

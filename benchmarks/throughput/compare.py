@@ -108,7 +108,7 @@ def worker(arguments: list[str]) -> int:
     return 0
 
 
-class Side:
+class Side(contextlib.AbstractContextManager["Side"]):
     """A fresh process, by default `worker`'s, that times `what` in the checkout `root`, one turn at a time.
 
     `waiting`: how its threads wait for one another, as environment variables, which the caller's own go before.
@@ -157,6 +157,12 @@ class Side:
         self.process.stdout.close()
         self.process.wait()
 
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End it, at once where the command was stopped or failed."""
+        if kind is not None:
+            self.process.kill()
+        self.close()
+
 
 Contender = tuple[Path, What]  # what is timed in which checkout
 
@@ -168,8 +174,7 @@ def seconds_by_turns(
     with ExitStack() as stack:
         sides = {}
         for contender in (head, base) if head_first else (base, head):
-            sides[contender] = Side(*contender, waiting=waiting)
-            stack.callback(sides[contender].close)
+            sides[contender] = stack.enter_context(Side(*contender, waiting=waiting))
             sides[contender].answer()  # one sets up at a time
         seconds = []
         for turn in range(turns):

@@ -181,7 +181,10 @@ def test_backends_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
             asked.append(self.what.backend)
             return "[0.2, 0.1]"
 
-        def close(self) -> None: ...
+        def __enter__(self) -> Stand:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
 
     monkeypatch.setattr(speed, "Side", Stand)
     found = speed.turns("flow", list(BACKENDS))

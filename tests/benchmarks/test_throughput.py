@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -151,11 +152,17 @@ def test_a_suspicion_is_put_to_fresh_pairs(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_worker_answers_a_turn_with_seconds() -> None:
     with pytest.raises(UserError, match="ended with code"):
         compare.Side(compare.ROOT, What("train", "mean-field", 128, "nothing")).answer()
-    side = compare.Side(compare.ROOT, What("placement", "mean-field", 32, "pytorch"))
-    assert side.answer() == "ready\n"
-    assert 0 < side.turn() < 10
-    side.close()
+    with compare.Side(compare.ROOT, What("placement", "mean-field", 32, "pytorch")) as side:
+        assert side.answer() == "ready\n"
+        assert 0 < side.turn() < 10
     assert side.process.returncode == 0
+
+
+def test_a_worker_is_not_waited_for_where_the_command_is_stopped() -> None:
+    side = compare.Side(compare.ROOT, What("placement", "mean-field", 32, "pytorch"))
+    with pytest.raises(KeyboardInterrupt), side:
+        raise KeyboardInterrupt
+    assert side.process.returncode == -signal.SIGKILL
 
 
 def test_an_unknown_revision_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
