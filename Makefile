@@ -7,7 +7,8 @@ TWO_AT_A_TIME := -n 2 --dist loadfile --benchmark-disable
 PIP_INSTALL = $(PY) -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
 
 # On all cores, where pip compiles one module after another. Packages have files for other Pythons: pip passes over them too.
-BYTE_COMPILE = $(PY) -m compileall -qq -j 0 .venv/lib || true
+# Their own tests are left out.
+BYTE_COMPILE = $(PY) -m compileall -qq -j 0 -x '/tests/' .venv/lib || true
 
 # Prints the interpreter behind this one (an active virtual environment may be the very one to remake), if it can be used.
 CHECK_PYTHON := import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit(3); \

@@ -151,7 +151,7 @@ def checkout(tmp_path):
 
 
 PIP = "pip install --disable-pip-version-check"
-CPU, COMPILED = "--no-compile -r environments/cpu.txt", "compileall -qq -j 0 .venv/lib"
+CPU, COMPILED = "--no-compile -r environments/cpu.txt", "compileall -qq -j 0 -x /tests/ .venv/lib"
 DEV = "-r environments/cpu.txt -r environments/dev.txt"
 BENCH = "benchmarks run --preset quick"
 TESTS = "pytest -n 2 --dist loadfile --benchmark-disable"
