@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks import records, runs
 from common.config import Config
-from common.protocol import BACKENDS
 from tests.benchmarks.identical import assert_same_run
 
 # `standard`'s widths and batch, so that its matrix products are shared among threads; everything that has a state of its own.
@@ -55,7 +54,8 @@ def start(backend: str, folder: Path, **changes: Any) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+# A run of JAX in three processes is in test_cache.py.
+@pytest.mark.parametrize("backend", ["pytorch", pytest.param("jax", marks=pytest.mark.slow), "tensorflow"])
 def test_a_run_is_the_same_in_another_process(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes at once, so that their threads meet in another order in each.
 

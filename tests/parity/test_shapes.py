@@ -74,6 +74,10 @@ def tensorflow_step(
     return result.numpy(), [g.numpy() for g in gradients]
 
 
+# PyTorch imports and compiles fastest. The ladder too runs compiled, under checks.
+each_backend = pytest.mark.parametrize(
+    "backend", ["pytorch", *(pytest.param(other, marks=pytest.mark.slow) for other in ("jax", "tensorflow"))]
+)
 STEPS = {"pytorch": pytorch_step, "jax": jax_step, "tensorflow": tensorflow_step}
 
 
@@ -86,6 +90,7 @@ def test_they_are_checked_here() -> None:
     assert shapes.CHECK_SHAPES
 
 
+@each_backend
 def test_a_compiled_step_gives_the_eager_numbers(backend: str) -> None:
     """Of the flow, which has all that mean-field has."""
     _, s = made(backend, "flow")
@@ -273,9 +278,7 @@ assert "beartype" not in sys.modules
 """
 
 
-@pytest.mark.parametrize(
-    "backend", ["pytorch", *(pytest.param(other, marks=pytest.mark.slow) for other in ("jax", "tensorflow"))]
-)
+@each_backend
 def test_off_means_the_very_same_functions(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def function() -> None: ...
 
