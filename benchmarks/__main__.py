@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import tyro
 
 from benchmarks import (
@@ -176,8 +178,12 @@ def run(arguments: list[str]) -> int:
             missing = "its framework can't be imported; `python -m benchmarks list` says why"
             reason = missing if code == runs.UNAVAILABLE else f"its process ended with code {code}"
             status = "not-run" if code == runs.UNAVAILABLE else "failed"
-            records.write(record | {"status": status, "reason": f"{job.backend}: {reason}."}, Path(job.results))
+            record |= {"status": status, "reason": f"{job.backend}: {reason}."}
             worst = max(worst, 0 if code == runs.UNAVAILABLE else 1)
+            if code == runs.UNAVAILABLE and job.record.exists():
+                done.append(record)  # what isn't run replaces no result
+                continue
+            records.write(record, Path(job.results))
         done.append(records.read(job.record))
     tables.terminal(done)
     return max([worst, *(1 for record in done if record["status"] == "failed")])
@@ -228,11 +234,10 @@ def listing(arguments: list[str]) -> int:
     if arguments:
         raise UserError("`python -m benchmarks list` takes no arguments.")
     for name in protocol.BACKENDS:
-        answer = cli.described(name)
-        if answer.returncode:
-            print(f"{name}: {cli.last_words(answer)}")
+        found, reason = cli.described(name)
+        if found is None:
+            print(f"{name}: {reason}")
         else:
-            found = json.loads(answer.stdout.splitlines()[-1])
             versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())
             devices = ", ".join(f"{device} ({hardware})" for device, hardware in found["devices"].items())
             print(f"{name}: {versions}; {devices}")
@@ -273,6 +278,9 @@ def run_again(arguments: list[str]) -> int:
         device: Annotated[Device, tyro.conf.arg(help="Which rows: those that were measured there.")] = "cpu"
         data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
         results: Annotated[Path, tyro.conf.arg(help="Folder for the new records.")] = Path("results/reproduce")
+        resume: Annotated[bool, tyro.conf.arg(help="Keep the rows that the folder has, and go on from its checkpoints.")] = (
+            False
+        )
 
     asked = parse(Reproduce, arguments, command="reproduce", description="Run a README table's rows again and compare.")
 
@@ -284,7 +292,7 @@ def run_again(arguments: list[str]) -> int:
             data_dir=str(asked.data_dir) if asked.data_dir else None,
             config=Config.from_dict(old["config"]),
             results=str(asked.results),
-            resume=True,
+            resume=asked.resume,
         )
         runs.checked(job)
         if code := runs.in_process(job):
@@ -330,7 +338,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "overhead": overhead.main,
     "overhead-worker": overhead.worker,
 }
-RESUMED = ("run", "growth", "agreement", "ablation", "bfloat16")  # they have --resume
+RESUMED = ("run", "reproduce", "growth", "agreement", "ablation", "bfloat16")  # they have --resume
 HELP = """python -m benchmarks COMMAND …
 
   run                    train and test models: --backend, --variational, --data, --preset, --seed; --help lists every setting
@@ -380,7 +388,17 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
+def terminate(*_: object) -> None:
+    """As a terminal's Ctrl-C, which all processes get: what this one started ends with it, however far down.
+
+    So a run doesn't go on unseen, beside the one that resumes it, and temporary folders are removed.
+    """
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
-    # As Ctrl-C does: what it started ends with it, and what it put up for the while is taken down.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, terminate)
     sys.exit(main(sys.argv[1:]))

@@ -34,7 +34,7 @@ from common.clock import timed
 from common.config import Config, check
 from common.data import Dataset
 from common.errors import UserError
-from common.files import write_whole
+from common.files import write_text, write_whole
 
 # What is made equal, a group at a time, and to whose: the two scripts that report a test log p(x) to one another's, the third
 # to the faster one's.
@@ -275,11 +275,7 @@ def speed_worker(arguments: list[str]) -> int:
             clock.round()
     seconds = [{"step_s": clock.step_s, "floor_s": clock.floor.seconds} for clock in clocks]
     text = json.dumps({"configs": [job.config.as_dict() for job in jobs], "seconds": seconds})
-
-    def to(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_whole(path, to)
+    write_text(path, text)
     return 0
 
 
@@ -364,7 +360,8 @@ def table(report: Report) -> str:
         f"{report['dataset']['name']}, {report['steps']:,} steps, {len(report['seeds'])} seeds. log p(x): validation, nats, "
         f"K = {report['samples']:,}, the same {report['images']:,} images for every row, so that their standard error, "
         f"{min(errors):.2f} to {max(errors):.2f}, is common to all; its change is the mean over seeds (lowest … highest). "
-        f"Speed: in turns of {ROUND_STEPS} steps in one process a script; faulty code has a process of its own."
+        f"Speed: in turns of {ROUND_STEPS} steps in one process a script; faulty code has a process of its own. "
+        f"Judged at commit {reports.commits(report['run_commits'])}."
     )
     lines += ["", settings, "", reports.measured(report["environment"], setting="cpu, float32") + "."]
     return "\n".join(lines) + "\n"

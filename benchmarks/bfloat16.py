@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 
 from benchmarks import ablation, cores, environment, records, reports, runs
-from benchmarks.cli import known, parse
+from benchmarks.cli import known, parse, usable
 from benchmarks.environment import ROOT
 from benchmarks.presets import STANDARD
 from benchmarks.reports import Report
@@ -30,8 +30,7 @@ from benchmarks.throughput.compare import Contender, What, seconds_by_turns
 from common import data, estimators
 from common.config import Precision, Variational, check
 from common.errors import UserError
-from common.files import write_whole
-from common.protocol import BACKENDS
+from common.files import write_text
 
 REPORT = "bfloat16"
 Pair = dict[str, Any]
@@ -45,7 +44,7 @@ CALL_STEPS = cases.ROWS_A_CALL // BATCH  # of "train" and "products"
 
 @dataclass
 class Bfloat16:
-    backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Whose speed is measured.")] = BACKENDS
+    backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Whose speed is measured; all by default.")] = ()
     pairs: Annotated[int, tyro.conf.arg(help="Pairs of fresh processes a backend and family; 0 for no timing.")] = 5
     turns: Annotated[int, tyro.conf.arg(help="Turns a pair.")] = 8
     trained: Annotated[str, tyro.conf.arg(help="The backend whose log p(x) is measured.")] = "pytorch"
@@ -67,7 +66,12 @@ class Bfloat16:
 
 def main(arguments: list[str]) -> int:
     asked = parse(Bfloat16, arguments, command="bfloat16", description="What bfloat16 gains in speed and costs in log p(x).")
-    known((*asked.backend, asked.trained))
+    known([asked.trained])
+    for flag, least in (("pairs", 0), ("turns", 1)):
+        if getattr(asked, flag) < least:
+            raise UserError(f"--{flag} is {getattr(asked, flag)}; it must be at least {least}.")
+    if asked.pairs:
+        asked.backend = usable(asked.backend)
     results = asked.results.resolve()
     trained = quality(asked, results) if asked.seed else None
     speed = speeds(asked, results / "pairs.json")
@@ -104,7 +108,7 @@ def speeds(asked: Bfloat16, path: Path) -> list[dict[str, Any]] | None:
             if time.monotonic() > end:
                 return None
             measured.append(pair(what, turns=asked.turns, low_first=i % 2 == 1))
-            keep({"place": place, "pairs": kept}, path)
+            write_text(path, json.dumps({"place": place, "pairs": kept}))
             print(f"{what}: {measured[-1]['ratio']:.2f}", file=sys.stderr)
     for what in plan if asked.pairs else []:
         columns = {key: [one[key] for one in kept[str(what)]] for key in ("full_ms", "bfloat16_ms", "ratio")}
@@ -125,13 +129,6 @@ def resumed(path: Path, place: dict[str, Any]) -> Pairs:
     if changed := [key for key, value in place.items() if before.get(key) != value]:
         raise UserError(f"The pairs {path} are of another {changed[0]}; remove the file, or leave out --resume.")
     return pairs
-
-
-def keep(content: dict[str, Any], path: Path) -> None:
-    def to(temporary: Path) -> None:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-
-    write_whole(path, to)
 
 
 def pair(what: What, *, turns: int, low_first: bool) -> Pair:
@@ -242,6 +239,7 @@ def quality_lines(found: dict[str, Any]) -> list[str]:
     how = (
         f"{found['backend']}, {found['dataset']['name']}, {len(found['seeds'])} seeds, {found['steps']:,} steps with the KL "
         f"warm-up in their first third, `standard` otherwise. log p(x): validation, nats, K = {found['samples']:,}, the same "
-        f"{found['images']:,} images for every run; both precisions are evaluated as they were trained."
+        f"{found['images']:,} images for every run; both precisions are evaluated as they were trained. "
+        f"Trained at commit {reports.commits(found['run_commits'])}."
     )
     return [*lines, "", how, ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -9,6 +10,8 @@ from typing import Any
 
 import tyro
 
+from benchmarks.environment import ROOT
+from common.config import Device
 from common.errors import UserError
 from common.protocol import BACKENDS
 
@@ -25,27 +28,28 @@ def known(backends: Iterable[str]) -> None:
             raise UserError(f"There is no backend '{name}'; choose from {', '.join(BACKENDS)}.")
 
 
-def usable(named: tuple[str, ...]) -> tuple[str, ...]:
-    """The backends that are named or, where none is, those whose framework can be imported here; stderr says which can't.
+def usable(named: tuple[str, ...], *, device: Device = "cpu") -> tuple[str, ...]:
+    """The backends that are named or, where none is, those that have the device here; stderr says who hasn't, and why.
 
-    Raises `UserError` for a name that is no backend's, and where no framework can be imported.
+    Raises `UserError` for a name that is no backend's, and where no backend can be used.
     """
     known(named)
-    answers = {} if named else {name: described(name) for name in BACKENDS}
-    reasons = {name: last_words(answer) for name, answer in answers.items() if answer.returncode}
-    if len(reasons) == len(BACKENDS):
-        raise UserError("There is no framework here that can be imported; `python -m benchmarks list` says why.")
-    for name, reason in reasons.items():
-        print(f"{name} is left out: {reason}", file=sys.stderr)
-    return named or tuple(name for name in BACKENDS if name not in reasons)
+    found = []
+    for name in () if named else BACKENDS:
+        description, reason = described(name)
+        if description and device in description["devices"]:
+            found.append(name)
+        else:
+            print(f"{name} is left out: {reason or f'it has no device {device} here.'}", file=sys.stderr)
+    if not (named or found):
+        raise UserError(f"No backend can be used on {device} here; `python -m benchmarks list` says what there is.")
+    return named or tuple(found)
 
 
-def described(name: str) -> subprocess.CompletedProcess[str]:
-    """`python -m benchmarks describe NAME`, which ends with 0 where the backend can be used."""
+def described(name: str) -> tuple[dict[str, Any] | None, str]:
+    """(the backend's `Description`, or None; why it can't be used), asked in a process of its own."""
     command = [sys.executable, "-m", "benchmarks", "describe", name]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def last_words(answer: subprocess.CompletedProcess[str]) -> str:
-    """Of its process: why a backend can't be used."""
-    return (answer.stderr.strip().splitlines() or ["unavailable"])[-1]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        return None, (answer.stderr.strip().splitlines() or [f"{name} is unavailable."])[-1]
+    return json.loads(answer.stdout.splitlines()[-1]), ""

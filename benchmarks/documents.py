@@ -13,7 +13,7 @@ from benchmarks.regress import prove as prove_regress
 from benchmarks.reports import REPORTS, Report
 from benchmarks.throughput import growth_report, prove, roofline, suite
 from common.errors import UserError
-from common.files import write_whole
+from common.files import write_text
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"<!-- report: (?P<name>[\w-]+) -->\n.*?<!-- end report -->", re.DOTALL)
@@ -62,12 +62,7 @@ def filled(text: str, *, folder: Path = REPORTS) -> str:
 def write(*, root: Path = ROOT, folder: Path = REPORTS) -> None:
     """Make the blocks of every document from the reports."""
     for document in documents(root):
-        text = filled(document.read_text(encoding="utf-8"), folder=folder)
-
-        def to(path: Path, text: str = text) -> None:
-            path.write_text(text, encoding="utf-8")
-
-        write_whole(document, to)
+        write_text(document, filled(document.read_text(encoding="utf-8"), folder=folder))
 
 
 def check(*, root: Path = ROOT, folder: Path = REPORTS) -> None:

@@ -39,6 +39,9 @@ SOURCES = ("backends", "common", "benchmarks", "environments", ":!benchmarks/rec
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OMP_PROC_BIND",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    "KMP_BLOCKTIME",
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "KMP_AFFINITY",
@@ -50,7 +53,7 @@ THREAD_VARIABLES = (
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
-    """The `environment` of a record or report that starts now, measured on this device.
+    """The `environment` of a record whose run starts now, or of a report that was measured, on this device.
 
     versions: {package: version}, python's among them. commit: git's HEAD, and `dirty` whether a source differs from it; both
     None outside a git checkout. machine: the CPU, its family and model, and the first of VECTORS that it has, None where

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import time
 
-from common.config import Config
+from common.config import Config, Model
 from common.parameters import layers
 from common.protocol import Backend
 
 REPEATS = 3  # steps' worth of products a measurement
 
 
-def products(config: Config) -> list[tuple[int, int, int]]:
-    """(m, k, n) of a step's products [m, k]·[k, n]: forward, dW and dX of each layer, dense; no dX for the pixels.
+Product = tuple[int, int, int]  # (m, k, n) of [m, k]·[k, n]
+
+
+def forward(model: Model, *, batch: int, samples: int) -> dict[str, Product]:
+    """Layer → its forward product.
 
     The encoder and the context map have `batch` rows, what follows the noise `samples · batch`.
     """
-    batch = config.training.batch_size
+
+    def rows(name: str) -> int:
+        return batch if name.startswith("encoder") or name.endswith("context") else samples * batch
+
+    return {layer.name: (rows(layer.name), layer.inputs, layer.outputs) for layer in layers(model)}
+
+
+def products(config: Config) -> list[Product]:
+    """A step's products: forward, dW and dX of each layer, dense; no dX for the pixels."""
+    sizes = {"batch": config.training.batch_size, "samples": config.training.objective_samples}
     result = []
-    for layer in layers(config.model):
-        per_image = layer.name.startswith("encoder") or layer.name.endswith("context")
-        rows = batch if per_image else batch * config.training.objective_samples
-        result.append((rows, layer.inputs, layer.outputs))
-        result.append((layer.inputs, rows, layer.outputs))
-        if layer.name != "encoder.first":
-            result.append((rows, layer.outputs, layer.inputs))
+    for name, (rows, inputs, outputs) in forward(config.model, **sizes).items():
+        result.append((rows, inputs, outputs))
+        result.append((inputs, rows, outputs))
+        if name != "encoder.first":
+            result.append((rows, outputs, inputs))
     return result
 
 

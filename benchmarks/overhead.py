@@ -241,8 +241,9 @@ def start(backend: str, family: str, *, folder: Path, turn: int) -> dict[str, fl
     command = [sys.executable, "-m", "benchmarks", "run", "--preset", START, "--backend", backend, "--variational", family]
     command += ["--steps", str(chunk), "--images", "10", "--results", str(results)]
     own_cache = {"VAEBENCH_CACHE_DIR": str(folder / f"cache-{backend}-{family}")}  # empty at the first turn
+    variables = {name: value for name, value in os.environ.items() if name != cores.WITHIN}  # a wait is no start
     began = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | own_cache, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=variables | own_cache, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - began
     if done.returncode:
         raise UserError(f"`run` of {backend} ended with code {done.returncode}:\n{done.stderr.strip()[-2000:]}")

@@ -10,7 +10,8 @@
     timing.import_s, setup_s       importing the framework; from then to a session with its initial state, the data set read
     timing.placement_s             both data sets of training onto the device
     timing.compile_s               what the first chunks of their lengths took beyond a median chunk of their steps
-    timing.programs_compiled       how many a persistent cache lacked: 0 where an earlier process compiled all; null without one
+    timing.programs_compiled       how many a persistent cache lacked: 0 where an earlier process compiled all; null without a
+                                   cache, and for a run that was gone on with
     timing.first_chunk_s           the first chunk as it was, with what it compiled
     timing.steady_s                all chunks of training, without compiling, validation and checkpoints
     timing.examples_per_s          median over chunks; examples_per_s_iqr the third quartile less the first
@@ -37,7 +38,7 @@ import numpy as np
 
 from common.config import Config
 from common.errors import UserError
-from common.files import write_whole
+from common.files import write_text
 
 Record = dict[str, Any]
 
@@ -131,12 +132,8 @@ def write(record: Record, folder: Path) -> Path:
     if fault:
         raise ValueError(f"The record {fault}.")
     text = json.dumps(plain, indent=1, allow_nan=False) + "\n"
-
-    def to(path: Path) -> None:
-        path.write_text(text, encoding="utf-8")
-
     path = folder / name_of(plain)
-    write_whole(path, to)
+    write_text(path, text)
     return path
 
 

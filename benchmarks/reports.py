@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks import environment
 from benchmarks.records import RECORDS
 from common.errors import UserError
-from common.files import write_whole
+from common.files import write_text
 
 Report = dict[str, Any]
 
@@ -29,12 +29,8 @@ def write(name: str, content: dict[str, Any], folder: Path) -> Path:
     """
     report = {"schema": SCHEMA, "report": name, "environment": environment.describe(content.get("device", "cpu")), **content}
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
-
-    def to(path: Path) -> None:
-        path.write_text(text, encoding="utf-8")
-
     path = folder / f"{name}.json"
-    write_whole(path, to)
+    write_text(path, text)
     return path
 
 
@@ -60,6 +56,11 @@ def read(name: str, folder: Path) -> Report | None:
 def commit(environment: dict[str, Any]) -> str:
     """The commit that a result was measured at, shortened."""
     return (environment["commit"] or "unknown")[:12] + (" with uncommitted changes" if environment.get("dirty") else "")
+
+
+def commits(hashes: list[str]) -> str:
+    """Those that a report's runs were of, shortened."""
+    return ", ".join(one[:12] for one in hashes)
 
 
 def measured(environment: dict[str, Any], *, setting: str) -> str:

@@ -183,7 +183,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
             column: [int(v) if column.endswith("step") else v for v in checkpoint.history[column]] for column in training.CURVE
         },
         "timing": timing(checkpoint.history, batch_size=config.training.batch_size)
-        | {"programs_compiled": backend.programs_compiled()}
+        | {"programs_compiled": None if first_step else backend.programs_compiled()}
         | {"import_s": import_s, "setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
         "peak_memory_bytes": peak_memory_bytes(),
         "test": dataclasses.asdict(test),
@@ -307,7 +307,7 @@ def checked(job: Job) -> Dataset:
         Path(job.results).mkdir(parents=True, exist_ok=True)
         probe = Path(job.results) / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another command's, at the same time
     except OSError as error:
         raise UserError(
             f"The results folder {job.results} can't be written ({error.strerror}); give another as --results."

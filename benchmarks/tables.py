@@ -17,7 +17,7 @@ from rich.text import Text
 from benchmarks import clock, cores, reports
 from benchmarks.records import RECORDS, Record, read_all
 from common.errors import UserError
-from common.files import write_whole
+from common.files import write_text
 from common.protocol import BACKENDS
 
 README = Path(__file__).parent.parent / "README.md"
@@ -259,12 +259,7 @@ def filled(text: str, records: Sequence[Record]) -> str:
 
 def write(*, records_dir: Path = RECORDS, readme: Path = README) -> None:
     """Make the README's tables from the records. Raises `UserError` as `filled` does."""
-    text = filled(readme.read_text(encoding="utf-8"), read_all(records_dir))
-
-    def to(path: Path) -> None:
-        path.write_text(text, encoding="utf-8")
-
-    write_whole(readme, to)
+    write_text(readme, filled(readme.read_text(encoding="utf-8"), read_all(records_dir)))
 
 
 def check(*, records_dir: Path = RECORDS, readme: Path = README) -> None:

@@ -36,6 +36,15 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         raise UserError(f"Cannot write {path} ({reason}); free the disk or choose another folder.") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """`write_whole` of a text, in UTF-8."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_whole(path, write)
+
+
 def _refusal(error: Exception) -> str | None:
     """Why the system refused to write, in its own words, or None where the error is another.
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from benchmarks import cores, environment, ladder, parity, reports, tables
+from benchmarks import cli, cores, environment, ladder, parity, reports, tables
 from benchmarks.cli import known, parse
 from benchmarks.environment import ROOT
 from benchmarks.parity import BrokenRungError
@@ -176,12 +174,11 @@ def described(names: list[str]) -> tuple[dict[str, dict[str, str]], dict[str, st
     """(backend → its packages' versions, backend → why it is unavailable), each asked in a process of its own."""
     versions, missing = {}, {}
     for name in names:
-        command = [sys.executable, "-m", "benchmarks", "describe", name]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode:
-            missing[name] = (done.stderr.strip().splitlines() or [f"{name} is unavailable."])[-1]
+        found, reason = cli.described(name)
+        if found is None:
+            missing[name] = reason
         else:
-            versions[name] = json.loads(done.stdout.splitlines()[-1])["versions"]
+            versions[name] = found["versions"]
     return versions, missing
 
 

@@ -17,7 +17,7 @@ from benchmarks import environment, floor
 from benchmarks.presets import STANDARD
 from common import parameters, protocol
 from common.clock import timed
-from common.config import Config, Device, Model, Precision, Variational, factors
+from common.config import Config, Device, Precision, Variational, factors
 from common.data import minibatches
 from common.noise import NOISE_BLOCK
 
@@ -29,7 +29,7 @@ IMAGES = 10_000
 ROWS_A_CALL = 2048  # images a timed call, in steps of `batch`: one synchronisation around many steps
 SAMPLES = NOISE_BLOCK  # K of the log weights
 
-Products = list[tuple[int, int, int]]
+Products = list[floor.Product]
 Maker = Callable[[], Callable[[int], None]]
 
 
@@ -61,15 +61,6 @@ class Case:
         """Of the least work of one call."""
         least = self.least  # compiles, outside the clock
         return timed(lambda: least(self.steps), synchronize=self.synchronize)[1]
-
-
-def forward(model: Model, *, batch: int, samples: int) -> dict[str, tuple[int, int, int]]:
-    """Layer → (m, k, n) of its forward product; what follows the noise has `samples · batch` rows."""
-    rows = {
-        layer.name: batch if layer.name.startswith("encoder") or layer.name.endswith("context") else samples * batch
-        for layer in parameters.layers(model)
-    }
-    return {layer.name: (rows[layer.name], layer.inputs, layer.outputs) for layer in parameters.layers(model)}
 
 
 def chunk_steps(batch: int) -> int:
@@ -162,7 +153,7 @@ class Bench:
             for _ in range(steps):
                 self.session.log_weights(self.handle, rows, samples=samples, seed=0, noise=None)
 
-        products = list(forward(self.config.model, batch=batch, samples=SAMPLES).values())
+        products = list(floor.forward(self.config.model, batch=batch, samples=SAMPLES).values())
         return work, lambda: self.products(products)
 
     def _sampling(self, batch: int, steps: int) -> tuple[Callable[[], object], Maker]:
@@ -172,7 +163,7 @@ class Bench:
             for _ in range(steps):
                 self.session.decode(latents)
 
-        layers = forward(self.config.model, batch=batch, samples=1)
+        layers = floor.forward(self.config.model, batch=batch, samples=1)
         products = [shape for name, shape in layers.items() if name.startswith("decoder")]
         return work, lambda: self.products(products)
 

@@ -141,8 +141,9 @@ class Side(contextlib.AbstractContextManager["Side"]):
         return line
 
     def ask(self) -> str:
-        """What it answers to a turn."""
-        self._say("go")
+        """What it answers to a turn. Raises `UserError` where it has ended."""
+        with contextlib.suppress(BrokenPipeError):  # `answer` says what is wrong
+            self._say("go")
         return self.answer()
 
     def turn(self) -> float:
@@ -190,11 +191,16 @@ def pair(base: Path, head: Path, what: What, *, turns: int, head_first: bool) ->
     return math.exp(statistics.median(math.log(turn[contenders[1]] / turn[contenders[0]]) for turn in found))
 
 
-def judge(base: Path, head: Path, what: What, *, pairs: int = PAIRS, turns: int = TURNS) -> Verdict:
+def enough(*, pairs: int, turns: int) -> None:
     """Raises `UserError` for fewer than LEAST_PAIRS pairs, with which chance could pass for a difference, and for no turn."""
     for flag, value, least in (("--pairs", pairs, LEAST_PAIRS), ("--turns", turns, 1)):
         if value < least:
             raise UserError(f"{flag} is {value}; it must be at least {least}.")
+
+
+def judge(base: Path, head: Path, what: What, *, pairs: int = PAIRS, turns: int = TURNS) -> Verdict:
+    """Raises `UserError` as `enough` does, and where a side's process ends."""
+    enough(pairs=pairs, turns=turns)
     bound = BOUNDS[what.kind]
     ratios: list[float] = []
     slower = True
@@ -298,11 +304,18 @@ def main(arguments: list[str]) -> int:
     wanted = [what for what in found if all(word in str(what).split() for word in select.split())]
     if not wanted:
         raise UserError(f"No benchmark has all the words '{select}' in its name, such as '{found[0]}'.")
+    enough(pairs=asked.pairs, turns=asked.turns)
     verdicts: dict[What, Verdict] = {}
+    failed: list[str] = []
     with checkout(base) as other:
         for what in wanted:
             start = time.perf_counter()
-            verdicts[what] = judge(other, ROOT, what, pairs=asked.pairs, turns=asked.turns)
+            try:
+                verdicts[what] = judge(other, ROOT, what, pairs=asked.pairs, turns=asked.turns)
+            except UserError as error:  # the others' verdicts aren't lost
+                print(f"{what}: {error}", file=sys.stderr)
+                failed.append(str(what))
+                continue
             print(f"{what}: {verdicts[what].median:.3f} × base ({time.perf_counter() - start:.0f} s)", file=sys.stderr)
     columns = ("kind", "family", "batch", "backend", "head / base", "least", "most", "bound", "verdict")
     rows = []
@@ -318,4 +331,6 @@ def main(arguments: list[str]) -> int:
     slower = [str(what) for what, verdict in verdicts.items() if verdict.slower]
     if slower:
         print(f"Slower than {base[:12]}: {', '.join(slower)}.")
+    if failed:
+        raise UserError(f"Not compared: {', '.join(failed)}; their messages stand above. -k chooses others.")
     return 1 if slower else 0

@@ -23,7 +23,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,15 +33,16 @@ import tyro
 
 from benchmarks import cores, environment, reports
 from benchmarks.cli import parse, usable
+from benchmarks.floor import forward
 from benchmarks.presets import STANDARD
 from benchmarks.throughput import growth_report
-from benchmarks.throughput.cases import Bench, Case, forward, host_copy
+from benchmarks.throughput.cases import Bench, Case, host_copy
 from benchmarks.throughput.roofline import flop
 from common import cache, estimators, protocol
 from common.clock import timed
 from common.config import Config, Device, Variational
 from common.errors import UserError
-from common.files import write_whole
+from common.files import write_text
 from common.parameters import shapes
 
 AxisName = Literal["batch", "hidden", "depth", "samples"]
@@ -324,15 +324,14 @@ def main(arguments: list[str]) -> int:
     if asked.repeats < 1 or not asked.axis:
         raise UserError("There is nothing to measure; give --repeats 1 or more, and at least one --axis.")
     cores.within()  # refused here, not in each point
-    points = measured(plan(asked.axis, backends=usable(asked.backend), repeats=asked.repeats), asked)
-    copy, copied = host_copy(environment.cores())
+    points = measured(plan(asked.axis, backends=usable(asked.backend, device=asked.device), repeats=asked.repeats), asked)
     content = {
         "device": asked.device,
         "seconds": asked.seconds,
         "repeats": asked.repeats,
         "images": IMAGES,
         "commits": sorted({point["commit"] for point in points}),
-        "copy_bytes_per_s": copied / statistics.median(timed(copy, synchronize=lambda: None)[1] for _ in range(5)),
+        "copy_bytes_per_s": copy_bytes_per_s() if asked.device == "cpu" else None,
         "caches": caches(),
         "page_bytes": mmap.PAGESIZE,
         "points": points,
@@ -360,7 +359,7 @@ def measured(points: list[Point], asked: Growth) -> list[dict[str, Any]]:
         if found is None:
             print(f"{number} of {len(points)}: {point}", file=sys.stderr)
             found = what | place | {"commit": commit} | quietest(point, asked)
-            write_whole(path, writer(found))
+            write_text(path, json.dumps(found, allow_nan=False) + "\n")
         result.append({key: value for key, value in found.items() if key not in place})
     return result
 
@@ -373,13 +372,6 @@ def quietest(point: Point, asked: Growth) -> dict[str, Any]:
     return min(tries, key=lambda found: float(found["others_busy"]))
 
 
-def writer(content: dict[str, Any]) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        path.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-
-    return write
-
-
 def kept(path: Path, what: dict[str, Any]) -> dict[str, Any] | None:
     """The point that this file holds, if it was measured as `what` says. Raises `UserError` where it can't be read."""
     try:
@@ -389,6 +381,12 @@ def kept(path: Path, what: dict[str, Any]) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"The point {path} can't be read ({error}); remove it, or leave out --resume.") from error
+
+
+def copy_bytes_per_s() -> float:
+    """Read and written by all cores; the median of five copies."""
+    copy, copied = host_copy(environment.cores())
+    return copied / statistics.median(timed(copy, synchronize=lambda: None)[1] for _ in range(5))
 
 
 def caches() -> dict[str, int]:

@@ -63,7 +63,8 @@ def table(report: dict[str, Any], *, axis: str) -> str:
         return "Not measured yet.\n"
     columns = [SETTINGS[axis], "family", "backend", "examples/s" if training else "samples/s", "exponent"]
     columns += ["step (ms)", "products (ms)"] if training else ["block (ms)", "products (ms)"]
-    columns += ["GFLOP/s of products", "Adam's bytes (ms)"] if training else []
+    columns += ["GFLOP/s of products"] if training else []
+    columns += ["Adam's bytes (ms)"] if training and report["copy_bytes_per_s"] else []
     columns += ["cores busy", "mapped anew (MiB)", "compile (s)", "state (MiB)", "peak memory (MiB)"]
     columns += ["of the GPU (MiB)"] if report["device"] != "cpu" else []
     lines = [f"| {' | '.join(columns)} |", f"| ---: | --- | --- |{' ---: |' * (len(columns) - 3)}"]
@@ -72,7 +73,8 @@ def table(report: dict[str, Any], *, axis: str) -> str:
         cells += ["–" if row["exponent"] is None else f"{row['exponent']:.2f}"]
         cells += [f"{1e3 * row['step_s']:.3g}", f"{1e3 * row['floor_step_s']:.3g}"]
         if training:
-            cells += [f"{row['flop'] / row['floor_step_s'] / 1e9:,.0f}", f"{updated_ms(report, row):.3g}"]
+            cells += [f"{row['flop'] / row['floor_step_s'] / 1e9:,.0f}"]
+            cells += [f"{updated_ms(report, row):.3g}"] if report["copy_bytes_per_s"] else []
         cells += [f"{row['cores_busy']:.2f}", f"{row['faults_per_step'] * report['page_bytes'] / MIB:.1f}"]
         cells += [ranged(row, "compile_s", ".2f")]
         cells += [f"{3 * WORD * row['parameters'] / MIB:,.0f}"]
@@ -94,12 +96,14 @@ def ranged(row: Row, name: str, form: str, *, unit: float = 1) -> str:
 
 def measured(report: dict[str, Any]) -> str:
     """The block under the tables: on what, and how."""
-    names = ", ".join(f"{size / 2**10:,.0f} KiB of {level}" for level, size in report["caches"].items())
+    known = [f"{size / 2**10:,.0f} KiB of {level}" for level, size in report["caches"].items()]
+    facts = [", ".join(known) or "caches not known"]
     machine = reports.machine(report["environment"], setting=f"{report['device']}, float32")
-    copy = f"a copy in memory by all cores, read and written, {report['copy_bytes_per_s'] / 1e9:.1f} GB/s"
+    if report["copy_bytes_per_s"]:
+        facts.append(f"a copy in memory by all cores, read and written, {report['copy_bytes_per_s'] / 1e9:.1f} GB/s")
     lines = [clock.statement("timing.md#the-timing-contract", spread="least and most over processes"), ""]
     lines.append(f"- {report['repeats']} processes a point: medians, and in brackets the least and the most.")
-    lines.append(f"- Of the machine: {names or 'caches not known'}; {copy}.")
+    lines.append(f"- Of the machine: {'; '.join(facts)}.")
     trips = [trip for point in report["points"] for trip in point["round_trips_ns"]]
     lines.append(f"- At both ends of each round {cores.said(trips)}.")
     lines.append(f"- {machine}; commit {', '.join(report['commits'])}.")

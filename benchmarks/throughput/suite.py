@@ -18,8 +18,10 @@ from rich.console import Console
 from benchmarks import clock, cores, reports, tables
 from benchmarks.cli import parse, usable
 from benchmarks.environment import ROOT
+from benchmarks.presets import STANDARD
 from benchmarks.reports import REPORTS
-from common.config import Device, Precision
+from benchmarks.throughput.cases import IMAGES
+from common.config import Device, Precision, check
 from common.errors import UserError
 from common.protocol import BACKENDS
 
@@ -57,8 +59,10 @@ def main(arguments: list[str]) -> int:
             "A report says where and on what it was measured, which is here and now; leave out --saved or --report."
         )
     cores.within()  # refused here, not in each benchmark
+    for precision in asked.precision:
+        check(STANDARD.replace(device=asked.device, precision=precision), train_images=IMAGES, test_images=IMAGES)
     saved: list[Path] = list(asked.saved)
-    backends = () if saved else usable(asked.backend)
+    backends = () if saved else usable(asked.backend, device=asked.device)
     for _ in range(asked.sweeps):
         for precision, backend in itertools.product(asked.precision, backends):
             saved += timed(backend, precision, asked)

@@ -186,9 +186,11 @@ def test_the_table_sets_each_row_against_its_script_seed_by_seed() -> None:
             "seeds": [0, 1],
             "images": 500,
             "samples": 100,
+            "run_commits": ["a" * 40],
             "rows": rows,
         }
     )
+    assert "Judged at commit aaaaaaaaaaaa." in text
     first, decay, bug = text.splitlines()[2:5]
     assert "| -101.00 |  |  | 1,000 (1) | 1.00 | 1.50 |" in first
     assert "| -101.00 | +0.00 (-1.00 … +1.00) |  | 500 (1) | 0.50 |" in decay

@@ -85,7 +85,10 @@ def test_the_command_measures_pairs_and_seeds_and_goes_on_with_what_is_there(
         def turn(self) -> float:
             return 0.032 if self.what.precision == "full" else 0.016
 
-        def close(self) -> None: ...
+        def __enter__(self) -> Stand:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
 
     monkeypatch.setattr(compare, "Side", Stand)
     trips = itertools.cycle([300.0, 900.0, 300.0, 310.0])  # a pair whose cores ended far apart is measured again
@@ -121,7 +124,7 @@ def test_the_table_has_medians_over_pairs_and_differences_by_seed() -> None:
     speed |= {"full_ms": [9.0, 10.0, 14.0], "bfloat16_ms": [5.0, 6.0, 7.0], "ratio": [1.5, 1.75, 2.0]}
     speed["round_trips_ns"] = [300.0, 390.0]
     quality: dict[str, Any] = {"backend": "pytorch", "dataset": {"name": "binarized-mnist"}, "seeds": [0, 1], "steps": 10}
-    quality |= {"images": 500, "samples": 100}
+    quality |= {"images": 500, "samples": 100, "run_commits": ["a" * 40, "b" * 40]}
     rows = [
         {"family": "flow", "precision": "full", "log_px": [-100.0, -102.0]},
         {"family": "flow", "precision": "bfloat16", "log_px": [-100.1, -102.3]},
@@ -129,6 +132,14 @@ def test_the_table_has_medians_over_pairs_and_differences_by_seed() -> None:
     environment = {"machine": None, "threads": None, "commit": None, "versions": None}
     text = bfloat16.table({"environment": environment, "turns": 8, "speed": [speed], "quality": quality | {"rows": rows}})
     assert "| a step | flow | jax | 10.00 | 6.00 | 1.75 (1.50 … 2.00) |" in text
+    assert "Trained at commit aaaaaaaaaaaa, bbbbbbbbbbbb." in text
     assert "| flow | -101.000 | -101.200 | -0.200 ± 0.100 | 1.414 |" in text
     assert "Medians over 3 pairs" in text
     assert "Beside the pairs, a byte's round trip between two cores 300 to 390 ns." in text
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--pairs", "-1"), ("--turns", "0")])
+def test_what_cannot_be_measured_is_refused(flag: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bfloat16", flag, value, "--results", str(tmp_path / "results")]) == 2
+    assert f"{flag} is {value}; it must be at least" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()

@@ -273,7 +273,11 @@ def test_a_gpus_points_and_report_replace_no_cpus(tmp_path: Path, asked: list[st
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
     assert main([*arguments, "--device", "cuda"]) == 0
     assert {path: path.read_bytes() for path in before} == before
-    assert json.loads((tmp_path / "growth-cuda.json").read_text())["device"] == "cuda"
+    report = json.loads((tmp_path / "growth-cuda.json").read_text())
+    assert report["device"] == "cuda"
+    words = growth.growth_report.table(report, axis="depth") + growth.growth_report.measured(report)
+    assert "Adam's bytes" not in words, "the host's memory isn't what a GPU moves"
+    assert "GB/s" not in words
     assert main(["growth", "--draw", str(tmp_path), "--device", "cuda", "--results", str(tmp_path / "again")]) == 0
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["growth-cuda.png"]
 

@@ -317,6 +317,33 @@ def test_a_command_that_is_terminated_takes_what_it_started_with_it(tmp_path: Pa
     assert psutil.wait_procs(started, timeout=10)[1] == []
 
 
+GRANDCHILD = """
+import signal, subprocess, sys
+from benchmarks.__main__ import terminate
+
+signal.signal(signal.SIGTERM, terminate)
+sleeper = "import time; print('asleep', flush=True); time.sleep(60)"
+subprocess.run([sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleeper!r}])"])
+"""
+
+
+def test_what_was_started_by_what_was_started_ends_too() -> None:
+    with subprocess.Popen([sys.executable, "-c", GRANDCHILD], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"asleep\n"
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        assert len(started) == 2
+        assert psutil.wait_procs(started, timeout=10)[1] == []
+
+
+def test_rows_are_run_again_unless_those_of_the_folder_are_asked_for(jobs: list[runs.Job], tmp_path: Path) -> None:
+    for flags, resume in (((), False), (("--resume",), True)):
+        jobs.clear()
+        assert main(["reproduce", "quick", "--results", str(tmp_path), *flags]) == 1
+        assert {job.resume for job in jobs} == {resume}
+
+
 def test_what_is_said_to_resume_has_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
     for command in {*offered()} - {"list", "tables"}:  # they take no arguments
         with pytest.raises(SystemExit):
@@ -327,17 +354,15 @@ def test_what_is_said_to_resume_has_the_flag(capsys: pytest.CaptureFixture[str])
 def test_a_framework_that_is_not_here_is_left_out_unless_it_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    missing = {"jax"}
-
-    def described(name: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess([], 2 * (name in missing), "", f"Warning: old\n{name} can't be imported.\n")
-
-    monkeypatch.setattr(cli, "described", described)
+    found = {"pytorch": {"devices": {"cpu": "", "cuda": ""}}, "jax": None, "tensorflow": {"devices": {"cpu": ""}}}
+    monkeypatch.setattr(cli, "described", lambda name: (found[name], "" if found[name] else f"{name} can't be imported."))
     assert cli.usable(()) == ("pytorch", "tensorflow")
     assert capsys.readouterr().err == "jax is left out: jax can't be imported.\n"
+    assert cli.usable((), device="cuda") == ("pytorch",)
+    assert capsys.readouterr().err.splitlines()[1] == "tensorflow is left out: it has no device cuda here."
     assert cli.usable(("jax",)) == ("jax",), "it fails by itself, and says why"
-    missing |= {"pytorch", "tensorflow"}
-    with pytest.raises(UserError, match="no framework here"):
-        cli.usable(())
+    found["pytorch"] = None
+    with pytest.raises(UserError, match="No backend can be used on cuda here"):
+        cli.usable((), device="cuda")
     with pytest.raises(UserError, match="no backend 'numpy'; choose from pytorch"):
         cli.usable(("jax", "numpy"))

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import overhead, reports, runs
+from benchmarks import cores, overhead, reports, runs
 from benchmarks.__main__ import main
 from benchmarks.presets import preset
 from benchmarks.runs import Job
 from common import data, protocol, training
+from common.errors import UserError
 from common.protocol import BACKENDS
 
 
@@ -114,6 +115,21 @@ def test_the_report_is_written_and_what_it_says_is_shown(
     assert "| pytorch | flow | 9.0 | 8.0 | 1.0 | 2.00 | 1.75 | – |" in printed
     assert "two cores 290 to 510 ns beside the bare loop" in printed
     assert overhead.table(reports.read("overhead", tmp_path) or {}) in printed
+
+
+def test_a_start_waits_for_no_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cores.WITHIN, "400")
+    given: list[dict[str, str]] = []
+
+    def run(command: list[str], *, env: dict[str, str], **_: Any) -> types.SimpleNamespace:
+        given.append(env)
+        return types.SimpleNamespace(returncode=1, stderr="That's all.")
+
+    monkeypatch.setattr(overhead.subprocess, "run", run)
+    with pytest.raises(UserError, match=r"ended with code 1:\nThat's all\."):
+        overhead.start("jax", "flow", folder=tmp_path, turn=0)
+    assert cores.WITHIN not in given[0]
+    assert "PATH" in given[0]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks import records, runs
 from benchmarks.__main__ import main
+from benchmarks.presets import preset
 from common import checkpoints, protocol, training
 from common.checkpoints import Checkpoint
 from tests.benchmarks.identical import assert_same_arrays, assert_same_run
@@ -180,6 +181,12 @@ def test_a_run_resumed_and_in_other_chunks_is_the_uninterrupted_one(
     assert run(halves, *settings, "--resume") == 0
 
     assert_same_run(halves, whole, other_settings=True)
+    assert record_in(halves)["timing"]["programs_compiled"] is None, "the last process knows of its own programs alone"
+
+
+def test_another_command_in_the_same_folder_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "touch", lambda path: None)  # the other one has removed it
+    runs.checked(runs.Job("pytorch", "quick", "binarized-digits", None, preset("quick"), str(tmp_path), resume=False))
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -256,13 +263,15 @@ def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(
 def test_a_backend_that_is_not_there_is_a_row_in_a_sweep_and_an_error_where_it_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert run(tmp_path / "sweep", "--backend", "pytorch") == 0
     for name in protocol.BACKENDS:  # what Python does with this is an ImportError
         monkeypatch.setitem(sys.modules, f"backends.{name}.session", None)
+    capsys.readouterr()
     assert run(tmp_path / "sweep") == 0
-    found = records.read_all(tmp_path / "sweep")
-    assert {(record["backend"], record["status"]) for record in found} == {(name, "not-run") for name in protocol.BACKENDS}
+    found = {record["backend"]: record["status"] for record in records.read_all(tmp_path / "sweep")}
+    assert found == {"pytorch": "ok", "jax": "not-run", "tensorflow": "not-run"}, "what isn't run replaces no result"
     printed = capsys.readouterr()
-    assert all(record["reason"] in printed.out for record in found)
+    assert all(f"{name}: its framework can't be imported" in printed.out for name in protocol.BACKENDS)
 
     assert run(tmp_path / "asked", "--backend", "jax") == 2
     assert "Backend 'jax' is unavailable" in capsys.readouterr().err

@@ -88,13 +88,14 @@ def test_a_timed_call_of_training_is_a_runs_chunk() -> None:
     assert {batch: cases.chunk_steps(batch) for batch in cases.BATCHES} == {32: 100, 128: 100, 1024: 12, 8192: 1}
 
 
-def test_the_floor_of_a_forward_pass_is_the_forward_third_of_a_steps() -> None:
-    """Each layer's forward product is one of the three of `floor.products`."""
-    config = STANDARD.replace(variational="flow")
-    forward = list(cases.forward(config.model, batch=128, samples=1).values())
+def test_what_follows_the_noise_has_a_row_a_sample_and_all_but_the_pixels_three_products() -> None:
+    config = STANDARD.replace(variational="flow", objective_samples=3)
+    forward = floor.forward(config.model, batch=128, samples=3)
+    once = {"encoder.first", "encoder.second", "encoder.out", *(f"flow.blocks.{i}.made.context" for i in range(2))}
+    assert {name: rows for name, (rows, *_) in forward.items()} == {name: 128 if name in once else 384 for name in forward}
     every = floor.products(config)
-    assert [product for product in every if product in forward]
-    assert all(product in every for product in forward)
+    assert len(every) == 3 * len(forward) - 1
+    assert set(forward.values()) < set(every)
 
 
 # The comparison's verdict
@@ -118,7 +119,10 @@ class Stand:
         drift = 1 + 0.4 * np.sin(Stand.now / 30)
         return self.true * drift * float(np.exp(Stand.draws.normal(0, 0.03)))
 
-    def close(self) -> None: ...
+    def __enter__(self) -> Stand:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 def test_the_verdict_is_right_on_a_machine_that_drifts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +160,14 @@ def test_a_worker_answers_a_turn_with_seconds() -> None:
         assert side.answer() == "ready\n"
         assert 0 < side.turn() < 10
     assert side.process.returncode == 0
+
+
+def test_a_worker_that_ends_between_its_turns_is_named() -> None:
+    with compare.Side(compare.ROOT, What("placement", "mean-field", 32, "pytorch")) as side:
+        side.process.kill()
+        side.process.wait()
+        with pytest.raises(UserError, match="ended with code -9"):
+            side.turn()
 
 
 def test_a_worker_is_not_waited_for_where_the_command_is_stopped() -> None:
@@ -207,6 +219,27 @@ def test_of_a_saved_run_all_is_compared_unless_something_is_asked_for(
     capsys.readouterr()
     assert main(["compare", "--saved", str(path)]) == 2
     assert "timed no benchmark that can be compared" in capsys.readouterr().err
+
+
+def test_a_benchmark_that_fails_loses_no_others_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def judge(base: Path, head: Path, what: What, **_: Any) -> compare.Verdict:
+        if what.backend == "jax":
+            raise UserError("Its process ended.")
+        return compare.Verdict((1.2,), 1.1, slower=True)
+
+    monkeypatch.setattr(compare, "checkout", lambda revision: nullcontext(tmp_path))
+    monkeypatch.setattr(compare, "judge", judge)
+    assert main(["compare", "-k", "train mean-field 128"]) == 2
+    printed = capsys.readouterr()
+    assert "train mean-field 128 tensorflow" in printed.out
+    assert "Not compared: train mean-field 128 jax" in printed.err
+
+
+def test_a_precision_that_the_device_lacks_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["throughput", "--precision", "full", "tf32"]) == 2
+    assert "tf32" in capsys.readouterr().err
 
 
 def test_no_pair_and_no_turn_are_the_users_mistakes() -> None:
