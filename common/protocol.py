@@ -6,8 +6,11 @@ A backend is a package `backends/NAME` whose module `session` offers the functio
 
 from __future__ import annotations
 
+import gc
 import importlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -140,9 +143,29 @@ def load(name: str) -> Backend:
     """
     if name not in BACKENDS:
         raise UserError(f"There is no backend '{name}'; choose from {', '.join(BACKENDS)}.")
+    module = f"backends.{name}.session"
+    if sys.modules.get(module):
+        return cast(Backend, sys.modules[module])
     try:
-        return cast(Backend, importlib.import_module(f"backends.{name}.session"))
+        with _uncollected():
+            return cast(Backend, importlib.import_module(module))
     except ImportError as error:
         raise UserError(
             f"Backend '{name}' is unavailable ({error}); install environments/{name}-cpu.txt or {name}-cuda.txt."
         ) from error
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection, which would go through what an import makes again and again, though all of it stays.
+
+    Nor will it later, when the framework's compiler makes as many objects: what there is by then is frozen.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collecting:
+            gc.enable()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import sys
+import types
 
 import numpy as np
 import pytest
 
+from common import protocol
 from common.config import Optimizer
+from common.errors import UserError
 from tests.parity.conftest import IMAGES, deviation, random_state, session, small
 
 NOISE = np.random.default_rng(2).normal(size=(3, 20, 4))
@@ -107,3 +112,29 @@ def test_the_state_survives_a_session(backend: str, family: str) -> None:
     assert again.keys() == state.keys()
     for name, value in state.items():
         assert np.array_equal(again[name], value), name
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_an_import_isnt_gone_through_by_the_collector_which_is_left_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, collecting: bool
+) -> None:
+    during: list[bool] = []
+    monkeypatch.setattr(
+        protocol.importlib, "import_module", lambda name: during.append(gc.isenabled()) or types.ModuleType(name)
+    )
+    monkeypatch.delitem(sys.modules, "backends.jax.session", raising=False)
+    frozen = gc.get_freeze_count()
+    kept = [[i] for i in range(1000)]
+    try:
+        (gc.enable if collecting else gc.disable)()
+        protocol.load("jax")
+        assert gc.isenabled() == collecting
+        monkeypatch.undo()
+        monkeypatch.setitem(sys.modules, "backends.jax.session", None)  # an ImportError
+        with pytest.raises(UserError, match="Backend 'jax' is unavailable"):
+            protocol.load("jax")
+        assert gc.isenabled() == collecting
+    finally:
+        gc.enable()
+    assert during == [False]
+    assert gc.get_freeze_count() >= frozen + len(kept)
