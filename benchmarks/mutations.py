@@ -263,8 +263,8 @@ PYTORCH = [
         scenario=MEAN_FIELD,
         rung="steps-1",
         file="backends/pytorch/session.py",
-        before="log_weights(quantities, 1.0).mean()",
-        after="log_weights(quantities, kl_weight).mean()",
+        before="log_weights(quantities, 1.0).detach().mean()",
+        after="log_weights(quantities, kl_weight).detach().mean()",
     ),
     Mutation(
         name="beta-in-evaluation",
@@ -539,7 +539,7 @@ TENSORFLOW = [
         scenario=MEAN_FIELD,
         rung="objective",
         file="backends/tensorflow/vae.py",
-        before="tf.reduce_mean(tf.reduce_logsumexp(log_w, axis=0) - math.log(len(log_w)))",
+        before="tf.reduce_mean(tf.reduce_logsumexp(log_w, axis=0) - math.log(log_w.shape[0]))",
         after="tf.reduce_mean(log_w)",
     ),
     Mutation(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ladder
+from benchmarks.environment import ROOT
 from benchmarks.mutations import MUTATIONS, Mutation, mutated
 from benchmarks.parity import Job
 from common.protocol import BACKENDS
@@ -54,3 +55,4 @@ def test_the_suite_covers_every_backend_and_rung() -> None:
     for m in MUTATIONS:
         assert m.rung in scenarios[m.scenario].rungs
         assert m.before != m.after
+        assert (ROOT / m.file).read_text(encoding="utf-8").count(m.before) == 1, f"{m.name}: the code has changed"
