@@ -43,7 +43,7 @@ from benchmarks.regress import prove as prove_regress
 from benchmarks.regress import quality as regress_quality
 from benchmarks.regress import speed as regress_speed
 from benchmarks.throughput import compare, growth, prove, roofline, suite
-from common import checkpoints, data, protocol
+from common import cache, checkpoints, data, protocol, shapes
 from common.config import SECTIONS, TOP, Config, Device, Precision, Variational, check
 from common.errors import UserError
 
@@ -378,6 +378,8 @@ def main(arguments: list[str]) -> int:
     try:
         if command not in COMMANDS:
             raise UserError(f"There is no command '{command}'; choose from {', '.join(offered())}.")
+        for switch in (cache.switched_on, shapes.switched_on):  # a backend would raise for them when it's imported
+            switch()
         return COMMANDS[command](translate(rest))
     except UserError as error:
         print(error, file=sys.stderr)

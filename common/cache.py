@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -21,17 +23,31 @@ def folder() -> Path:
     return Path(pooch.os_cache("vaebench"))
 
 
-def programs() -> Path | None:
-    """Where compiled programs are kept for later processes, one folder a kind of processor; None where SWITCH is 0.
-
-    Raises `UserError` for a SWITCH that is neither 0 nor 1.
-    """
+def switched_on() -> bool:
+    """Whether programs are kept. Raises `UserError` for a SWITCH that is neither 0 nor 1."""
     value = os.environ.get(SWITCH) or "1"
     if value not in ("0", "1"):
         raise UserError(
             f"The environment variable {SWITCH} is '{value}'; set it to 0 to compile anew in each process, or to 1."
         )
-    return folder() / "programs" / processor() if value == "1" else None
+    return value == "1"
+
+
+def programs() -> Path | None:
+    """Where compiled programs are kept for later processes, one folder a kind of processor.
+
+    None where they aren't: SWITCH is 0, or the folder can't be written, which is said.
+    """
+    if not switched_on():
+        return None
+    path = folder() / "programs" / processor()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        print(f"Compiled programs aren't kept, since {path} can't be written ({error.strerror}).", file=sys.stderr)
+        return None
 
 
 def processor() -> str:

@@ -6,6 +6,7 @@ docs/checkpoint.md describes it field by field.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import numpy as np
 
 from common.config import Config
 from common.errors import UserError
-from common.files import write_whole
-from common.parameters import State, group, judged, shapes
+from common.files import DAMAGED_HDF5, write_whole
+from common.parameters import State, fresh_state, group, judged, shapes
 
 SCHEMA = 1
 
@@ -59,7 +60,7 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the file whole or not at all. Raises `UserError` where it can't be written."""
+    """Write the file whole or not at all, each array with HDF5's checksum. Raises `UserError` where it can't be written."""
 
     def write(temporary: Path) -> None:
         with h5py.File(temporary, "w") as file:
@@ -69,13 +70,13 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
                 file.attrs[name] = getattr(checkpoint, name)
             file.attrs["earlier"] = json.dumps(checkpoint.earlier)
             for folder, arrays in (("state", checkpoint.state), ("best", checkpoint.best)):
-                group = file.create_group(folder)
+                place = file.create_group(folder)
                 for name, value in arrays.items():
-                    group[name] = value
+                    place.create_dataset(name, data=value, fletcher32=value.size > 1)
             file["best"].attrs.update({"step": checkpoint.best_step, "valid_elbo": checkpoint.best_valid_elbo})
             history = file.create_group("history")
             for name, column in checkpoint.history.items():
-                history[name] = np.array(column, dtype=np.float64)
+                history.create_dataset(name, data=np.array(column, dtype=np.float64), fletcher32=len(column) > 1)
 
     write_whole(path, write)
 
@@ -85,7 +86,7 @@ def load(path: Path) -> Checkpoint:
 
     Raises `UserError` where there is no such file, or it is damaged, no checkpoint, or not of its own config's model.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # false, where Path.is_file raises, in a folder that may not be entered
         raise UserError(f"There is no checkpoint {path}; `python -m benchmarks run` writes one into its results folder.")
     try:
         with h5py.File(path, "r") as file:
@@ -101,22 +102,38 @@ def load(path: Path) -> Checkpoint:
                 history={name: list(column[()]) for name, column in file["history"].items()},
                 earlier=[(str(name), int(step)) for name, step in json.loads(file.attrs.get("earlier", "[]"))],
             )
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path} is not a checkpoint of this suite, or is damaged ({error}); train the model again.") from error
-    expected = shapes(checkpoint.config.model)
-    for found in (checkpoint.selected(), group(checkpoint.state, "parameters")):
-        if {name: value.shape for name, value in found.items()} == expected:
-            continue
-        raise UserError(f"{path} holds the parameters of another model than its config says; train the model again.")
+        fits = _fits(checkpoint)
+    except PermissionError as error:
+        raise UserError(f"Cannot read {path} ({error.strerror}); make the file readable.") from error
+    except (*DAMAGED_HDF5, TypeError) as error:
+        reason = " ".join(str(error).split())  # it can have several lines
+        raise UserError(
+            f"{path} is not a checkpoint of this suite, or is damaged ({reason}); train the model again."
+        ) from error
+    if not fits:
+        raise UserError(f"{path} holds other arrays than its config's model and optimizer have; train the model again.")
     return checkpoint
 
 
-def _arrays(group: h5py.Group) -> State:
+def _fits(checkpoint: Checkpoint) -> bool:
+    """Whether the arrays are those of the config, by name, shape and dtype: none missing, none left over."""
+    config, parameters = checkpoint.config, group(checkpoint.state, "parameters")
+    if {name: value.shape for name, value in parameters.items()} != shapes(config.model):
+        return False
+    whole = fresh_state(parameters, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
+    return _kinds(checkpoint.state) == _kinds(whole) and _kinds(checkpoint.selected()) == _kinds(parameters)
+
+
+def _kinds(state: State) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    return {name: (value.shape, value.dtype) for name, value in state.items()}
+
+
+def _arrays(place: h5py.Group) -> State:
     arrays: State = {}
 
     def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Dataset):
             arrays[name] = np.asarray(item[()])
 
-    group.visititems(visit)
+    place.visititems(visit)
     return arrays

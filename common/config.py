@@ -41,7 +41,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """The update rule, every term of it. Moments are of the gradient of the objective's batch mean."""
+    """The update rule, every term of it. Moments are of the gradient of the loss, minus the objective's batch mean."""
 
     optimizer: Literal["adam", "rmsprop"] = setting("adam", "Update rule.")
     learning_rate: float = setting(1e-3, "Learning rate at step 0.")
@@ -61,7 +61,7 @@ class Optimizer:
 class Training:
     """How long, on what, and which state is kept."""
 
-    seed: int = setting(0, "Seeds initial weights, the order of minibatches and all noise, in streams that never overlap.")
+    seed: int = setting(0, "Seeds initial weights, the order of minibatches and all noise, a stream each.")
     batch_size: int = setting(128, "Images a step.")
     steps: int = setting(30_000, "Steps of training.")
     objective_samples: int = setting(1, "k: 1 trains on the ELBO, more on the importance-weighted bound.")
@@ -86,7 +86,9 @@ class Evaluation:
     samples: int = setting(1_000, "K: importance samples an image for log p(x), used exactly.")
     images: int = setting(0, "Test images, a seeded random subset; 0 for the whole set.")
     image_batch: int = setting(100, "Images a call; changes results by rounding alone.")
-    sample_block: int = setting(25, "Samples an image a call; changes results by rounding alone.")
+    sample_block: int = setting(
+        25, "Samples an image a call, rounded up to a multiple of 25; changes results by rounding alone."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,13 +195,15 @@ def check(config: Config, *, train_images: int, test_images: int) -> None:
         "--images": evaluation.images,
         "--weight-decay": optimizer.weight_decay,
         "--learning-rate": optimizer.learning_rate,
-        "--adam-epsilon": optimizer.adam_epsilon,
-        "--rmsprop-epsilon": optimizer.rmsprop_epsilon,
         "--rmsprop-initial-accumulator": optimizer.rmsprop_initial_accumulator,
     }
     for flag, number in not_negative.items():
         if not (number >= 0 and np.isfinite(number)):
-            raise UserError(f"{flag} is {number}; it must be 0 or more.")
+            raise UserError(f"{flag} is {number}; it must be a finite number, 0 or more.")
+    epsilons = {"--adam-epsilon": optimizer.adam_epsilon, "--rmsprop-epsilon": optimizer.rmsprop_epsilon}
+    for flag, epsilon in epsilons.items():  # a masked weight's moments stay 0
+        if not (epsilon > 0 and np.isfinite(epsilon)):
+            raise UserError(f"{flag} is {epsilon}; it must be a finite number above 0.")
     rates = {
         "--ema-decay": training.ema_decay,
         "--adam-beta1": optimizer.adam_beta1,

@@ -20,7 +20,7 @@ import numpy as np
 
 from common import cache
 from common.errors import UserError
-from common.files import write_whole
+from common.files import DAMAGED_HDF5, write_whole
 from common.noise import generator
 
 Splits = dict[str, np.ndarray]  # "train", "valid", "test" → uint8 [images, pixels] of 0 and 1
@@ -45,9 +45,6 @@ MNIST_SHA256 = {
 
 DIGITS_IMAGES = {"train": 1197, "valid": 300, "test": 300}
 DIGITS_SEED = 0
-
-# What h5py raises on a damaged file, depending on which bytes are hit.
-DAMAGED_HDF5 = (OSError, KeyError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +218,7 @@ def _read_mnist_cache(path: Path) -> Splits | None:
                 if file[split].shape != (MNIST_IMAGES[split], packed_pixels) or file[split].dtype != np.uint8:
                     return None
                 splits[split] = np.unpackbits(file[split][...], axis=1)
-    except (*DAMAGED_HDF5, AttributeError):  # a group, which has no shape
+    except DAMAGED_HDF5:  # AttributeError: a group has no shape
         return None
     return splits if content_sha256(splits) == PINNED["binarized-mnist"] else None
 
@@ -275,12 +272,14 @@ def from_hdf5(path: Path) -> Dataset:
     """
     if not os.path.isfile(path):
         raise UserError(f"There is no file {path}; give the path of an HDF5 file with train, valid and test.")
-    if not h5py.is_hdf5(path):
-        raise UserError(f"{path} is not a readable HDF5 file; write it again, with h5py for example.")
     try:
+        if not h5py.is_hdf5(path):
+            raise UserError(f"{path} is not a readable HDF5 file; write it again, with h5py for example.")
         with h5py.File(path, "r") as file:
             splits = {split: _read_split(file, split, path=path) for split in SPLITS}
             shape = file.attrs.get("image_shape")
+    except PermissionError as error:
+        raise UserError(f"Cannot read {path} ({error.strerror}); make the file readable.") from error
     except DAMAGED_HDF5 as error:
         reason = " ".join(str(error).split())  # it can have several lines
         raise UserError(f"{path} is a truncated or damaged HDF5 file ({reason}); write it again.") from error

@@ -10,16 +10,20 @@ from pathlib import Path
 
 from common.errors import UserError
 
+# What h5py raises on a damaged file, depending on which bytes are hit; a damaged size can be that of more memory than there is.
+DAMAGED_HDF5 = (OSError, KeyError, RuntimeError, ValueError, AttributeError, MemoryError)
+
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Make `path` what `write` writes, and on any failure leave it as it was.
 
     `write` gets a temporary path in the same folder (made if need be) that ends in the file's own name, since some writers look
-    at the suffix. The file reaches the disk before it takes its name.
+    at the suffix. The file reaches the disk before it takes its name, and then so do its name and new folders'.
 
     Raises `UserError` where the folder or the disk refuses; whatever else `write` raises passes through.
     """
     temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    new = [folder for folder in path.parents if not os.path.exists(folder)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -28,7 +32,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        _to_disk(path.parent)
+        for folder in (path.parent, *(folder.parent for folder in new)):
+            _to_disk(folder)
     except (OSError, RuntimeError) as error:
         reason = _refusal(error)
         if reason is None:

@@ -1,4 +1,4 @@
-"""Where every random number of the suite comes from: named streams that never overlap, and noise that frameworks can share."""
+"""Where every random number of the suite comes from: named streams, and noise that frameworks can share."""
 
 from __future__ import annotations
 

@@ -26,11 +26,10 @@ BACKENDS = ("pytorch", "jax", "tensorflow")
 
 @dataclass(frozen=True)
 class Description:
-    """Which versions and devices a backend has here, or why it can't be used."""
+    """Which versions and devices a backend has here."""
 
     versions: dict[str, str]
     devices: dict[str, str]  # "cpu" or "cuda" → the hardware's name
-    unavailable: str | None
 
 
 class Session(Protocol):
@@ -149,9 +148,12 @@ def load(name: str) -> Backend:
     try:
         with _uncollected():
             return cast(Backend, importlib.import_module(module))
-    except ImportError as error:
+    except UserError:
+        raise
+    except Exception as error:  # an ImportError, or whatever versions that don't fit one another come to
+        reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         raise UserError(
-            f"Backend '{name}' is unavailable ({error}); install environments/{name}-cpu.txt or {name}-cuda.txt."
+            f"Backend '{name}' is unavailable ({reason}); install environments/{name}-cpu.txt or {name}-cuda.txt."
         ) from error
 
 

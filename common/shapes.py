@@ -22,16 +22,13 @@ def switched_on() -> bool:
     return value == "1"
 
 
-CHECK_SHAPES = switched_on()
-
-
 def checked(function: Function, *, around: Decorator = lambda check: check) -> Function:
     """The same object where the switch is off; else one that holds each call's arguments and result to their annotations.
 
     A name such as `batch` is one size throughout a call. `around` decorates the check, not the function. Raises
     `jaxtyping.TypeCheckError`, which names function, argument, the shape that it has and the one that it should have.
     """
-    if not CHECK_SHAPES:
+    if not switched_on():
         return function
     from beartype import beartype
     from jaxtyping import jaxtyped

@@ -46,30 +46,33 @@ events: collections.Counter[str] = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: events.update([event]))
 
 EXPORT_SUFFIX = ".msgpack"
-PLATFORMS = {"cpu": "cpu", "gpu": "cuda"}
 
 
 def describe() -> Description:
-    devices = {PLATFORMS[d.platform]: d.device_kind for d in jax.devices() if d.platform in PLATFORMS}
-    return Description(
-        versions={name: version(name) for name in ("jax", "jaxlib", "flax", "optax")},
-        devices={"cpu": platform.machine()} | devices,
-        unavailable=None,
-    )
+    """Raises `UserError` where no platform is here that JAX_PLATFORMS names."""
+    named = jax.config.jax_platforms
+    try:
+        gpus = [device.device_kind for device in jax.devices() if device.platform == "gpu"]
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"JAX has no device here, since JAX_PLATFORMS is '{named}'; unset it.") from error
+    devices = {"cpu": platform.machine()} if not named or "cpu" in named.split(",") else {}
+    if gpus:
+        devices["cuda"] = gpus[0]
+    return Description(versions={name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}, devices=devices)
 
 
 def programs_compiled() -> int | None:
-    """None where the cache is off."""
-    if jax.config.jax_compilation_cache_dir is None:
-        return None
-    asked, given = (f"/jax/compilation_cache/{event}" for event in ("compile_requests_use_cache", "cache_hits"))
-    return events[asked] - events[given]
+    """None where none was asked for, or the cache is off."""
+    asked, given = (events[f"/jax/compilation_cache/{event}"] for event in ("compile_requests_use_cache", "cache_hits"))
+    return asked - given if asked else None
 
 
 def select(device: Device) -> jax.Device:
     """The device. Raises `UserError` where it isn't there."""
     if device not in describe().devices:
-        raise UserError(f"JAX has no device '{device}' here; use --device cpu, or install environments/jax-cuda.txt.")
+        named = jax.config.jax_platforms
+        remedy = f"unset JAX_PLATFORMS, which is '{named}', " if named else "use --device cpu, "
+        raise UserError(f"JAX has no device '{device}' here; {remedy}or install environments/jax-cuda.txt.")
     return jax.devices(device)[0]
 
 
@@ -109,7 +112,7 @@ class Session:
             # Parameters come from `state`. Compiled, their initial values, which nobody asks for, aren't drawn.
             self.graph, self.constants = jax.jit(build)()
         self.parameters = self._own(group(state, "parameters"))
-        self.ema = self._own(group(state, "ema"))
+        self.ema = self._own(group(state, "ema") if training.ema_decay else {})
         self.step = int(state["step"])
         self.optimizer = optimizers.create(optimizer)
         moments = self._own(group(state, "optimizer"))

@@ -42,7 +42,7 @@ def describe() -> Description:
     devices = {"cpu": platform.machine()}
     if torch.cuda.is_available():
         devices["cuda"] = torch.cuda.get_device_name()
-    return Description(versions={"torch": version("torch")}, devices=devices, unavailable=None)
+    return Description(versions={"torch": version("torch")}, devices=devices)
 
 
 def programs_compiled() -> int | None:
@@ -99,9 +99,11 @@ def _compiled(function: Callable[..., Any], *, whole: bool) -> Callable[..., Any
         except torch._dynamo.exc.TorchDynamoException as error:
             lines = str(error).splitlines()
             reason = next((line for line in lines if "error:" in line), lines[0])
+            lacking = lines[0].startswith(("InvalidCxxCompiler", "CppCompileError"))
             raise UserError(
-                f"PyTorch compiles long runs, and can't here ({reason}). It takes a C++ compiler and Python's headers "
-                "(g++, python3-dev): install them, or let --compile-from be more than --steps."
+                f"PyTorch compiles long runs, and can't here ({reason}): "
+                + "install a C++ compiler and Python's headers (g++, python3-dev), or " * lacking
+                + "let --compile-from be more than --steps."
             ) from error
 
     return call

@@ -41,7 +41,7 @@ def describe() -> Description:
     for name in ("tensorflow", "tensorflow-cpu"):
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
-    return Description(versions=versions, devices=devices, unavailable=None)
+    return Description(versions=versions, devices=devices)
 
 
 def programs_compiled() -> int | None:
@@ -110,9 +110,9 @@ class Session:
             self.optimizer.build(list(self.parameters.values()))
         self.moments = optimizers.slots(self.optimizer, list(self.parameters), optimizer)
         for variables, prefix in ((self.parameters, "parameters"), (self.ema, "ema"), (self.moments, "optimizer")):
-            for name, value in group(state, prefix).items():
-                if name in variables:
-                    variables[name].assign(value.astype(dtype))
+            values = group(state, prefix)
+            for name, own in variables.items():
+                own.assign(values[name].astype(dtype))
         self.optimizer.iterations.assign(int(state["step"]))
 
     @checked

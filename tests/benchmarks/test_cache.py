@@ -83,3 +83,12 @@ def test_a_switch_is_0_or_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cache.SWITCH, "no")
     with pytest.raises(UserError, match=cache.SWITCH):
         cache.programs()
+
+
+def test_where_no_program_can_be_kept_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VAEBENCH_CACHE_DIR", str(tmp_path / "file"))
+    assert cache.programs() is None
+    assert "Compiled programs aren't kept, since " in capsys.readouterr().err

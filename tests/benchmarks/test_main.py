@@ -19,7 +19,7 @@ import pytest
 from benchmarks import cli, environment, records, runs
 from benchmarks.__main__ import COMMANDS, RESUMED, main, offered, translate
 from benchmarks.presets import PRESETS
-from common import checkpoints, data, parameters
+from common import cache, checkpoints, data, parameters, shapes
 from common.checkpoints import Checkpoint
 from common.config import SECTIONS, Config
 from common.errors import UserError
@@ -99,7 +99,9 @@ def digits_checkpoint(path: Path, config: Config) -> Checkpoint:
         ("--batch-size 1198", "1197"),
         ("--images 301", "300"),
         ("--seed -1", "--seed"),
-        ("--learning-rate nan", "--learning-rate"),
+        ("--learning-rate nan", "a finite number, 0 or more"),
+        ("--adam-epsilon 0", "above 0"),
+        ("--rmsprop-epsilon inf", "--rmsprop-epsilon"),
         ("--ema-decay 1", "--ema-decay"),
         ("--dtype float16", "float16"),
         ("--device tpu", "tpu"),
@@ -115,6 +117,14 @@ def test_run_refuses(refused: Callable[..., str], tmp_path: Path, arguments: str
 )
 def test_other_commands_refuse(refused: Callable[..., str], arguments: str) -> None:
     assert arguments.split()[-1].removeprefix("--now") in refused(*arguments.split())
+
+
+@pytest.mark.parametrize("switch", [cache.SWITCH, shapes.SWITCH])
+def test_a_switch_that_is_none_is_refused_before_a_backend_meets_it(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, switch: str
+) -> None:
+    monkeypatch.setenv(switch, "off")
+    assert f"{switch} is 'off'; set it to" in refused("run", f"--results={tmp_path / 'results'}")
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 3, 3), (0, 9)])
@@ -148,7 +158,7 @@ def test_a_checkpoint_of_another_model_is_refused(refused: Callable[..., str], t
     checkpoint = digits_checkpoint(path, Config().replace(latent_size=2, hidden_size=8))
     checkpoint.config = checkpoint.config.replace(latent_size=3)
     checkpoints.save(checkpoint, path)
-    assert "another model" in refused("evaluate", str(path))
+    assert "other arrays" in refused("evaluate", str(path))
 
 
 @pytest.mark.parametrize(

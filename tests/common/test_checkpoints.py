@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -146,3 +147,55 @@ def test_a_file_from_before_earlier_is_loaded_and_a_damaged_one_is_refused(file:
         opened.attrs["earlier"] = "jax"
     with pytest.raises(UserError, match="not a checkpoint"):
         checkpoints.load(path)
+
+
+@pytest.mark.parametrize("missing", ["step", "ema", "optimizer", "optimizer/first_moment", "parameters/decoder.out.bias"])
+def test_a_file_that_lacks_something_of_its_run_is_refused(file: Path, tmp_path: Path, missing: str) -> None:
+    path = tmp_path / "part.h5"
+    path.write_bytes(file.read_bytes())
+    with h5py.File(path, "r+") as opened:
+        del opened[f"state/{missing}"]
+    with pytest.raises(UserError, match="holds other arrays than its config's model and optimizer have"):
+        checkpoints.load(path)
+
+
+@pytest.mark.parametrize("changes", [{"dtype": "float32"}, {"ema_decay": 0.0}, {"optimizer": "adam", "hidden_size": 8}])
+def test_a_file_of_other_settings_than_it_says_is_refused(file: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+    path = tmp_path / "other.h5"
+    path.write_bytes(file.read_bytes())
+    with h5py.File(path, "r+") as opened:
+        opened.attrs["config"] = json.dumps(CONFIG.replace(**changes).as_dict())
+    with pytest.raises(UserError, match="holds other arrays"):
+        checkpoints.load(path)
+
+
+def test_one_flipped_bit_of_a_number_is_found(file: Path, tmp_path: Path) -> None:
+    weight = checkpoints.load(file).state["parameters/encoder.first.weight"]
+    content = bytearray(file.read_bytes())
+    content[content.index(weight.tobytes()) + 1] ^= 1
+    path = tmp_path / "flipped.h5"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged"):
+        checkpoints.load(path)
+
+
+def test_a_damaged_name_or_kind_is_a_sentence(file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.h5"
+    path.write_bytes(file.read_bytes().replace(b"second_moment", b"\xffecond_moment"))
+    with pytest.raises(UserError, match="not a checkpoint"):
+        checkpoints.load(path)
+    path.write_bytes(file.read_bytes())
+    with h5py.File(path, "r+") as opened:
+        del opened["history"]
+        opened["history"] = np.zeros(3)
+    with pytest.raises(UserError, match="not a checkpoint"):
+        checkpoints.load(path)
+
+
+def test_a_file_that_may_not_be_read_says_so(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(UserError, match=r"Cannot read .*run\.h5 \(Permission denied\); make the file readable"):
+        checkpoints.load(file)

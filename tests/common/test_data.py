@@ -434,6 +434,23 @@ def test_hdf5_missing_or_another_format(tmp_path):
         load(str(tmp_path / "mine.h5"), data_dir=None)
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied"), "Cannot read .*make the file readable"),
+        (MemoryError("2 TiB"), "damaged .*2 TiB"),
+    ],
+)
+def test_hdf5_that_may_not_be_read_or_claims_more_than_there_is(tmp_path, monkeypatch, error, message):
+    def refuse(_):
+        raise error
+
+    name = write_h5(tmp_path / "mine.h5", random_splits(pixels=4))
+    monkeypatch.setattr(h5py, "is_hdf5", refuse)
+    with pytest.raises(UserError, match=message):
+        load(name, data_dir=None)
+
+
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
 def test_hdf5_truncated(tmp_path, kept):
     name = write_h5(tmp_path / "mine.h5", random_splits(pixels=64, sizes=(500, 100, 100)))

@@ -67,6 +67,24 @@ def test_a_refusal_of_the_system_is_a_user_error_and_leaves_the_old_file(tmp_pat
     assert names(tmp_path) == ["file.txt"]
 
 
+def test_new_folders_reach_the_disk_too(tmp_path, monkeypatch):
+    synced, opened = [], {}
+    to_open, to_sync = os.open, os.fsync
+
+    def remember(path, *rest):
+        descriptor = to_open(path, *rest)
+        opened[descriptor] = Path(path)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", remember)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(opened[descriptor]), to_sync(descriptor)))
+    write_whole(tmp_path / "new" / "folder" / "file.txt", lambda temporary: temporary.touch())
+    assert set(synced[1:]) == {tmp_path, tmp_path / "new", tmp_path / "new" / "folder"}
+    synced.clear()
+    write_whole(tmp_path / "new" / "file.txt", lambda temporary: temporary.touch())
+    assert synced[1:] == [tmp_path / "new"]
+
+
 def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Cannot write"):

@@ -138,3 +138,38 @@ def test_an_import_isnt_gone_through_by_the_collector_which_is_left_as_it_was(
         gc.enable()
     assert during == [False]
     assert gc.get_freeze_count() >= frozen + len(kept)
+
+
+def test_versions_that_do_not_fit_one_another_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise RuntimeError("jaxlib version 0.9 is incompatible with jax version 0.10")
+
+    monkeypatch.setattr(protocol.importlib, "import_module", broken)
+    monkeypatch.delitem(sys.modules, "backends.jax.session", raising=False)
+    with pytest.raises(UserError, match=r"'jax' is unavailable \(RuntimeError: jaxlib version 0.9 .*install"):
+        protocol.load("jax")
+
+
+@pytest.mark.parametrize(
+    ("platforms", "fails", "cpu"),
+    [(None, False, True), ("cuda,cpu", False, True), ("cuda", False, False), ("cuda", True, None)],
+)
+def test_jax_has_the_devices_that_its_platforms_leave(
+    monkeypatch: pytest.MonkeyPatch, platforms: str | None, fails: bool, cpu: bool | None
+) -> None:
+    backend = protocol.load("jax")
+
+    def devices() -> list[object]:
+        assert not fails  # what JAX does where it finds no GPU
+        return []
+
+    config = types.SimpleNamespace(jax_platforms=platforms)
+    monkeypatch.setattr(backend, "jax", types.SimpleNamespace(devices=devices, config=config))
+    if fails:
+        with pytest.raises(UserError, match="JAX_PLATFORMS is 'cuda'; unset it"):
+            backend.describe()
+        return
+    assert ("cpu" in backend.describe().devices) == cpu
+    if not cpu:
+        with pytest.raises(UserError, match="no device 'cpu' here; unset JAX_PLATFORMS, which is 'cuda'"):
+            backend.select("cpu")  # type: ignore[attr-defined]

@@ -98,6 +98,19 @@ def test_a_machine_that_cannot_compile_says_what_to_do(tmp_path: Path, script: s
         compiler.write_text(script)
         compiler.chmod(0o755)
     with inductor.patch("cpp.cxx", (str(compiler),)):
-        with pytest.raises(UserError, match=rf"({reason}).*install them, or let --compile-from be more than --steps"):
+        with pytest.raises(UserError, match=rf"({reason}).*install a C.* or let --compile-from be more than --steps"):
             trained(small("mean-field", compile_from=40, hidden_size=5))
         trained(small("mean-field", compile_from=41, hidden_size=5))
+
+
+def test_a_full_disk_is_no_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(function: Any, **_: Any) -> Any:
+        def program() -> None:
+            raise torch._inductor.exc.InductorError(OSError(28, "No space left on device"), None)
+
+        return program
+
+    pytorch: Any = load("pytorch")
+    monkeypatch.setattr(torch, "compile", full)
+    with pytest.raises(UserError, match=r"here \(OSError: \[Errno 28\] No space left on device\): let --compile-from be more"):
+        pytorch._compiled(lambda: None, whole=True)()

@@ -87,7 +87,7 @@ def made(backend: str, family: str, **changes: object) -> tuple[Config, Session]
 
 
 def test_they_are_checked_here() -> None:
-    assert shapes.CHECK_SHAPES
+    assert shapes.switched_on()
 
 
 @each_backend
@@ -268,7 +268,7 @@ SAME_OBJECTS = """
 import importlib, inspect, sys
 from common import shapes
 
-assert not shapes.CHECK_SHAPES
+assert not shapes.switched_on()
 for name in sys.argv[1:]:
     module = importlib.import_module(name)
     for owner in [module, *(c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == name)]:
@@ -282,7 +282,7 @@ assert "beartype" not in sys.modules
 def test_off_means_the_very_same_functions(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def function() -> None: ...
 
-    monkeypatch.setattr(shapes, "CHECK_SHAPES", False)
+    monkeypatch.setenv(shapes.SWITCH, "0")
     assert importlib.import_module(f"backends.{backend}.shapes").checked(function) is function
     modules = [f"backends.{backend}.{name}" for name in ("networks", "flow", "vae")]
     environment = {name: value for name, value in os.environ.items() if name != shapes.SWITCH}
