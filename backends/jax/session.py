@@ -64,7 +64,7 @@ def describe() -> Description:
 def programs_compiled() -> int | None:
     """None where none was asked for, or the cache is off."""
     asked, given = (events[f"/jax/compilation_cache/{event}"] for event in ("compile_requests_use_cache", "cache_hits"))
-    return asked - given if asked else None
+    return asked - given if asked and jax.config.jax_compilation_cache_dir else None
 
 
 def select(device: Device) -> jax.Device:

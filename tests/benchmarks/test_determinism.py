@@ -16,7 +16,6 @@ from tests.benchmarks.identical import assert_same_run
 
 # `standard`'s widths and batch, so that its matrix products are shared among threads; everything that has a state of its own.
 CONFIG = Config().replace(
-    variational="flow",
     steps=20,
     warm_up=10,
     log_interval=10,

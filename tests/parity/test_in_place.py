@@ -15,7 +15,15 @@ jax = pytest.importorskip("jax")
 COPY = re.compile(r"= f64\[([\d,]*)\]\S* copy\(")  # of an array of this shape, in a compiled program's text
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+@pytest.mark.parametrize(
+    ("family", "optimizer"),
+    [
+        ("flow", "adam"),
+        ("mean-field", "rmsprop"),
+        pytest.param("mean-field", "adam", marks=pytest.mark.slow),
+        pytest.param("flow", "rmsprop", marks=pytest.mark.slow),
+    ],
+)
 def test_a_step_copies_no_weights(family: str, optimizer: str) -> None:
     config = small(family, optimizer=optimizer, ema_decay=0.9)
     s, steps = session("jax", config, random_state(config)), 3

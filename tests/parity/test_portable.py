@@ -25,7 +25,7 @@ TOLERANCE = 1e-9
 SETTINGS = {"steps": 2 * HALF, "warm_up": 70, "ema_decay": 0.9, "noise": "shared", "latent_size": 3, "hidden_size": 7}
 RULES = {
     "mean-field": {"optimizer": "rmsprop", "rmsprop_centered": True, "rmsprop_epsilon": 1e-6},
-    "flow": {"optimizer": "adam", "weight_decay": 0.1},
+    "flow": {"optimizer": "adam", "weight_decay": 0.1, "flow_depth": 1},
 }
 
 
