@@ -22,7 +22,7 @@ endif
 .PHONY: help setup bench bench-throughput bench-compare bench-prove bench-ancestor bench-numpyro regress roofline growth overhead test test-slow parity mutations lint format list tables cross-evaluate agreement ablation shape-checks bfloat16 clean always
 
 help: ## List the targets and the variables (the default)
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@awk -F ' *## ' '/^# [A-Z_]+=.* ## / {printf "%-25s %s\n", substr($$1, 3), $$2}' $(firstword $(MAKEFILE_LIST))
 # ARGS="--seed 1" ## more arguments for the command behind bench, test, list, tables or reproduce-*

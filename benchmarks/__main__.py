@@ -145,6 +145,12 @@ def run(arguments: list[str]) -> int:
         ],
     )
     asked = parse(kind, arguments, command="run", description="Train and test models; each ends in a record.")
+    for named_twice in ("backend", "variational", "seed"):
+        values = getattr(asked, named_twice)
+        if f"--{named_twice}" in arguments and not values:
+            raise UserError(f"--{named_twice} has no value; give at least one, or leave it out.")
+        if len(set(values)) < len(values):
+            raise UserError(f"--{named_twice} names one twice; once is one run.")
     settings = {field: getattr(asked, field) for field, *_ in setting_fields(default, leave_out=("variational", "seed"))}
     backends = asked.backend or ((start.backend,) if start else protocol.BACKENDS)
     jobs = [
@@ -205,7 +211,7 @@ def evaluate(arguments: list[str]) -> int:
         samples: Annotated[int | None, tyro.conf.arg(help="K; as in the run by default.")] = None
         images: Annotated[int | None, tyro.conf.arg(help="Test images, a seeded random subset; 0 for all.")] = None
         backend: Annotated[str | None, tyro.conf.arg(help="Any backend; the one that trained by default.")] = None
-        device: Annotated[str, tyro.conf.arg(help="cpu or cuda.")] = "cpu"
+        device: Annotated[Device, tyro.conf.arg(help="Where the model lives.")] = "cpu"
         precision: Annotated[Precision | None, tyro.conf.arg(help="full, tf32 or bfloat16; as in the run by default.")] = None
         data: Annotated[str | None, tyro.conf.arg(help="Another place of the data set that it was trained on.")] = None
         data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
@@ -230,9 +236,13 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
+@dataclasses.dataclass
+class Nothing:
+    """What a command without arguments takes."""
+
+
 def listing(arguments: list[str]) -> int:
-    if arguments:
-        raise UserError("`python -m benchmarks list` takes no arguments.")
+    parse(Nothing, arguments, command="list", description="The backends, their versions and devices.")
     for name in protocol.BACKENDS:
         found, reason = cli.described(name)
         if found is None:
@@ -264,8 +274,7 @@ def worker(arguments: list[str]) -> int:
 
 
 def write_tables(arguments: list[str]) -> int:
-    if arguments:
-        raise UserError("`python -m benchmarks tables` takes no arguments.")
+    parse(Nothing, arguments, command="tables", description="Write the tables of README.md and docs/ from benchmarks/records/.")
     tables.write()
     documents.write()
     return 0
@@ -383,6 +392,9 @@ def main(arguments: list[str]) -> int:
         return COMMANDS[command](translate(rest))
     except UserError as error:
         print(error, file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"There isn't enough memory ({error}); choose a smaller model, batch or number of samples.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if command in offered():  # a worker's parent says it

@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 
 from benchmarks import reports, runs
-from benchmarks.cli import parse
+from benchmarks.cli import known, parse
 from benchmarks.presets import preset
 from benchmarks.progress import Progress
 from benchmarks.reports import Report
@@ -50,6 +50,11 @@ class Agreement:
 def main(arguments: list[str]) -> int:
     asked = parse(Agreement, arguments, command="agreement", description="Train the backends side by side on shared noise.")
     settings = preset(asked.preset).replace(noise="shared", seed=asked.seed, log_interval=1)
+    known(asked.backend)
+    if len(asked.backend) < 2:
+        raise UserError("There is nothing to compare; give two backends or more.")
+    if not 1 <= asked.steps <= settings.training.steps:
+        raise UserError(f"--steps is {asked.steps}; it must be from 1 to the preset's own, {settings.training.steps:,}.")
     found = []
     for dtype, family in itertools.product(asked.dtype, asked.variational):
         finished: dict[str, Checkpoint] = {}

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -17,8 +21,29 @@ from common.protocol import BACKENDS
 
 
 def parse(kind: type, arguments: list[str], *, command: str, description: str) -> Any:
-    """The arguments as a `kind`; a bad one ends here, with a sentence and exit code 2."""
-    return tyro.cli(kind, args=arguments, prog=f"python -m benchmarks {command}", description=description)
+    """The arguments as a `kind`; a bad one ends here, with a sentence and exit code 2.
+
+    Raises `UserError` for a number that is none, and a folder `results` that can't be written.
+    """
+    asked: Any = tyro.cli(kind, args=arguments, prog=f"python -m benchmarks {command}", description=description)
+    for name, value in vars(asked).items():
+        if isinstance(value, float) and math.isnan(value):
+            raise UserError(f"--{name.replace('_', '-')} is nan; give a number.")
+        if name == "results" and isinstance(value, Path):
+            writable(value)
+    return asked
+
+
+def writable(results: Path) -> None:
+    """Raises `UserError` where the folder can't be made or written: before hours of work, not after."""
+    there = next(folder for folder in (results, *results.absolute().parents) if os.path.exists(folder))
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"The results folder {results} can't be written ({error.strerror}); give another as --results."
+        ) from error
 
 
 def known(backends: Iterable[str]) -> None:

@@ -30,7 +30,7 @@ from benchmarks.cli import parse
 from benchmarks.progress import Progress
 from common import checkpoints, data, estimators, protocol
 from common.checkpoints import Checkpoint
-from common.config import Config, check
+from common.config import Config, Device, check
 from common.errors import UserError
 from common.noise import generator, seed_for
 
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
         samples: Annotated[int | None, tyro.conf.arg(help="K; as in each run by default.")] = None
         images: Annotated[int | None, tyro.conf.arg(help="Test images, a seeded random subset; 0 for all.")] = None
         backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Who evaluates; all by default.")] = protocol.BACKENDS
-        device: Annotated[str, tyro.conf.arg(help="cpu or cuda.")] = "cpu"
+        device: Annotated[Device, tyro.conf.arg(help="Where the models live.")] = "cpu"
         data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
         results: Annotated[Path, tyro.conf.arg(help="Folder for the report.")] = Path("results/reports")
 

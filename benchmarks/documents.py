@@ -53,7 +53,13 @@ def filled(text: str, *, folder: Path = REPORTS) -> str:
             raise UserError(f"There is no report block '{name}'; choose from {', '.join(BLOCKS) or 'none'}.")
         source, markdown = BLOCKS[name]
         report = reports.read(source, folder)
-        body = "Not measured yet.\n" if report is None else markdown(report).rstrip("\n") + "\n"
+        try:
+            body = "Not measured yet.\n" if report is None else markdown(report).rstrip("\n") + "\n"
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            fault = f"{type(error).__name__}: {error}"
+            raise UserError(
+                f"The report {folder / source}.json lacks what its table shows ({fault}); measure it again."
+            ) from error
         return f"<!-- report: {name} -->\n{body}<!-- end report -->"
 
     return BLOCK.sub(block, text)

@@ -36,7 +36,7 @@ from benchmarks.cli import parse, usable
 from benchmarks.environment import ROOT
 from benchmarks.presets import STANDARD, preset
 from benchmarks.progress import Progress
-from benchmarks.reports import REPORTS, Report
+from benchmarks.reports import Report
 from benchmarks.runs import Job
 from benchmarks.throughput.cases import FAMILIES
 from common import protocol, training
@@ -59,7 +59,7 @@ class Overhead:
     turns: Annotated[int, tyro.conf.arg(help="Turns a process: a chunk of ours and one of the bare loop.")] = 8
     steps: Annotated[int, tyro.conf.arg(help="Steps of the run whose time outside of `train` is measured.")] = 1_000
     starts: Annotated[int, tyro.conf.arg(help="Starts after the cold one, a backend and family.")] = 3
-    results: Annotated[Path, tyro.conf.arg(help="Folder for the report.")] = REPORTS
+    results: Annotated[Path, tyro.conf.arg(help="Folder for the report.")] = Path("results")
 
 
 def main(arguments: list[str]) -> int:

@@ -254,6 +254,8 @@ def main(arguments: list[str]) -> int:
 
     asked = parse(Parity, arguments, command="parity", description="Compare the backends, rung by rung.")
     known(asked.backend)
+    if len(asked.backend) == 1:
+        raise UserError(f"There is nothing to compare {asked.backend[0]} with; give two backends or more.")
     if asked.sizes == "small":
         name, images, parcels = "seeded random images", random_images(ladder.SMALL.model.pixels), [ladder.small()]
     else:

@@ -39,6 +39,7 @@ import numpy as np
 from common.config import Config
 from common.errors import UserError
 from common.files import write_text
+from common.protocol import BACKENDS
 
 Record = dict[str, Any]
 
@@ -157,8 +158,16 @@ def read(path: Path) -> Record:
 
 
 def read_all(folder: Path) -> list[Record]:
-    """Every record of a folder, by file name; none where there is no folder. Raises `UserError` as `read` does."""
-    return [read(path) for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]  # a dot: being written
+    """Every record of a folder, by file name; none where there is no folder.
+
+    Raises `UserError` as `read` does, and for a file of another name than its record's: a copy would be a second row.
+    """
+    paths = [path for path in sorted(folder.glob("*.json")) if not path.name.startswith(".")]  # a dot: being written
+    found = [read(path) for path in paths]
+    for path, record in zip(paths, found, strict=True):
+        if path.name != name_of(record):
+            raise UserError(f"The record {path} is that of {name_of(record)}; give it this name, or remove it.")
+    return found
 
 
 def _refuse(constant: str) -> None:
@@ -197,6 +206,8 @@ def _fault(record: Any) -> str | None:
     for key in TEXTS:
         if not isinstance(record[key], str):
             return f"has a '{key}' that is not text"
+    if record["backend"] not in BACKENDS:
+        return f"is of a backend '{record['backend']}', which is none of {', '.join(BACKENDS)}"
     if record["status"] not in STATUSES:
         return f"has status '{record['status']}', which is none of {', '.join(STATUSES)}"
     if record["status"] != "ok" and not (isinstance(record["reason"], str) and record["reason"]):

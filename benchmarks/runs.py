@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import clock, cores, environment, records
-from benchmarks.cli import known
+from benchmarks.cli import known, writable
 from benchmarks.floor import Floor
 from benchmarks.progress import Progress
 from common import checkpoints, data, estimators, parameters, protocol, training
@@ -303,15 +303,7 @@ def checked(job: Job) -> Dataset:
     dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
     check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
     known([job.backend])
-    try:
-        Path(job.results).mkdir(parents=True, exist_ok=True)
-        probe = Path(job.results) / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)  # another command's, at the same time
-    except OSError as error:
-        raise UserError(
-            f"The results folder {job.results} can't be written ({error.strerror}); give another as --results."
-        ) from error
+    writable(Path(job.results))
     return dataset
 
 

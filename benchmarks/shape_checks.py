@@ -14,7 +14,7 @@ import tyro
 from benchmarks import records, reports, runs
 from benchmarks.cli import parse
 from benchmarks.presets import preset
-from benchmarks.reports import REPORTS, Report, measured
+from benchmarks.reports import Report, measured
 from benchmarks.runs import Job
 from common import cache
 from common.errors import UserError
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     @dataclasses.dataclass
     class ShapeChecks:
         rounds: Annotated[int, tyro.conf.arg(help="Runs of each kind, by turns.")] = 3
-        results: Annotated[Path, tyro.conf.arg(help="Folder for the report.")] = REPORTS
+        results: Annotated[Path, tyro.conf.arg(help="Folder for the report.")] = Path("results")
 
     asked = parse(ShapeChecks, arguments, command=NAME, description="Measure what checking shapes costs.")
     if asked.rounds < 1:

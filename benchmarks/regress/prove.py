@@ -22,7 +22,7 @@ from benchmarks.mutations import Mutation
 from benchmarks.regress import command
 from benchmarks.regress.command import PARTS, Part
 from benchmarks.regress.rows import COLUMNS
-from benchmarks.reports import REPORTS, Report
+from benchmarks.reports import Report
 from benchmarks.tables import LABELS
 from benchmarks.throughput import prove
 from common.errors import UserError
@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> int:
             tuple[str, ...], tyro.conf.arg(help=f"One or more of {', '.join([AS_IT_IS, *FAULTS])}; all by default.")
         ] = (AS_IT_IS, *FAULTS)
         part: Annotated[tuple[Part, ...], tyro.conf.arg(help=f"What {AS_IT_IS} runs.")] = PARTS
-        results: Annotated[Path, tyro.conf.arg(help="Folder of the report, to which the trials are added.")] = REPORTS
+        results: Annotated[Path, tyro.conf.arg(help="Folder of the report, to which the trials are added.")] = Path("results")
 
     asked = parse(Prove, arguments, command="prove-regress", description="Put `regress` to the test in this environment.")
     for name in asked.trial:

@@ -16,7 +16,6 @@ import tyro
 
 from benchmarks import environment, reports
 from benchmarks.cli import parse
-from benchmarks.reports import REPORTS
 from benchmarks.throughput import compare
 from benchmarks.throughput.compare import PAIRS, What, checkout, judge
 from common.errors import UserError
@@ -78,9 +77,13 @@ def main(arguments: list[str]) -> int:
         backend: Annotated[str, tyro.conf.arg(help=f"One of {', '.join(BACKENDS)}.")] = "pytorch"
         pairs: Annotated[int, tyro.conf.arg(help="Pairs of fresh processes a trial.")] = PAIRS
         turns: Annotated[int, tyro.conf.arg(help="Turns a pair.")] = compare.TURNS
-        results: Annotated[Path, tyro.conf.arg(help="Folder of the report, to which the trials are added.")] = REPORTS
+        results: Annotated[Path, tyro.conf.arg(help="Folder of the report, to which the trials are added.")] = Path("results")
 
     asked = parse(Prove, arguments, command="prove-compare", description="Put the speed comparison to the test, both ways.")
+    compare.enough(pairs=asked.pairs, turns=asked.turns)
+    for name in ("unchanged", "slowed"):
+        if getattr(asked, name) < 0:
+            raise UserError(f"--{name} is {getattr(asked, name)}; it must be at least 0.")
     what = What("train", "mean-field", 128, asked.backend)
     earlier = reports.read(REPORT, asked.results)
     here = environment.describe()

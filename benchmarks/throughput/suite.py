@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import itertools
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -19,7 +20,6 @@ from benchmarks import clock, cores, reports, tables
 from benchmarks.cli import parse, usable
 from benchmarks.environment import ROOT
 from benchmarks.presets import STANDARD
-from benchmarks.reports import REPORTS
 from benchmarks.throughput.cases import IMAGES
 from common.config import Device, Precision, check
 from common.errors import UserError
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
         )
         saved: Annotated[tuple[Path, ...], tyro.conf.arg(help="Show these saved runs, and time nothing.")] = ()
         report: Annotated[
-            bool, tyro.conf.arg(help=f"Write the report too, {REPORTS.name}/throughput.json or throughput-cuda.json.")
+            bool, tyro.conf.arg(help="Write the report too, results/throughput.json or results/throughput-cuda.json.")
         ] = False
 
     asked = parse(Throughput, arguments, command="throughput", description="Time every call of the contract, one at a time.")
@@ -58,6 +58,10 @@ def main(arguments: list[str]) -> int:
         raise UserError(
             "A report says where and on what it was measured, which is here and now; leave out --saved or --report."
         )
+    if not 0 < asked.seconds < math.inf:
+        raise UserError(f"--seconds is {asked.seconds}; it must be a finite number above 0.")
+    if asked.sweeps < 1:
+        raise UserError(f"--sweeps is {asked.sweeps}; it must be at least 1.")
     cores.within()  # refused here, not in each benchmark
     for precision in asked.precision:
         check(STANDARD.replace(device=asked.device, precision=precision), train_images=IMAGES, test_images=IMAGES)
@@ -73,7 +77,7 @@ def main(arguments: list[str]) -> int:
     print(f"Saved: {', '.join(map(str, saved))}")
     if asked.report:
         name = reports.of_device("throughput", asked.device)
-        print(f"Report: {reports.write(name, {'device': asked.device, 'rows': found}, REPORTS)}")
+        print(f"Report: {reports.write(name, {'device': asked.device, 'rows': found}, Path('results'))}")
     return 0
 
 

@@ -37,6 +37,12 @@ def test_a_block_is_made_from_its_report_and_an_edit_is_found(root: Path) -> Non
     )
 
 
+def test_a_report_that_lacks_what_its_table_shows_is_named(root: Path) -> None:
+    reports.write("parity", {"best": 1e-13}, root / "reports")
+    with pytest.raises(UserError, match=r"parity\.json lacks what its table shows \(KeyError: 'worst'\); measure it again"):
+        documents.write(root=root, folder=root / "reports")
+
+
 def test_unknown_and_missing_blocks_are_found(root: Path) -> None:
     (root / "README.md").write_text("<!-- report: speed -->\n<!-- end report -->\n")
     with pytest.raises(UserError, match="speed"):

@@ -99,12 +99,17 @@ def digits_checkpoint(path: Path, config: Config) -> Checkpoint:
         ("--batch-size 1198", "1197"),
         ("--images 301", "300"),
         ("--seed -1", "--seed"),
-        ("--learning-rate nan", "a finite number, 0 or more"),
+        ("--learning-rate nan", "--learning-rate is nan"),
+        ("--learning-rate inf", "a finite number, 0 or more"),
         ("--adam-epsilon 0", "above 0"),
         ("--rmsprop-epsilon inf", "--rmsprop-epsilon"),
         ("--ema-decay 1", "--ema-decay"),
         ("--dtype float16", "float16"),
         ("--device tpu", "tpu"),
+        ("--seed", "--seed has no value"),
+        ("--backend --steps 10", "--backend has no value"),
+        ("--backend jax jax", "--backend names one twice"),
+        ("--seed 1 0 1", "--seed names one twice"),
         ("stray", "stray"),
     ],
 )
@@ -113,10 +118,68 @@ def test_run_refuses(refused: Callable[..., str], tmp_path: Path, arguments: str
 
 
 @pytest.mark.parametrize(
-    "arguments", ["train", "tables --now", "list --now", "reproduce", "reproduce table-9", "evaluate", "evaluate absent.h5"]
+    "arguments",
+    [
+        "train",
+        "tables --now",
+        "list --now",
+        "reproduce",
+        "reproduce table-9",
+        "evaluate",
+        "evaluate absent.h5",
+        "evaluate x --device tpu",
+    ],
 )
 def test_other_commands_refuse(refused: Callable[..., str], arguments: str) -> None:
     assert arguments.split()[-1].removeprefix("--now") in refused(*arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("agreement --backend jax", "two backends or more"),
+        ("agreement --steps 0", "from 1 to the preset's own, 30,000"),
+        ("agreement --steps 30001", "from 1 to the preset's own, 30,000"),
+        ("bfloat16 --limit nan", "--limit is nan"),
+        ("growth --seconds nan", "--seconds is nan"),
+        ("parity --backend jax", "two backends or more"),
+        ("prove-compare --slowed -1", "--slowed is -1"),
+        ("prove-compare --pairs 0", "--pairs is 0"),
+        ("throughput --seconds 0", "--seconds is 0.0"),
+        ("throughput --seconds inf", "--seconds is inf"),
+        ("throughput --sweeps 0", "--sweeps is 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_measured(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert words in refused(*arguments.split())
+
+
+@pytest.mark.parametrize("command", ["overhead", "shape-checks", "growth", "regress", "parity", "reproduce quick", "agreement"])
+def test_a_results_folder_is_tried_before_anything_is_measured(
+    refused: Callable[..., str], tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "file").touch()
+    assert "can't be written" in refused(*command.split(), f"--results={tmp_path / 'file'}")
+
+
+@pytest.mark.parametrize("command", ["list", "tables"])
+def test_a_command_without_arguments_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"python -m benchmarks {command}" in capsys.readouterr().out
+
+
+def test_too_large_a_model_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def too_large(_: list[str]) -> int:
+        raise MemoryError("Unable to allocate 8.88 PiB")
+
+    monkeypatch.setitem(COMMANDS, "worker", too_large)
+    assert main(["worker"]) == 2
+    assert "There isn't enough memory (Unable to allocate 8.88 PiB)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("switch", [cache.SWITCH, shapes.SWITCH])

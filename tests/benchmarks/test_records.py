@@ -126,6 +126,7 @@ def test_keys_that_came_later_may_be_missing(tmp_path: Path) -> None:
         (None, "status", "fine"),
         (None, "seed", "0"),
         (None, "backend", None),
+        (None, "backend", "theano"),
         (None, "timing", 3),
         (None, "peak_memory_bytes", "much"),
         ("test", "elbo", "-90"),
@@ -156,6 +157,13 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, number: str) -> 
     path.write_text(json.dumps(example()).replace("-94.414", number))
     with pytest.raises(UserError, match=r"broken\.json"):
         records.read(path)
+
+
+def test_a_copy_under_another_name_is_refused(tmp_path: Path) -> None:
+    path = records.write(example(), tmp_path)
+    (tmp_path / "copy.json").write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=rf"copy\.json is that of {path.name}"):
+        records.read_all(tmp_path)
 
 
 def test_a_folder_is_read_in_the_order_of_names_without_files_being_written(tmp_path: Path) -> None:
