@@ -75,7 +75,7 @@ def test_a_worker_that_fails_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(runs, "in_process", lambda job, *, command: -9)
-    assert run(tmp_path, "--backend", "jax") == 2
+    assert run(tmp_path, "--backend", "jax", "pytorch") == 2
     message = capsys.readouterr().err
     assert "_jax_mean-field_" in message
     assert "-9" in message

@@ -94,7 +94,7 @@ def test_a_backend_that_is_not_installed_is_not_run_with_its_reason(tmp_path: Pa
     [
         (["--backend", "pytorch", "jax"], {"jax": "Backend 'jax' is unavailable."}, "Backend 'jax' is unavailable."),
         ([], {"jax": "gone", "tensorflow": "gone"}, "Fewer than two backends"),
-        (["--backend", "pytorch"], {}, "Fewer than two backends"),
+        (["--backend", "pytorch"], {}, "There is nothing to compare pytorch with"),
         (["--backend", "mxnet", "jax"], {}, "There is no backend 'mxnet'"),
     ],
 )

@@ -37,6 +37,7 @@ def step(s: Session, rate: float) -> None:
     s.train(s.place(IMAGES), ROWS[None], first_step=0, learning_rates=rates, kl_weights=np.ones(1), seed=0, noise=NOISE[None])
 
 
+@pytest.mark.parametrize("family", [pytest.param("mean-field", marks=pytest.mark.slow), "flow"])
 def test_what_a_network_gives_is_off_by_roundings_to_bfloat16(backend: str, family: str) -> None:
     (full_session, full), (low_session, low) = in_both(backend, family).values()
     assert full.keys() == low.keys()
@@ -57,6 +58,7 @@ def test_what_a_network_gives_is_off_by_roundings_to_bfloat16(backend: str, fami
     assert deviation(log_w[0], low["log_weights"]) < MOST
 
 
+@pytest.mark.parametrize("family", [pytest.param("mean-field", marks=pytest.mark.slow), "flow"])
 def test_all_else_is_float32(backend: str, family: str) -> None:
     """Densities are sums of float32: of given quantities they are what NumPy says, far below a rounding to bfloat16."""
     _, low = in_both(backend, family)["bfloat16"]

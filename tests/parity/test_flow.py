@@ -35,7 +35,7 @@ def reach(s: object, images: np.ndarray, z: np.ndarray) -> np.ndarray:
     return (z[:, None] - loc) / scale
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_log_det_is_that_of_the_jacobian(backend: str, depth: int) -> None:
     """|z| ≤ 10 and gates from 1e-6 to nearly 1.
 
@@ -61,7 +61,7 @@ def test_log_det_is_that_of_the_jacobian(backend: str, depth: int) -> None:
     assert np.mean(lost < 1e-8) > 0.8
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", [pytest.param("float64", marks=pytest.mark.slow), "float32"])
 def test_far_out_it_is_finite_and_its_log_det_is_the_sum_of_the_log_gates(backend: str, dtype: str) -> None:
     """|z| up to 1e3 and gates that are 0 and 1 in this precision: values, both Jacobians and every parameter's gradient."""
     config = small("flow", dtype=dtype)
@@ -95,7 +95,9 @@ def test_far_out_it_is_finite_and_its_log_det_is_the_sum_of_the_log_gates(backen
         assert deviation(q[f"flow.blocks.{i}.log_det"], log_gate.sum(-1)) < tolerance
 
 
-@pytest.mark.parametrize(("latent", "hidden", "depth"), [(5, 40, 2), (8, 4, 1), (8, 4, 2), (8, 4, 3)])
+@pytest.mark.parametrize(
+    ("latent", "hidden", "depth"), [(5, 40, 2), (8, 4, 1), pytest.param(8, 4, 2, marks=pytest.mark.slow), (8, 4, 3)]
+)
 def test_the_jacobian_is_zero_exactly_where_the_composed_masks_say_so(
     backend: str, latent: int, hidden: int, depth: int
 ) -> None:
