@@ -99,7 +99,7 @@ def cells(record: Record) -> dict[str, str]:
         "examples/s (IQR)": number(timing["examples_per_s"], ",.0f") + ("" if iqr is None else f" ({iqr:,.0f})"),
         "step / floor": number(timing["floor_ratio"], ".2f"),
         "compile (s)": number(timing["compile_s"], ".1f") + (" (cached)" if timing["programs_compiled"] == 0 else ""),
-        "train (min)": number(timing["steady_s"], ".1f", scale=1 / 60),
+        "train (min)": number(timing["steady_s"], ".2f" if (timing["steady_s"] or 0) < 60 else ".1f", scale=1 / 60),
         "peak (MiB)": number(record["peak_memory_bytes"], ",.0f", scale=2**-20),
         "old README: ELBO / log p(x)": _old_results(record),
     }
