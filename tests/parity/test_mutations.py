@@ -29,14 +29,12 @@ def mutation(**changes: str) -> Mutation:
     return Mutation(**settings | changes)
 
 
-@pytest.mark.slow
 def test_a_fault_that_is_none_slips_through(climbed: dict[str, Job], tmp_path: Path) -> None:
     same = "hidden = F.relu(self.second(hidden))"
     with pytest.raises(AssertionError, match="none slips through"):
         catch(mutation(rung="gradients", before=same, after=same), climbed, tmp_path)
 
 
-@pytest.mark.slow
 def test_a_fault_that_breaks_another_rung_is_not_caught(climbed: dict[str, Job], tmp_path: Path) -> None:
     fault = mutation(rung="decoder", before="hidden = F.relu(self.second(hidden))", after="hidden = self.second(hidden)")
     with pytest.raises(AssertionError, match="encoder"):
