@@ -145,12 +145,12 @@ def run(arguments: list[str]) -> int:
         ],
     )
     asked = parse(kind, arguments, command="run", description="Train and test models; each ends in a record.")
-    for named_twice in ("backend", "variational", "seed"):
-        values = getattr(asked, named_twice)
-        if f"--{named_twice}" in arguments and not values:
-            raise UserError(f"--{named_twice} has no value; give at least one, or leave it out.")
+    for flag in ("backend", "variational", "seed"):
+        values = getattr(asked, flag)
+        if f"--{flag}" in arguments and not values:
+            raise UserError(f"--{flag} has no value; give at least one, or leave it out.")
         if len(set(values)) < len(values):
-            raise UserError(f"--{named_twice} names one twice; once is one run.")
+            raise UserError(f"--{flag} names one twice; once is one run.")
     settings = {field: getattr(asked, field) for field, *_ in setting_fields(default, leave_out=("variational", "seed"))}
     backends = asked.backend or ((start.backend,) if start else protocol.BACKENDS)
     jobs = [

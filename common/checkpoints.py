@@ -72,11 +72,11 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             for folder, arrays in (("state", checkpoint.state), ("best", checkpoint.best)):
                 place = file.create_group(folder)
                 for name, value in arrays.items():
-                    place.create_dataset(name, data=value, fletcher32=value.size > 1)
+                    place.create_dataset(name, data=value, fletcher32=value.ndim > 0)  # HDF5 has none for a number
             file["best"].attrs.update({"step": checkpoint.best_step, "valid_elbo": checkpoint.best_valid_elbo})
             history = file.create_group("history")
             for name, column in checkpoint.history.items():
-                history.create_dataset(name, data=np.array(column, dtype=np.float64), fletcher32=len(column) > 1)
+                history.create_dataset(name, data=np.array(column, dtype=np.float64), fletcher32=True)
 
     write_whole(path, write)
 

@@ -99,12 +99,10 @@ def _compiled(function: Callable[..., Any], *, whole: bool) -> Callable[..., Any
         except torch._dynamo.exc.TorchDynamoException as error:
             lines = str(error).splitlines()
             reason = next((line for line in lines if "error:" in line), lines[0])
-            lacking = lines[0].startswith(("InvalidCxxCompiler", "CppCompileError"))
-            raise UserError(
-                f"PyTorch compiles long runs, and can't here ({reason}): "
-                + "install a C++ compiler and Python's headers (g++, python3-dev), or " * lacking
-                + "let --compile-from be more than --steps."
-            ) from error
+            remedy = "let --compile-from be more than --steps."
+            if lines[0].startswith(("InvalidCxxCompiler", "CppCompileError")):
+                remedy = f"install a C++ compiler and Python's headers (g++, python3-dev), or {remedy}"
+            raise UserError(f"PyTorch compiles long runs, and can't here ({reason}): {remedy}") from error
 
     return call
 

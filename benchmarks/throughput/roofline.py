@@ -173,7 +173,9 @@ def main(arguments: list[str]) -> int:
     name = reports.of_device("throughput", asked.device)
     report = reports.read(name, asked.results)
     if report is None:
-        raise UserError(f"There is no report '{name}' in {asked.results}; `make bench-throughput ARGS=--report` measures it.")
+        raise UserError(
+            f"There is no report '{name}' in {asked.results}; `make bench-throughput ARGS=--report` writes one into results/."
+        )
     path = asked.picture or picture(asked.device)
     draw(report, path)
     print(path)
