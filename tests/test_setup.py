@@ -293,6 +293,28 @@ def test_imports_point_one_way(path):
             assert folder == "benchmarks", f"{path} imports {name}"
 
 
+# The rooms of benchmarks/, each of which may import from itself and those after it; the pytest-benchmark suite is like a study.
+ROOMS = ("commands", "gates", "studies", "parity", "outputs", "harness")
+# Who may look a module up by its name: a backend; a command; a process's function; a study.
+LOOKUPS = (
+    "common/protocol.py",
+    "benchmarks/__main__.py",
+    "benchmarks/harness/processes.py",
+    "benchmarks/studies/command.py",
+)
+
+
+@pytest.mark.parametrize("path", sources("benchmarks"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_import_downward(path):
+    room = path.relative_to(ROOT / "benchmarks").parts[0]
+    place = ROOMS.index({"throughput": "studies"}.get(room, room)) if room not in ("__init__.py", "__main__.py") else len(ROOMS)
+    for name in imports(path):
+        first, room, *_ = [*name.split("."), ""]
+        if first == "benchmarks":
+            assert room in ROOMS, f"{path} imports {name}"
+            assert ROOMS.index(room) >= place, f"{path} imports {name}, a room above its own"
+
+
 @pytest.mark.parametrize("path", sources("benchmarks", "common"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_shared_file_asks_which_backend_it_has(path):
     for node in ast.walk(ast.parse(path.read_text())):
@@ -303,4 +325,4 @@ def test_no_shared_file_asks_which_backend_it_has(path):
         if isinstance(node, ast.Name | ast.Attribute):
             called = node.id if isinstance(node, ast.Name) else node.attr
             lookup = called in ("import_module", "__import__")
-            assert not lookup or path == ROOT / "common/protocol.py", f"{path} looks a module up by name"
+            assert not lookup or path.relative_to(ROOT).as_posix() in LOOKUPS, f"{path} looks a module up by name"

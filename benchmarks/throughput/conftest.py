@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 import pytest
 
-from benchmarks import environment
-from benchmarks.throughput.cases import Bench
+from benchmarks.harness import environment
+from benchmarks.harness.cases import Bench
 from common.config import Precision
 from common.protocol import BACKENDS
 

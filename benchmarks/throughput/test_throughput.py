@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import clock, cores
-from benchmarks.presets import STANDARD
-from benchmarks.throughput import cases
-from benchmarks.throughput.cases import BATCHES, FAMILIES, KINDS
+from benchmarks.harness import cases, cores, spread
+from benchmarks.harness.cases import BATCHES, FAMILIES, KINDS
+from benchmarks.harness.presets import STANDARD
 from common import protocol
 from common.clock import timed
 from common.config import factors
@@ -39,7 +38,7 @@ def measure(benchmark: Any, call: Callable[[], object], *, seconds: float, befor
 
     benchmark.pedantic(call, setup=setup, rounds=rounds, iterations=1)
     stats = benchmark.stats.stats
-    warning = clock.spread_warning(median=stats.median, iqr=stats.iqr)
+    warning = spread.warning(median=stats.median, iqr=stats.iqr)
     found = {"first_call_s": first_s, "round_trips_ns": [*trips, cores.round_trip()]}
     return found | ({"warning": warning} if warning else {})
 

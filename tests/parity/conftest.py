@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from benchmarks import ladder, parity
-from benchmarks.mutations import Mutation, mutated
-from benchmarks.parity import Job
+from benchmarks.parity import command as parity
+from benchmarks.parity import ladder
+from benchmarks.parity.command import Job
 from common.config import Config, Model
 from common.parameters import State, fresh_state, initial_parameters
 from common.protocol import BACKENDS, Session, load
+from tests.parity.mutations import Mutation, mutated
 
 IMAGES = (np.random.default_rng(0).random((300, 12)) < 0.3).astype(np.uint8)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.mutations import MUTATIONS, Mutation
-from benchmarks.parity import Job
+from benchmarks.parity.command import Job
 from tests.parity.conftest import catch
+from tests.parity.mutations import MUTATIONS, Mutation
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)

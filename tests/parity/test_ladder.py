@@ -8,9 +8,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from benchmarks import ladder, parity
-from benchmarks.ladder import Scenario
-from benchmarks.parity import BrokenRungError, Job
+from benchmarks.parity import command as parity
+from benchmarks.parity import ladder
+from benchmarks.parity.command import BrokenRungError, Job
+from benchmarks.parity.ladder import Scenario
 from common.parameters import shapes
 from common.protocol import BACKENDS
 from tests.parity.conftest import SCENARIOS

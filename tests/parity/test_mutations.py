@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ladder
-from benchmarks.environment import ROOT
-from benchmarks.mutations import MUTATIONS, Mutation, mutated
-from benchmarks.parity import Job
+from benchmarks.harness.environment import ROOT
+from benchmarks.parity import ladder
+from benchmarks.parity.command import Job
 from common.protocol import BACKENDS
 from tests.parity.conftest import catch
+from tests.parity.mutations import MUTATIONS, Mutation, mutated
 
 # In PyTorch, which compiles nothing. That every rung can break is test_ladder.py's to show.
 ONE = "log-det-without-gate-bias-pytorch"

@@ -1,0 +1,152 @@
+"""Quality: `quick` on the digits, some seeds of each backend and family, against the same seeds' scores in the baseline.
+
+One seed has one set of initial weights and one order of minibatches in every backend and version. What a change of versions may
+move is the rounding of float32, which training blows up until the weights have nothing in common (docs/agreement.md), and at
+most the draws of the device's noise. The baseline's own backends differ in exactly these two, since they are the same function
+(parity proves it): so the spread of the backends within a seed is the spread that an innocent change has. It leaves out what a
+seed's weights and minibatches are worth, since only equal seeds are compared:
+
+    s² = Σ_seeds Σ_backends (score − its seed's mean)² / (seeds · (backends − 1))
+    the mean of n seeds may move by t · s · √(2/n), the score of one seed by t · s · √2,
+
+t being Student's, for a chance of FALSE_ALARM that any row is wrong about unchanged code. Either way counts: a score that rises
+may as well be an estimator's fault.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks.gates.rows import Row, pooled, quantile
+from benchmarks.harness import runs
+from benchmarks.harness.environment import ROOT
+from benchmarks.harness.presets import QUICK
+from benchmarks.harness.progress import Progress
+from benchmarks.outputs.tables import FAMILIES
+from common import data, protocol, training
+from common.config import Config
+from common.errors import UserError
+
+PRESET, DATA, SEEDS = "quick", "binarized-digits", (0, 1, 2)
+
+# Its scores to the bit, in less time: chunks of one length are compiled once, and only the last state is validated.
+SETTINGS = QUICK.replace(chunk=250, validation_interval=QUICK.training.steps)
+
+Scores = dict[str, dict[str, list[float]]]  # family → backend → test log p(x) by seed, nats
+
+
+def settings() -> dict[str, Any]:
+    """What a score depends on beside backend, family and seed, as JSON has it."""
+    dataset = data.load(DATA, data_dir=None)
+    config = SETTINGS.replace(pixels=dataset.pixels)
+    return json.loads(json.dumps({"config": config.as_dict(), "data": dataset.sha256, "seeds": SEEDS}))
+
+
+# --- measuring ---
+
+
+def worker(arguments: list[str]) -> int:
+    """In a process of its own: train and test every family and seed of one backend; the scores come as a line of JSON."""
+    (name,) = arguments
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # whatever a framework prints is no answer
+    backend, dataset = protocol.load(name), data.load(DATA, data_dir=None)
+    scores: dict[str, list[float]] = {}
+    for family in FAMILIES:
+        for seed in SEEDS:
+            config = SETTINGS.replace(variational=family, seed=seed, pixels=dataset.pixels)
+            scores.setdefault(family, []).append(score(backend, name, config, dataset))
+    print(json.dumps(scores), file=answers, flush=True)
+    return 0
+
+
+def score(backend: protocol.Backend, name: str, config: Config, dataset: data.Dataset) -> float:
+    """Test log p(x) of a run, nats, without a record."""
+    job = runs.Job(name, PRESET, DATA, None, config, results="", resume=False)
+    checkpoint, session = runs.begin(job, backend=backend, dataset=dataset)
+    training.train(
+        session,
+        checkpoint,
+        dataset=dataset,
+        save=lambda checkpoint: None,
+        report=lambda step, elbo: None,
+        between=lambda: None,
+    )
+    progress = Progress(f"{name} {config.model.variational} seed {config.training.seed}")
+    return runs.evaluate(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress).log_px
+
+
+def measure(backends: list[str]) -> Scores:
+    """Each backend in a process of its own, all at the same time, since nothing is timed. Raises `UserError` if one fails."""
+
+    def one(backend: str) -> dict[str, list[float]]:
+        command = [sys.executable, "-m", "benchmarks", "regress-quality-worker", backend]
+        # Products this small lose more by threads that wait for one another than they gain.
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"The runs of {backend} ended with code {done.returncode}; their message stands above.")
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+    with concurrent.futures.ThreadPoolExecutor(len(backends)) as pool:
+        found = dict(zip(backends, pool.map(one, backends), strict=True))
+    return {family: {backend: found[backend][family] for backend in backends} for family in FAMILIES}
+
+
+# --- judging ---
+
+
+def finite(scores: Scores) -> bool:
+    return all(math.isfinite(x) for backends in scores.values() for values in backends.values() for x in values)
+
+
+def spread(scores: dict[str, list[float]]) -> tuple[float, int]:
+    """(s, its degrees of freedom) of one family: between backends, within a seed."""
+    return pooled([list(seed) for seed in zip(*scores.values(), strict=True)])
+
+
+def bounds(base: Scores, family: str) -> tuple[float, float]:
+    """How far the mean over seeds, and one seed, may move, nats."""
+    s, degrees = spread(base[family])
+    seeds = len(next(iter(base[family].values())))
+    t = quantile(tests=2 * sum(map(len, base.values())), degrees=degrees, sides=2)
+    return t * s * math.sqrt(2 / seeds), t * s * math.sqrt(2)
+
+
+def judge(base: Scores, now: Scores) -> list[Row]:
+    """Two rows a family and backend that both have: the mean over seeds, and the seed that moved farthest."""
+    rows = []
+    for family, backends in base.items():
+        of_mean, of_one = bounds(base, family)
+        for backend, before in backends.items():
+            if backend not in now[family]:
+                continue
+            after = now[family][backend]
+            moves = [b - a for a, b in zip(before, after, strict=True)]
+            far = max(range(len(moves)), key=lambda i: abs(moves[i]))
+            for what, a, b, bound in (
+                (f"log p(x), mean of {len(moves)} seeds", statistics.fmean(before), statistics.fmean(after), of_mean),
+                (f"log p(x), farthest seed ({SEEDS[far]})", before[far], after[far], of_one),
+            ):
+                rows.append(row(what, backend, family, a, b, bound))
+    return rows
+
+
+def row(what: str, backend: str, family: str, before: float, after: float, bound: float) -> Row:
+    move = after - before
+    if abs(move) <= bound:
+        verdict, reason = ("within" if move else "identical"), None
+    else:
+        verdict = "lower" if move < 0 else "higher" if move > 0 else "not finite"
+        reason = (
+            f"{backend} {family}: {what} is {after:.3f} nats, {verdict} than the baseline's {before:.3f} "
+            f"by more than {bound:.3f}."
+        )
+    return Row(what, backend, family, f"{before:.3f}", f"{after:.3f}", f"± {bound:.3f}", verdict, reason)

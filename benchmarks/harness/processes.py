@@ -1,0 +1,53 @@
+"""Work in a process of its own, so that no framework's threads, memory or imports touch another's."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.environment import ROOT
+from common.errors import UserError
+
+UNAVAILABLE = 3  # exit code of a process whose framework can't be imported
+
+
+class ProcessError(UserError):
+    """A process ended without an answer; `code` is its exit code. Its own message stands on stderr."""
+
+    def __init__(self, title: str, code: int):
+        super().__init__(f"The process of {title} ended with code {code}; its message stands above.")
+        self.code = code
+
+
+def ask(
+    target: str, question: Any, *, title: str, folder: Path = ROOT, variables: Mapping[str, str | None] | None = None
+) -> Any:
+    """The answer of the function `target`, "benchmarks.studies.growth:measure" say, called in a fresh process.
+
+    `question` and answer are plain JSON. `folder` is the checkout whose code runs, `title` names the process in messages.
+    `variables` are set in its environment; None removes one. Raises `ProcessError` where the process fails.
+    """
+    command = [sys.executable, "-m", "benchmarks", "answer", target]
+    environment = {name: value for name, value in {**os.environ, **(variables or {})}.items() if value is not None}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, input=json.dumps(question), stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise ProcessError(title, done.returncode)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def answer(arguments: list[str]) -> int:
+    """The other side of `ask`: stdin is the question, the last line of stdout the answer; other prints go to stderr."""
+    (target,) = arguments
+    module, _, name = target.partition(":")
+    answers, sys.stdout = sys.stdout, sys.stderr  # a framework's own prints are no answer
+    found = getattr(importlib.import_module(module), name)(json.loads(sys.stdin.read()))
+    print(json.dumps(found), file=answers)
+    return 0

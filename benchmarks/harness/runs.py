@@ -1,0 +1,327 @@
+"""One run, from a job to a record, inside a process of its own; and the parent's side of that process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import cores, environment, records, spread
+from benchmarks.harness.cli import known, writable
+from benchmarks.harness.floor import Floor
+from benchmarks.harness.processes import UNAVAILABLE
+from benchmarks.harness.progress import Progress
+from common import checkpoints, data, estimators, parameters, protocol, training
+from common.checkpoints import Checkpoint
+from common.config import Config, check
+from common.data import Dataset
+from common.errors import UserError
+from common.noise import seed_for
+from common.parameters import State
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker process is asked to do."""
+
+    backend: str
+    preset: str
+    data: str
+    data_dir: str | None
+    config: Config
+    results: str
+    resume: bool
+    start: str | None = None  # a checkpoint to go on from, of whatever backend
+
+    def as_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        values = json.loads(text)
+        return cls(**values | {"config": Config.from_dict(values["config"])})
+
+    def blank(self, *, dataset: Dataset) -> records.Record:
+        """The record of a run that has no result yet."""
+        return records.blank(
+            self.config, backend=self.backend, dataset_name=dataset.name, dataset_sha256=dataset.sha256, preset=self.preset
+        )
+
+    @property
+    def record(self) -> Path:
+        """Where its record goes."""
+        name = records.name(self.config, self.backend, self.data, self.preset, self.config.training.seed)
+        return Path(self.results) / name
+
+    @property
+    def checkpoint(self) -> Path:
+        """Beside the record."""
+        return self.record.with_suffix(".h5")
+
+
+def in_process(job: Job, *, command: tuple[str, ...] = ("worker",), folder: Path | None = None) -> int:
+    """Run the job in a process of its own, so that no framework's threads, memory or imports touch another's.
+
+    `folder` is another copy of this checkout to run it in. Returns the exit code; when that is 0, what the command writes is
+    there: for "worker", the record at `job.record`.
+    """
+    arguments = [sys.executable, "-m", "benchmarks", *command]
+    return subprocess.run(arguments, input=job.as_json(), text=True, check=False, cwd=folder).returncode
+
+
+def judging(backend: protocol.Backend, selected: State, *, config: Config) -> protocol.Session:
+    """A session whose judged parameters are these: the moving average, if any, is in them already."""
+    settings = dataclasses.replace(config.training, ema_decay=0.0)
+    state = parameters.fresh_state(selected, optimizer=config.optimizer, training=settings, dtype=config.dtype)
+    return backend.create(
+        config.model,
+        state,
+        optimizer=config.optimizer,
+        training=settings,
+        device=config.device,
+        dtype=config.dtype,
+        precision=config.precision,
+    )
+
+
+def evaluate(
+    backend: protocol.Backend, selected: State, *, config: Config, dataset: Dataset, progress: Progress
+) -> estimators.Estimates:
+    """Judge these parameters on the test images that the config names."""
+    session = judging(backend, selected, config=config)
+    images = data.subset(images=config.evaluation.images, of=len(dataset.test), seed=config.training.seed)
+    with progress.phase("test", total=len(images), unit="images") as advance:
+        return estimators.estimate(
+            session,
+            session.place(dataset.test),
+            images=images,
+            samples=config.evaluation.samples,
+            seed=seed_for(config.training.seed, "test"),
+            image_batch=config.evaluation.image_batch,
+            sample_block=config.evaluation.sample_block,
+            report=lambda done: advance(done, None),
+        )
+
+
+def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Checkpoint, protocol.Session]:
+    """The run's checkpoint, as it was left or at step 0, and a session that holds its state.
+
+    Raises `UserError` for a checkpoint of other settings.
+    """
+    config = job.config
+    start = job.checkpoint if job.resume and job.checkpoint.exists() else job.start
+    if start:
+        checkpoint = resumed(job, Path(start), dataset=dataset)
+    else:
+        initial = parameters.initial_parameters(
+            config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(dataset.train)
+        )
+        state = parameters.fresh_state(initial, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
+        checkpoint = Checkpoint(config, job.backend, job.preset, dataset.name, dataset.sha256, state)
+    session = backend.create(
+        config.model,
+        checkpoint.state,
+        optimizer=config.optimizer,
+        training=config.training,
+        device=config.device,
+        dtype=config.dtype,
+        precision=config.precision,
+    )
+    return checkpoint, session
+
+
+def run(job: Job, *, import_s: float) -> records.Record:
+    """Train, test, write the record and return it; `import_s` is what importing the framework took.
+
+    Raises `UserError` for a checkpoint of other settings, and whatever the data set, the backend or the disk refuse.
+    """
+    began = time.perf_counter()
+    config = job.config
+    dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
+    backend = protocol.load(job.backend)
+    record = job.blank(dataset=dataset) | {"environment": environment.describe(config.device)}
+    checkpoint, session = begin(job, backend=backend, dataset=dataset)
+    setup_s = time.perf_counter() - began
+    floor = Floor(backend, config, seconds=checkpoint.history.setdefault("floor_seconds", []))
+    progress = Progress(f"{job.backend} {config.model.variational}")
+    first_step = int(checkpoint.state["step"])
+    record["environment"]["round_trip_ns"] = cores.gathered()
+    with progress.phase("train", total=config.training.steps, unit="steps", rows=config.training.batch_size) as advance:
+        done = first_step
+        advance(done, None)
+
+        def report(step: int, elbo: float) -> None:
+            nonlocal done
+            advance(step - done, elbo)
+            done = step
+
+        training.train(
+            session,
+            checkpoint,
+            dataset=dataset,
+            save=lambda checkpoint: checkpoints.save(checkpoint, job.checkpoint),
+            report=report,
+            between=floor.measure,
+        )
+    record["environment"]["round_trip_after_ns"] = cores.round_trip()
+    began = time.perf_counter()
+    test = evaluate(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)
+    record |= {
+        "status": "ok",
+        "reason": None,
+        "trained": checkpoint.trained(int(checkpoint.state["step"])),
+        "parameters": parameters.count(config.model),
+        "curve": {
+            column: [int(v) if column.endswith("step") else v for v in checkpoint.history[column]] for column in training.CURVE
+        },
+        "timing": timing(checkpoint.history, batch_size=config.training.batch_size)
+        | {"programs_compiled": None if first_step else backend.programs_compiled()}
+        | {"import_s": import_s, "setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
+        "peak_memory_bytes": peak_memory_bytes(),
+        "test": dataclasses.asdict(test),
+    }
+    record["environment"]["load_after"] = environment.load()
+    record["environment"]["threads"]["process"] = environment.own_threads()
+    records.write(record, Path(job.results))
+    return record
+
+
+def finished(job: Job) -> bool:
+    """Whether its record has a result, of its settings and data; one that failed is to be resumed."""
+    if not job.record.exists():
+        return False
+    record = records.read(job.record)
+    dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
+    same = (Config.from_dict(record["config"]), record["dataset"]["sha256"]) == (job.config, dataset.sha256)
+    return record["status"] == "ok" and same
+
+
+def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
+    """The checkpoint of a file, the job's backend to go on with. Raises `UserError` where its settings or data are others.
+
+    Another number of steps is no other setting under a constant learning rate, if a validation falls on the last one done.
+    """
+    checkpoint = checkpoints.load(path)
+    theirs, ours = checkpoint.config.as_dict(), job.config.as_dict()
+    # None changes what was trained.
+    for settings in (theirs, ours):
+        del settings["evaluation"], settings["device"]
+    done = int(checkpoint.state["step"])
+    if (
+        job.config.optimizer.schedule == "constant"
+        and job.config.training.steps >= done
+        and done % job.config.training.validation_interval == 0
+    ):
+        theirs["training"]["steps"] = ours["training"]["steps"]
+    differing = [
+        f"{name} {theirs[section][name]}, not {value}"
+        for section, values in ours.items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+        if theirs[section][name] != value
+    ]
+    differing += [f"{name} {theirs[name]}, not {ours[name]}" for name in ("dtype", "precision") if theirs[name] != ours[name]]
+    if checkpoint.sha256 != dataset.sha256:
+        differing.append(f"data set {checkpoint.dataset}, not {dataset.name}")
+    if differing:
+        raise UserError(
+            f"The checkpoint {path} has {differing[0]}; "
+            "go on with its own settings, or leave out --resume or --from and begin anew."
+        )
+    if checkpoint.backend != job.backend:
+        if done == job.config.training.steps:
+            raise UserError(
+                f"The checkpoint {path} is at its last step, {done}: {job.backend} has nothing to train; "
+                f"`python -m benchmarks evaluate {path} --backend {job.backend}` judges it there."
+            )
+        checkpoint.earlier.append((checkpoint.backend, done))
+        # The clock is of one backend's chunks alone.
+        checkpoint.history = {name: column for name, column in checkpoint.history.items() if name in training.CURVE}
+    return dataclasses.replace(checkpoint, config=job.config, backend=job.backend)
+
+
+def check_start(job: Job) -> None:
+    """Raises `UserError` where `job.start` isn't a checkpoint to go on from, or its run would overwrite another."""
+    assert job.start is not None
+    own = job.checkpoint
+    if job.resume:
+        raise UserError("--from goes on from one checkpoint, --resume from those in the results folder; leave one out.")
+    if own.exists() and own.resolve() != Path(job.start).resolve():
+        raise UserError(f"{own} exists and is another run's; go on from that one, or give another folder as --results.")
+    resumed(job, Path(job.start), dataset=data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None))
+
+
+def timing(history: dict[str, list[float]], *, batch_size: int) -> dict[str, Any]:
+    """A record's `timing`, from the chunks that trained; null where too few were timed.
+
+    A process's first chunk of its length compiles: it is kept out of the median, and what it took beyond a median chunk of its
+    steps is compile_s.
+    """
+    steps, seconds, first = (np.array(history[column]) for column in training.CLOCK)
+    steady = (first == 0) & (steps == steps.max())
+    result: dict[str, Any] = dict.fromkeys((*records.SECTIONS["timing"], *records.LATER["timing"]))
+    result |= {"placement_s": float(sum(history["placement_seconds"])), "first_chunk_s": float(seconds[0])}
+    if not steady.any():
+        return result
+    step_s = seconds[steady] / steps[steady]
+    compile_s = float(np.maximum(seconds - np.median(step_s) * steps, 0)[first == 1].sum())
+    low, high = np.percentile(batch_size / step_s, [25, 75])
+    result |= {
+        "compile_s": compile_s,
+        "steady_s": float(seconds.sum()) - compile_s,
+        "examples_per_s": float(batch_size / np.median(step_s)),
+        "examples_per_s_iqr": float(high - low),
+        "chunks": int(steady.sum()),
+    }
+    result["warning"] = spread.warning(median=result["examples_per_s"], iqr=result["examples_per_s_iqr"])
+    if history["floor_seconds"]:
+        floor_s = float(np.median(history["floor_seconds"]))
+        result |= {"floor_s": floor_s, "floor_ratio": float(np.median(step_s)) / floor_s}
+    return result
+
+
+def peak_memory_bytes() -> int | None:
+    """The most memory this process has held; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def checked(job: Job) -> Dataset:
+    """The job's data set, its settings checked against it and its results folder against the disk, before anything is run."""
+    dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
+    check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
+    known([job.backend])
+    writable(Path(job.results))
+    return dataset
+
+
+def with_pixels(job: Job) -> Job:
+    """The job, checked, its model as wide as the data set's images."""
+    dataset = checked(job)
+    return dataclasses.replace(job, config=job.config.replace(pixels=dataset.pixels))
+
+
+def worker(arguments: list[str]) -> int:
+    """The process of `in_process`."""
+    job = Job.from_json(sys.stdin.read())
+    if job.resume and finished(job):
+        return 0
+    began = time.perf_counter()
+    try:
+        protocol.load(job.backend)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return UNAVAILABLE
+    run(job, import_s=time.perf_counter() - began)
+    return 0

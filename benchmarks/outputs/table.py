@@ -1,0 +1,27 @@
+"""A table's cells, made once; `markdown.py` and `terminal.py` render them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+ABSENT = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of text. `left` names the columns that are aligned left; `gaps` are the rows that begin a new section."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: Sequence[str] = ()
+    title: str = ""
+    gaps: Sequence[int] = field(default=())
+
+
+Part = Table | str  # of a page: a table, or a paragraph, list or picture in Markdown
+
+
+def number(value: float | None, form: str, *, scale: float = 1.0) -> str:
+    """A number in a cell; ABSENT for None."""
+    return ABSENT if value is None else format(value * scale, form)

@@ -1,1 +1,0 @@
-"""Other people's code, timed beside this suite's; docs/peers.md says how."""

@@ -1,0 +1,441 @@
+"""The command line: what it refuses, and which settings it arrives at. No model is trained here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import psutil
+import pytest
+
+from benchmarks.__main__ import COMMANDS, RESUMED, main, translate
+from benchmarks.harness import cli, environment, records, runs
+from benchmarks.harness.presets import PRESETS
+from common import cache, checkpoints, data, parameters, shapes
+from common.checkpoints import Checkpoint
+from common.config import SECTIONS, Config
+from common.errors import UserError
+
+SETTINGS = [name for names in SECTIONS.values() for name in names if name != "pixels"] + ["dtype", "precision", "device"]
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[runs.Job]:
+    """The jobs that `run` would start, in place of starting them; each ends as if the user had been wrong."""
+    started: list[runs.Job] = []
+
+    def refuse(job: runs.Job) -> int:
+        started.append(job)
+        return 2
+
+    monkeypatch.setattr(runs, "in_process", refuse)
+    return started
+
+
+@pytest.fixture
+def refused(jobs: list[runs.Job], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Calls the command line, expects that it starts nothing and writes nothing, and returns its words."""
+
+    def call(*arguments: str) -> str:
+        try:
+            code: object = main(list(arguments))
+        except SystemExit as error:  # tyro's
+            code = error.code
+        printed = capsys.readouterr()
+        assert code == 2
+        assert jobs == []
+        assert printed.out == ""
+        assert "Traceback" not in printed.err
+        results = tmp_path / "results"
+        assert not results.exists() or list(results.iterdir()) == []
+        return printed.err
+
+    return call
+
+
+def digits_checkpoint(path: Path, config: Config) -> Checkpoint:
+    """An untrained model's file."""
+    digits = data.load("binarized-digits", data_dir=None)
+    config = config.replace(pixels=digits.pixels)
+    initial = parameters.initial_parameters(
+        config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(digits.train)
+    )
+    state = parameters.fresh_state(initial, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
+    checkpoint = Checkpoint(config, "pytorch", "quick", digits.name, digits.sha256, state)
+    checkpoints.save(checkpoint, path)
+    return checkpoint
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--backend theano", "theano"),
+        ("--backend pytorch theano", "theano"),
+        ("--variational laplace", "laplace"),
+        ("--data binarized-cats", "binarized-cats"),
+        ("--data absent.h5", "absent.h5"),
+        ("--data binarized-mnist --data-dir absent", "absent"),
+        ("--learning-rates 1", "--learning-rates"),
+        ("--pixels 3", "--pixels"),
+        ("--preset fast", "fast"),
+        ("--preset fast --help", "fast"),
+        ("--preset", "--preset"),
+        ("--steps many", "many"),
+        ("--steps", "--steps"),
+        ("--steps 0", "--steps"),
+        ("--samples 0", "--samples"),
+        ("--n_samples=0", "--samples"),
+        ("--batch-size 1198", "1197"),
+        ("--images 301", "300"),
+        ("--seed -1", "--seed"),
+        ("--learning-rate nan", "--learning-rate is nan"),
+        ("--learning-rate inf", "a finite number, 0 or more"),
+        ("--adam-epsilon 0", "above 0"),
+        ("--rmsprop-epsilon inf", "--rmsprop-epsilon"),
+        ("--ema-decay 1", "--ema-decay"),
+        ("--dtype float16", "float16"),
+        ("--device tpu", "tpu"),
+        ("--seed", "--seed has no value"),
+        ("--backend --steps 10", "--backend has no value"),
+        ("--backend jax jax", "--backend names one twice"),
+        ("--seed 1 0 1", "--seed names one twice"),
+        ("stray", "stray"),
+    ],
+)
+def test_run_refuses(refused: Callable[..., str], tmp_path: Path, arguments: str, words: str) -> None:
+    assert words in refused("run", *arguments.split(), f"--results={tmp_path / 'results'}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "train",
+        "tables --now",
+        "list --now",
+        "reproduce",
+        "reproduce table-9",
+        "evaluate",
+        "evaluate absent.h5",
+        "evaluate x --device tpu",
+    ],
+)
+def test_other_commands_refuse(refused: Callable[..., str], arguments: str) -> None:
+    assert arguments.split()[-1].removeprefix("--now") in refused(*arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("agreement --backend jax", "two backends or more"),
+        ("agreement --steps 0", "from 1 to the preset's own, 30,000"),
+        ("agreement --steps 30001", "from 1 to the preset's own, 30,000"),
+        ("bfloat16 --limit nan", "--limit is nan"),
+        ("growth --seconds nan", "--seconds is nan"),
+        ("parity --backend jax", "two backends or more"),
+        ("prove-compare --slowed -1", "--slowed is -1"),
+        ("prove-compare --pairs 0", "--pairs is 0"),
+        ("throughput --seconds 0", "--seconds is 0.0"),
+        ("throughput --seconds inf", "--seconds is inf"),
+        ("throughput --sweeps 0", "--sweeps is 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_measured(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert words in refused(*arguments.split())
+
+
+@pytest.mark.parametrize("command", ["overhead", "shape-checks", "growth", "regress", "parity", "reproduce quick", "agreement"])
+def test_a_results_folder_is_tried_before_anything_is_measured(
+    refused: Callable[..., str], tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "file").touch()
+    assert "can't be written" in refused(*command.split(), f"--results={tmp_path / 'file'}")
+
+
+@pytest.mark.parametrize("command", ["list", "tables"])
+def test_a_command_without_arguments_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"python -m benchmarks {command}" in capsys.readouterr().out
+
+
+def test_too_large_a_model_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def too_large(_: list[str]) -> int:
+        raise MemoryError("Unable to allocate 8.88 PiB")
+
+    monkeypatch.setitem(COMMANDS, "worker", too_large)
+    assert main(["worker"]) == 2
+    assert "There isn't enough memory (Unable to allocate 8.88 PiB)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("switch", [cache.SWITCH, shapes.SWITCH])
+def test_a_switch_that_is_none_is_refused_before_a_backend_meets_it(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, switch: str
+) -> None:
+    monkeypatch.setenv(switch, "off")
+    assert f"{switch} is 'off'; set it to" in refused("run", f"--results={tmp_path / 'results'}")
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3, 3), (0, 9)])
+def test_an_h5_file_of_the_wrong_shape_is_refused(refused: Callable[..., str], tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = tmp_path / "wrong.h5"
+    with h5py.File(path, "w") as file:
+        for split in data.SPLITS:
+            file[split] = np.zeros(shape, np.uint8)
+    assert "wrong.h5" in refused("run", "--data", str(path), "--results", str(tmp_path / "results"))
+
+
+@pytest.mark.parametrize("below", ["", "/deeper"])
+def test_a_file_in_place_of_the_results_folder_is_refused(refused: Callable[..., str], tmp_path: Path, below: str) -> None:
+    path = tmp_path / "file"
+    path.write_text("mine")
+    assert "--results" in refused("run", f"--results={path}{below}")
+    assert path.read_text() == "mine"
+
+
+def test_a_damaged_checkpoint_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    digits_checkpoint(path, Config().replace(latent_size=2, hidden_size=8))
+    whole = path.read_bytes()
+    for content in (b"", b"text", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        assert "model.h5" in refused("evaluate", str(path))
+
+
+def test_a_checkpoint_of_another_model_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    checkpoint = digits_checkpoint(path, Config().replace(latent_size=2, hidden_size=8))
+    checkpoint.config = checkpoint.config.replace(latent_size=3)
+    checkpoints.save(checkpoint, path)
+    assert "other arrays" in refused("evaluate", str(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--samples 0", "--samples"),
+        ("--images 301", "300"),
+        ("--backend theano", "theano"),
+        ("--data absent.h5", "absent.h5"),
+        ("--latent-size 3", "--latent-size"),
+    ],
+)
+def test_evaluate_refuses(refused: Callable[..., str], tmp_path: Path, arguments: str, words: str) -> None:
+    path = tmp_path / "model.h5"
+    digits_checkpoint(path, Config().replace(latent_size=2, hidden_size=8))
+    assert words in refused("evaluate", str(path), *arguments.split())
+
+
+def test_evaluate_refuses_other_data(refused: Callable[..., str], tmp_path: Path) -> None:
+    path, other = tmp_path / "model.h5", tmp_path / "other.h5"
+    digits_checkpoint(path, Config().replace(latent_size=2, hidden_size=8))
+    with h5py.File(other, "w") as file:
+        for split in data.SPLITS:
+            file[split] = np.zeros((200, 64), np.uint8)
+    assert "other data" in refused("evaluate", str(path), "--data", str(other))
+
+
+def test_a_process_ends_with_the_code_and_the_sentence(tmp_path: Path) -> None:
+    for argument in ("--samples=0", "--nonsense=0"):
+        command = [sys.executable, "-m", "benchmarks", "run", argument, "--results", str(tmp_path / "results")]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (answer.returncode, answer.stdout) == (2, "")
+        assert argument.partition("=")[0] in answer.stderr
+        assert "Traceback" not in answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- settings ---
+
+
+def test_old_spellings_mean_the_same(jobs: list[runs.Job], tmp_path: Path) -> None:
+    old = "--variational flow --latent_size 8 --max_iterations=20 --log_interval 10 --data_dir X --n_samples 7 --use_gpu"
+    assert translate(old.split()) == (
+        [
+            "--variational",
+            "flow",
+            "--latent_size",
+            "8",
+            "--steps=20",
+            "--log_interval",
+            "10",
+            "--data_dir",
+            "X",
+            "--samples",
+            "7",
+            "--device",
+            "cuda",
+        ]
+    )
+    assert main(["run", *old.split(), "--backend", "jax", f"--train_dir={tmp_path}"]) == 2
+    (job,) = jobs
+    changed = {"variational": "flow", "latent_size": 8, "steps": 20, "log_interval": 10, "samples": 7, "device": "cuda"}
+    assert job.config == PRESETS["quick"].replace(**changed, pixels=64)
+    assert (job.data_dir, job.results) == ("X", str(tmp_path))
+
+
+def test_every_setting_is_a_flag_with_its_help_and_the_presets_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    for name, config in PRESETS.items():
+        with pytest.raises(SystemExit) as end:
+            main(["run", "--preset", name, "--help"])
+        assert end.value.code == 0
+        text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+        fields = [
+            (field, getattr(owner, field.name))
+            for owner in (*(getattr(config, section) for section in SECTIONS), config)
+            for field in dataclasses.fields(owner)
+            if "help" in field.metadata
+        ]
+        assert {field.name for field, _ in fields} == set(SETTINGS)
+        for field, value in fields:
+            assert f"--{field.name.replace('_', '-')}" in text
+            if field.name not in ("variational", "seed"):  # several can be given, and their help says so
+                assert f"{field.metadata['help']} (default: {value})" in text
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("spelling", ["--preset {}", "--preset={}", "--preset quick --preset {}"])
+def test_without_other_flags_the_config_is_the_presets(jobs: list[runs.Job], tmp_path: Path, name: str, spelling: str) -> None:
+    assert main(["run", *spelling.format(name).split(), "--results", str(tmp_path)]) == 2
+    assert jobs[0].config == PRESETS[name].replace(pixels=64)
+    assert (jobs[0].preset, jobs[0].data, jobs[0].resume) == (name, "binarized-digits", False)
+
+
+@pytest.mark.parametrize("setting", [name for name in SETTINGS if name not in ("variational", "seed")])
+def test_a_flag_changes_its_setting_and_no_other(jobs: list[runs.Job], tmp_path: Path, setting: str) -> None:
+    owners = [getattr(Config(), section) for section in SECTIONS] + [Config()]
+    default = next(getattr(owner, setting) for owner in owners if hasattr(owner, setting))
+    choices = {"optimizer": "rmsprop", "schedule": "constant", "initial_weights": "glorot", "noise": "shared"}
+    choices |= {"selection": "best-validation", "dtype": "float64", "precision": "bfloat16", "device": "cuda"}
+    flag = f"--{setting.replace('_', '-')}"
+    if isinstance(default, bool):
+        value: object = not default
+        arguments = [flag if value else f"--no{flag[1:]}"]
+    else:
+        value = choices.get(setting, 0.5 if isinstance(default, float) else 3)
+        arguments = [flag, str(value)]
+    assert main(["run", "--preset", "standard", "--results", str(tmp_path), *arguments]) == 2
+    assert jobs[0].config == Config().replace(pixels=64, **{setting: value})
+
+
+def test_each_seed_family_and_backend_is_a_run_with_a_record_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[runs.Job] = []
+    monkeypatch.setattr(runs, "in_process", lambda job: started.append(job) or 1)
+    assert main(["run", "--seed", "3", "5", "--backend", "jax", "pytorch", "--results", str(tmp_path)]) == 1
+    asked = {(job.config.training.seed, job.config.model.variational, job.backend) for job in started}
+    assert asked == {
+        (seed, family, name) for seed in (3, 5) for family in ("mean-field", "flow") for name in ("jax", "pytorch")
+    }
+    assert len(records.read_all(tmp_path)) == len(started) == 8
+    for job in started:
+        assert runs.Job.from_json(json.dumps(json.loads(job.as_json()))) == job
+        assert job.record.exists()
+
+
+@pytest.mark.parametrize(
+    ("precision", "flags", "said"),
+    [
+        ("bfloat16", ["avx2"], True),
+        ("bfloat16", ["avx2", "avx512_bf16"], False),
+        ("bfloat16", [], False),  # not known
+        ("full", ["avx2"], False),
+    ],
+)
+def test_bfloat16_is_said_to_be_slow_where_it_is(
+    jobs: list[runs.Job],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    precision: str,
+    flags: list[str],
+    said: bool,
+) -> None:
+    monkeypatch.setattr(environment, "_processor", lambda: {"brand_raw": "EPYC", "flags": flags})
+    main(["run", "--precision", precision, "--results", str(tmp_path / "results")])
+    assert jobs
+    assert ("no bfloat16 instructions" in capsys.readouterr().err) == said
+
+
+def test_a_command_that_is_terminated_takes_what_it_started_with_it(tmp_path: Path) -> None:
+    """Or a run would go on unseen, beside the one that resumes it."""
+    command = [sys.executable, "-m", "benchmarks", "run", "--backend", "pytorch", "--results", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 60
+        while not (started := psutil.Process(process.pid).children()) and time.monotonic() < until:
+            time.sleep(0.05)
+        process.terminate()
+        _, error = process.communicate()
+    assert process.returncode == 130, error
+    assert error.splitlines()[-1] == "Stopped; --resume goes on from here."
+    assert len(started) == 1
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+
+
+GRANDCHILD = """
+import signal, subprocess, sys
+from benchmarks.__main__ import terminate
+
+signal.signal(signal.SIGTERM, terminate)
+sleeper = "import time; print('asleep', flush=True); time.sleep(60)"
+subprocess.run([sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleeper!r}])"])
+"""
+
+
+def test_what_was_started_by_what_was_started_ends_too() -> None:
+    with subprocess.Popen([sys.executable, "-c", GRANDCHILD], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"asleep\n"
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        assert len(started) == 2
+        assert psutil.wait_procs(started, timeout=10)[1] == []
+
+
+def test_rows_are_run_again_unless_those_of_the_folder_are_asked_for(jobs: list[runs.Job], tmp_path: Path) -> None:
+    for flags, resume in (((), False), (("--resume",), True)):
+        jobs.clear()
+        assert main(["reproduce", "quick", "--results", str(tmp_path), *flags]) == 1
+        assert {job.resume for job in jobs} == {resume}
+
+
+def test_what_is_said_to_resume_has_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in {*list(COMMANDS)} - {"list", "tables"}:  # they take no arguments
+        with pytest.raises(SystemExit):
+            COMMANDS[command](["--help"])
+        assert ("--resume" in capsys.readouterr().out) == (command in RESUMED), command
+
+
+def test_a_framework_that_is_not_here_is_left_out_unless_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"pytorch": {"devices": {"cpu": "", "cuda": ""}}, "jax": None, "tensorflow": {"devices": {"cpu": ""}}}
+    monkeypatch.setattr(cli, "described", lambda name: (found[name], "" if found[name] else f"{name} can't be imported."))
+    assert cli.usable(()) == ("pytorch", "tensorflow")
+    assert capsys.readouterr().err == "jax is left out: jax can't be imported.\n"
+    assert cli.usable((), device="cuda") == ("pytorch",)
+    assert capsys.readouterr().err.splitlines()[1] == "tensorflow is left out: it has no device cuda here."
+    assert cli.usable(("jax",)) == ("jax",), "it fails by itself, and says why"
+    found["pytorch"] = None
+    with pytest.raises(UserError, match="No backend can be used on cuda here"):
+        cli.usable((), device="cuda")
+    with pytest.raises(UserError, match="no backend 'numpy'; choose from pytorch"):
+        cli.usable(("jax", "numpy"))

@@ -1,0 +1,95 @@
+"""A program from the persistent cache gives the same run, bit for bit, and the record says that nothing was compiled."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.harness import records
+from benchmarks.outputs import tables
+from common import cache
+from common.errors import UserError
+from tests.harness.identical import assert_same_run
+from tests.harness.test_determinism import start
+
+SMALL = {
+    "variational": "mean-field",
+    "hidden_size": 16,
+    "latent_size": 4,
+    "steps": 10,
+    "warm_up": 5,
+    "chunk": 5,
+    "validation_interval": 5,
+}
+
+
+def run(backend: str, folder: Path, **changes: Any) -> records.Record:
+    process = start(backend, folder, **SMALL | changes)
+    _, error = process.communicate()
+    assert process.returncode == 0, error
+    (record,) = records.read_all(folder)
+    return record
+
+
+@pytest.mark.parametrize("backend", ["jax", pytest.param("pytorch", marks=pytest.mark.slow)])
+def test_the_second_process_compiles_nothing(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAEBENCH_CACHE_DIR", str(tmp_path / "cache"))
+    cold, warm = (run(backend, tmp_path / name, compile_from=10) for name in ("cold", "warm"))
+    assert cold["timing"]["programs_compiled"] > 0
+    assert warm["timing"]["programs_compiled"] == 0
+    assert_same_run(tmp_path / "warm", tmp_path / "cold")
+    shown = [tables.cells(record)["compile (s)"].endswith("(cached)") for record in (cold, warm)]
+    assert shown == [False, True]
+    if backend == "jax":
+        without_a_cache(tmp_path, monkeypatch)
+
+
+def without_a_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same run, and JAX keeps none of its own either."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "its own"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    monkeypatch.setenv(cache.SWITCH, "0")
+    off = run("jax", folder / "off", compile_from=10)
+    assert off["timing"]["programs_compiled"] is None
+    assert not (folder / "its own").exists()
+    assert_same_run(folder / "off", folder / "cold")
+    assert not tables.cells(off)["compile (s)"].endswith("(cached)")
+
+
+def test_pytorchs_compiler_is_told_so() -> None:
+    """Without a run, since compiling once more takes long."""
+    code = "import torch, backends.pytorch.session; print(torch.compiler.config.force_disable_caches)"
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {cache.SWITCH: "0"}, check=True, capture_output=True, text=True
+    )
+    assert told.stdout.strip() == "True"
+
+
+def test_each_kind_of_processor_has_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machine code of one may not run on another, and a home folder may be shared."""
+    ours = cache.programs()
+    assert ours is not None
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "flags\t: fpu other\n")
+    assert cache.programs() not in (None, ours)
+
+
+def test_a_switch_is_0_or_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.SWITCH, "0")
+    assert cache.programs() is None
+    monkeypatch.setenv(cache.SWITCH, "no")
+    with pytest.raises(UserError, match=cache.SWITCH):
+        cache.programs()
+
+
+def test_where_no_program_can_be_kept_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VAEBENCH_CACHE_DIR", str(tmp_path / "file"))
+    assert cache.programs() is None
+    assert "Compiled programs aren't kept, since " in capsys.readouterr().err

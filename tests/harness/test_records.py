@@ -1,0 +1,240 @@
+"""A record is what was written, or an error that names its file."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.harness import environment, records, reports
+from common.config import Config
+from common.errors import UserError
+
+
+def example(**changes: Any) -> records.Record:
+    """A finished run's record, with some top-level keys changed."""
+    record = records.blank(
+        Config().replace(variational="flow"),
+        backend="jax",
+        dataset_name="binarized-mnist",
+        dataset_sha256="ab" * 32,
+        preset="standard",
+        environment=environment.describe(),
+    )
+    record |= {"status": "ok", "reason": None, "parameters": 12345, "peak_memory_bytes": 3 * 2**28}
+    record["curve"] = {"step": [500], "objective": [-140.5], "elbo": [-141.5], "valid_step": [1000], "valid_elbo": [-139.25]}
+    record["timing"] |= {"setup_s": 1.5, "compile_s": 2.5, "steady_s": 600.0, "evaluation_s": 30.0}
+    record["timing"] |= {"examples_per_s": 7654.3, "examples_per_s_iqr": 321.0, "floor_s": 0.0125, "floor_ratio": 1.34}
+    record["test"] |= {"elbo": -94.414, "elbo_se": 0.25, "log_px": -88.964, "log_px_se": 0.24}
+    record["test"] |= {"importance_samples": 1000, "images": 10_000, "ess": 61.5}
+    return record | changes
+
+
+@pytest.mark.parametrize("status", [{}, {"status": "failed", "reason": "It fell over."}])
+def test_what_is_written_is_read(tmp_path: Path, status: dict[str, str]) -> None:
+    record = example(**status)
+    path = records.write(record, tmp_path / "new" / "folder")
+    assert records.read(path) == record
+    assert records.read_all(path.parent) == [record]
+
+
+def test_a_blank_record_has_every_key_and_no_number(tmp_path: Path) -> None:
+    record = records.blank(Config(), backend="pytorch", dataset_name="x.h5", dataset_sha256=None, preset="quick")
+    assert set(records.REQUIRED) <= record.keys()
+    for section in ("timing", "test"):
+        assert set(records.SECTIONS[section]) <= record[section].keys()
+        assert set(record[section].values()) == {None}
+    assert records.read(records.write(record, tmp_path)) == record
+
+
+def test_name() -> None:
+    config = Config().replace(variational="flow")
+    assert records.name(config, "jax", "binarized-mnist", "standard", 0) == (
+        "standard_binarized-mnist_jax_flow_cpu_float32_seed0.json"
+    )
+    assert records.name(config, "jax", "../my data/faces_64.h5", "quick", 7) == "quick_faces-64_jax_flow_cpu_float32_seed7.json"
+    assert records.name_of(example()) == "standard_binarized-mnist_jax_flow_cpu_float32_seed0.json"
+
+
+@pytest.mark.parametrize("key", ["preset", "backend", "variational", "device", "precision", "seed"])
+def test_runs_that_differ_have_names_that_differ(key: str) -> None:
+    assert records.name_of(example(**{key: 3 if key == "seed" else "other"})) != records.name_of(example())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), np.float32("nan")])
+def test_no_nan_is_written_and_a_diverged_run_has_failed(tmp_path: Path, bad: float) -> None:
+    record = example()
+    record["test"]["elbo"] = bad
+    record["timing"]["floor_ratio"] = bad
+    path = records.write(record, tmp_path)
+    json.loads(path.read_text(), parse_constant=lambda constant: pytest.fail(f"{constant} in a record"))
+    written = records.read(path)
+    assert (written["test"]["elbo"], written["timing"]["floor_ratio"]) == (None, None)
+    assert written["status"] == "failed"
+    assert "test.elbo" in written["reason"]
+
+
+def test_a_time_that_is_nan_is_absent_and_fails_no_run(tmp_path: Path) -> None:
+    record = example()
+    record["timing"]["floor_ratio"] = float("nan")
+    written = records.read(records.write(record, tmp_path))
+    assert (written["status"], written["timing"]["floor_ratio"]) == ("ok", None)
+
+
+def test_numpy_numbers_become_json_numbers(tmp_path: Path) -> None:
+    plain = example()
+    record = copy.deepcopy(plain)
+    record["curve"]["elbo"] = np.array([-141.5])
+    record["test"]["images"] = np.int64(10_000)
+    assert records.read(records.write(record, tmp_path)) == plain
+
+
+def test_a_record_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="without a reason"):
+        records.write(example(status="failed"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", [*records.REQUIRED, *(f"{s}.{key}" for s, keys in records.SECTIONS.items() for key in keys)])
+def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
+    record = example()
+    section, _, inner = key.partition(".")
+    del (record[section] if inner else record)[inner or section]
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=rf"broken\.json lacks '{key}'"):
+        records.read(path)
+
+
+def test_keys_that_came_later_may_be_missing(tmp_path: Path) -> None:
+    record = example()
+    del record["parameters"], record["test"]["ess"], record["timing"]["evaluation_s"]
+    path = tmp_path / "older.json"
+    path.write_text(json.dumps(record))
+    read = records.read(path)
+    assert (read["parameters"], read["test"]["ess"], read["timing"]["evaluation_s"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        (None, "schema", 2),
+        (None, "status", "fine"),
+        (None, "seed", "0"),
+        (None, "backend", None),
+        (None, "backend", "theano"),
+        (None, "timing", 3),
+        (None, "peak_memory_bytes", "much"),
+        ("test", "elbo", "-90"),
+        ("test", "elbo", True),
+        ("curve", "elbo", -90.0),
+    ],
+)
+def test_a_malformed_value_is_refused(tmp_path: Path, section: str | None, key: str, value: Any) -> None:
+    record = example()
+    (record[section] if section else record)[key] = value
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"broken\.json"):
+        records.read(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"test": NaN}', "\x00"])
+def test_text_that_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"broken\.json"):
+        records.read(path)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(example()).replace("-94.414", number))
+    with pytest.raises(UserError, match=r"broken\.json"):
+        records.read(path)
+
+
+def test_a_copy_under_another_name_is_refused(tmp_path: Path) -> None:
+    path = records.write(example(), tmp_path)
+    (tmp_path / "copy.json").write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=rf"copy\.json is that of {path.name}"):
+        records.read_all(tmp_path)
+
+
+def test_a_folder_is_read_in_the_order_of_names_without_files_being_written(tmp_path: Path) -> None:
+    for seed in (10, 2, 1):
+        records.write(example(seed=seed), tmp_path)
+    (tmp_path / ".0f.half.json").write_text("{")
+    (tmp_path / "notes.txt").write_text("{")
+    assert [record["seed"] for record in records.read_all(tmp_path)] == [1, 10, 2]
+    assert records.read_all(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize("path", [pytest.param(p, id=p.name) for p in sorted(records.RECORDS.glob("*.json"))])
+def test_a_committed_record_is_well_formed_and_named_by_its_content(path: Path) -> None:
+    record = records.read(path)
+    assert path.name == records.name_of(record)
+    config = Config.from_dict(copy.deepcopy(record["config"]))
+    assert (record["variational"], record["seed"]) == (config.model.variational, config.training.seed)
+    assert (record["device"], record["precision"]) == (config.device, config.dtype)
+
+
+def test_the_environment_says_what_runs_where() -> None:
+    described = environment.describe()
+    assert described.keys() >= {"versions", "commit", "dirty", "machine", "threads", "load"}
+    assert described["versions"]["numpy"] == np.__version__
+    assert described["machine"]["cpu"]
+    assert described["machine"]["memory_bytes"] > 0
+    assert described["threads"]["cores"] >= 1
+    assert json.loads(json.dumps(described)) == described
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_card_is_named_where_it_was_used(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    for name, value in {
+        "Init": None,
+        "DeviceGetHandleByIndex": 0,
+        "DeviceGetName": "Card",
+        "SystemGetDriverVersion": "7",
+    }.items():
+        monkeypatch.setattr(environment.pynvml, f"nvml{name}", lambda *_, value=value: value)
+    assert environment.describe(device)["machine"]["gpu"] == ("Card, driver 7" if device == "cuda" else None)
+
+
+def test_without_a_driver_no_card_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init() -> None:
+        raise environment.pynvml.NVMLError(environment.pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(environment.pynvml, "nvmlInit", init)
+    assert environment.describe("cuda")["machine"]["gpu"] is None
+
+
+def test_a_processor_is_told_by_more_than_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def line(found: dict[str, Any]) -> str:
+        monkeypatch.setattr(environment, "_processor", lambda: found)
+        return reports.machine(environment.describe(), setting="cpu").split(";")[0]
+
+    epyc = {"brand_raw": "AMD EPYC", "family": 25}
+    assert line(epyc | {"model": 1, "flags": ["avx", "avx2"]}) == "AMD EPYC (family 25 model 1, avx2)"
+    wide = epyc | {"model": 17, "flags": ["avx", "avx2", "avx512_bf16", "avx512f"]}
+    assert line(wide) == "AMD EPYC (family 25 model 17, avx512_bf16)"
+    assert line({"brand_raw": "Chip"}) == "Chip"
+
+
+def test_thread_variables_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    variables = environment.describe()["threads"]["variables"]
+    assert variables["OMP_NUM_THREADS"] == "3"
+    assert "MKL_NUM_THREADS" not in variables
+
+
+def test_outside_a_checkout_there_is_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    described = environment.describe()
+    assert (described["commit"], described["dirty"]) == (None, None)

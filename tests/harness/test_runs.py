@@ -1,0 +1,354 @@
+"""Small real runs: their records, their checkpoints judged again, stopped and resumed; and what becomes of failed ones."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.harness import records, runs
+from benchmarks.harness.presets import preset
+from common import checkpoints, protocol, training
+from common.checkpoints import Checkpoint
+from tests.harness.identical import assert_same_arrays, assert_same_run
+
+TINY = (
+    *("--variational", "mean-field", "--latent-size", "2", "--hidden-size", "8", "--steps", "60", "--chunk", "10"),
+    *("--log-interval", "20", "--validation-interval", "20", "--warm-up", "10", "--samples", "30", "--images", "50"),
+)
+AVERAGED = ("--selection", "best-validation", "--ema-decay", "0.9")
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers run here: each framework is imported once, and what the test patches holds in them too."""
+
+    def work(job: runs.Job) -> int:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(job.as_json()))
+        try:
+            return main(["worker"])
+        except RuntimeError:
+            return 1
+
+    monkeypatch.setattr(runs, "in_process", work)
+
+
+def run(folder: Path, *arguments: str) -> int:
+    return main(["run", *TINY, "--results", str(folder), *arguments])
+
+
+def record_in(folder: Path) -> records.Record:
+    (record,) = records.read_all(folder)
+    return record
+
+
+def checkpoint_in(folder: Path) -> Checkpoint:
+    (path,) = folder.glob("*.h5")
+    return checkpoints.load(path)
+
+
+def estimates(printed: str) -> dict[str, str]:
+    """The numbers of `evaluate`'s line."""
+    found = re.search(r"ELBO (\S+) ± (\S+), log p\(x\) (\S+) ± (\S+) nats .*K = (\d+), (\d+) images", printed)
+    assert found, printed
+    return dict(zip(("elbo", "elbo_se", "log_px", "log_px_se", "importance_samples", "images"), found.groups(), strict=True))
+
+
+@pytest.fixture
+def stop_after_first_checkpoint(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes the next run end in a crash once its first checkpoint is written, and the runs after it whole."""
+
+    def arm() -> None:
+        save = checkpoints.save
+
+        def save_and_crash(checkpoint: Checkpoint, path: Path) -> None:
+            save(checkpoint, path)
+            monkeypatch.setattr(checkpoints, "save", save)
+            raise RuntimeError("killed")
+
+        monkeypatch.setattr(checkpoints, "save", save_and_crash)
+
+    return arm
+
+
+@pytest.fixture(scope="module")
+def own_process(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A run of JAX as a user starts it: its folder, and how it ended."""
+    folder = tmp_path_factory.mktemp("own-process")
+    command = [sys.executable, "-m", "benchmarks", "run", *TINY, *AVERAGED, "--backend", "jax", "--results", str(folder)]
+    return folder, subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_run_waits_for_near_cores_and_says_how_far_apart_they_were_after_training(
+    tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    train = training.train
+
+    def found(name: str, trip: float) -> float:
+        order.append(name)
+        return trip
+
+    def trained(*arguments: Any, **settings: Any) -> Any:
+        order.append("train")
+        return train(*arguments, **settings)
+
+    monkeypatch.setattr(runs.cores, "gathered", lambda: found("waits", 290.0))
+    monkeypatch.setattr(runs.cores, "round_trip", lambda: found("looks", 510.0))
+    monkeypatch.setattr(training, "train", trained)
+    assert run(tmp_path, "--backend", "pytorch") == 0
+    assert order == ["waits", "train", "looks"]
+    found_there = record_in(tmp_path)["environment"]
+    assert (found_there["round_trip_ns"], found_there["round_trip_after_ns"]) == (290.0, 510.0)
+
+
+def test_a_run_in_its_own_process_and_its_checkpoint_judged_again(
+    own_process: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, answer = own_process
+    assert answer.returncode == 0, answer.stderr
+    assert "train 60/60 steps" in answer.stderr
+    assert "\r" not in answer.stderr
+
+    record, (path,) = record_in(folder), folder.glob("*.h5")
+    assert path.with_suffix(".json").exists()
+    assert (record["status"], record["reason"], record["backend"]) == ("ok", None, "jax")
+    assert record["curve"]["step"] == record["curve"]["valid_step"] == [20, 40, 60]
+    test = record["test"]
+    assert (test["importance_samples"], test["images"]) == (30, 50)
+    assert test["log_px"] > test["elbo"]
+    assert 1 <= test["ess"] <= 30
+    assert all(
+        value is not None for section in ("timing", "test") for key, value in record[section].items() if key != "warning"
+    )
+    assert record["timing"]["first_chunk_s"] >= record["timing"]["compile_s"]
+    assert record["environment"]["load_after"] is not None
+    assert {"round_trip_ns", "round_trip_after_ns"} <= record["environment"].keys()
+    assert record["environment"]["threads"]["process"] >= 1
+    assert record["peak_memory_bytes"] > 0
+    assert f"{test['log_px']:.2f} ± {test['log_px_se']:.2f}" in answer.stdout
+
+    assert main(["evaluate", str(path)]) == 0
+    again = estimates(capsys.readouterr().out)
+    assert again == {name: f"{test[name]:.3f}" if isinstance(test[name], float) else str(test[name]) for name in again}
+
+    assert main(["evaluate", str(path), "--backend", "pytorch", "--samples", "300"]) == 0
+    other = estimates(capsys.readouterr().out)
+    assert (other["importance_samples"], other["images"]) == ("300", "50")
+    # The same images: only the noise differs, which is far less than the error over images.
+    assert abs(float(other["log_px"]) - test["log_px"]) < test["log_px_se"] / 2
+    assert abs(float(other["elbo"]) - test["elbo"]) < test["elbo_se"] / 2
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    """So that the comparison below can fail."""
+    for seed in ("0", "1"):
+        assert run(tmp_path / seed, "--backend", "pytorch", "--seed", seed) == 0
+    with pytest.raises(AssertionError, match="valid_elbo"):
+        assert_same_run(tmp_path / "1", tmp_path / "0", other_settings=True)
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize(
+    ("backend", "settings"),
+    [("pytorch", ()), ("jax", AVERAGED), pytest.param("tensorflow", AVERAGED, marks=pytest.mark.slow)],
+)
+def test_a_run_resumed_and_in_other_chunks_is_the_uninterrupted_one(
+    tmp_path: Path,
+    own_process: tuple[Path, subprocess.CompletedProcess[str]],
+    stop_after_first_checkpoint: Callable[[], None],
+    backend: str,
+    settings: tuple[str, ...],
+) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    settings = ("--backend", backend, *settings)
+    if backend == "jax":
+        whole, _ = own_process
+    else:
+        assert run(whole, *settings) == 0
+    settings = (*settings, "--chunk", "20")
+    stop_after_first_checkpoint()
+    assert run(halves, *settings) == 1
+    assert record_in(halves)["status"] == "failed"
+    assert int(checkpoint_in(halves).state["step"]) == 20
+    assert run(halves, *settings, "--resume") == 0
+
+    assert_same_run(halves, whole, other_settings=True)
+    assert record_in(halves)["timing"]["programs_compiled"] is None, "the last process knows of its own programs alone"
+
+
+def test_another_command_in_the_same_folder_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "touch", lambda path: None)  # the other one has removed it
+    runs.checked(runs.Job("pytorch", "quick", "binarized-digits", None, preset("quick"), str(tmp_path), resume=False))
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_resume_leaves_a_finished_run_and_tests_it_anew_where_only_the_test_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(tmp_path, "--backend", "pytorch") == 0
+    (path,) = tmp_path.glob("*.json")
+    before = path.read_bytes()
+    monkeypatch.setattr(checkpoints, "save", lambda *_: pytest.fail("it trains"))
+    assert run(tmp_path, "--backend", "pytorch", "--resume") == 0
+    assert path.read_bytes() == before
+    curve = record_in(tmp_path)["curve"]
+    assert run(tmp_path, "--backend", "pytorch", "--resume", "--samples", "40") == 0
+    assert (record_in(tmp_path)["test"]["importance_samples"], record_in(tmp_path)["curve"]) == (40, curve)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_checkpoint_of_other_settings_is_not_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stop_after_first_checkpoint: Callable[[], None]
+) -> None:
+    """Neither half-way nor at the end, where its record must not pass for the one that was asked for."""
+    stop_after_first_checkpoint()
+    for code in (1, 0):
+        assert run(tmp_path, "--backend", "pytorch") == code
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        for other in ("--hidden-size=9", "--steps=80", "--learning-rate=0.01", "--ema-decay=0.5", "--no-data-bias"):
+            capsys.readouterr()
+            assert run(tmp_path, "--backend", "pytorch", "--resume", other) == 2
+            assert "--resume" in capsys.readouterr().err
+            assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("backend", protocol.BACKENDS)
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], backend: str) -> None:
+    if "cuda" in protocol.load(backend).describe().devices:
+        pytest.skip("this machine has the device")
+    assert run(tmp_path, "--backend", backend, "--device", "cuda") == 2
+    printed = capsys.readouterr()
+    assert "--device cpu" in printed.err
+    assert "Traceback" not in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(job: runs.Job) -> int:
+        if job.backend == "jax":
+            return -9
+        records.write(
+            records.blank(
+                job.config, backend=job.backend, dataset_name="binarized-digits", dataset_sha256=None, preset=job.preset
+            )
+            | {"status": "ok", "reason": None},
+            Path(job.results),
+        )
+        return 0
+
+    monkeypatch.setattr(runs, "in_process", work)
+    assert run(tmp_path) == 1
+    found = {record["backend"]: record for record in records.read_all(tmp_path)}
+    assert {name: record["status"] for name, record in found.items()} == {
+        "pytorch": "ok",
+        "jax": "failed",
+        "tensorflow": "ok",
+    }
+    assert "-9" in found["jax"]["reason"]
+    assert found["jax"]["reason"] in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_backend_that_is_not_there_is_a_row_in_a_sweep_and_an_error_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path / "sweep", "--backend", "pytorch") == 0
+    for name in protocol.BACKENDS:  # what Python does with this is an ImportError
+        monkeypatch.setitem(sys.modules, f"backends.{name}.session", None)
+    capsys.readouterr()
+    assert run(tmp_path / "sweep") == 0
+    found = {record["backend"]: record["status"] for record in records.read_all(tmp_path / "sweep")}
+    assert found == {"pytorch": "ok", "jax": "not-run", "tensorflow": "not-run"}, "what isn't run replaces no result"
+    printed = capsys.readouterr()
+    assert all(f"{name}: its framework can't be imported" in printed.out for name in protocol.BACKENDS)
+
+    assert run(tmp_path / "asked", "--backend", "jax") == 2
+    assert "Backend 'jax' is unavailable" in capsys.readouterr().err
+    assert not (tmp_path / "asked").exists()
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(job: runs.Job) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "in_process", interrupt)
+    assert run(tmp_path) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_run_begun_in_one_framework_goes_on_in_another(
+    tmp_path: Path, stop_after_first_checkpoint: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, begun, handed = tmp_path / "whole", tmp_path / "begun", tmp_path / "handed"
+    settings = ("--backend", "pytorch", "--noise", "shared", "--dtype", "float64", *AVERAGED)
+    assert run(whole, *settings) == 0
+    stop_after_first_checkpoint()
+    assert run(begun, *settings) == 1
+    (path,) = begun.glob("*.h5")
+    capsys.readouterr()
+    assert main(["run", "--from", str(path), "--backend", "jax", "--results", str(handed)]) == 0
+    assert "pytorch 20 → jax 60" in capsys.readouterr().out
+
+    old, new = record_in(whole), record_in(handed)
+    assert (new["status"], new["backend"], new["config"]) == ("ok", "jax", old["config"])
+    assert old["trained"] == [{"backend": "pytorch", "last_step": 60}]
+    assert new["trained"] == [{"backend": "pytorch", "last_step": 20}, {"backend": "jax", "last_step": 60}]
+    assert new["curve"]["step"] == old["curve"]["step"]
+    assert np.allclose(new["curve"]["objective"], old["curve"]["objective"], rtol=1e-9, atol=0)
+    before, after = checkpoint_in(whole), checkpoint_in(handed)
+    assert after.history["chunk_steps"] == [10.0] * 4, "the clock is JAX's alone"
+    assert after.state.keys() == before.state.keys()
+    for name, value in before.state.items():
+        assert np.abs(after.state[name] - value).max() <= 1e-9 * np.abs(value).max(), name
+
+    (path,) = handed.glob("*.h5")
+    assert main(["run", "--from", str(path), "--backend", "tensorflow", "--results", str(handed)]) == 2
+    assert "nothing to train" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_finished_run_of_a_constant_rate_goes_on_for_more_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, longer = tmp_path / "whole", tmp_path / "longer"
+    constant = ("--backend", "pytorch", "--schedule", "constant")
+    assert run(whole, *constant) == run(tmp_path, *constant, "--steps", "40") == 0
+    (path,) = tmp_path.glob("*.h5")
+    assert main(["run", "--from", str(path), "--steps", "60", "--results", str(longer)]) == 0
+    assert record_in(longer)["curve"] == record_in(whole)["curve"]
+    assert record_in(longer)["test"] == record_in(whole)["test"]
+    assert_same_arrays(checkpoint_in(longer).state, checkpoint_in(whole).state)
+
+    cosine = tmp_path / "cosine"
+    assert run(cosine, "--backend", "pytorch") == 0
+    (path,) = cosine.glob("*.h5")
+    capsys.readouterr()
+    for words, arguments in (
+        ("steps 60, not 80", ("--steps", "80")),
+        ("hidden_size 8, not 9", ("--hidden-size", "9")),
+        ("seed 0, not 1", ("--seed", "1")),
+        ("--resume", ("--resume",)),
+        ("another run's", ("--results", str(whole))),
+        ("no checkpoint", ("--from", str(tmp_path / "absent.h5"))),
+    ):
+        assert main(["run", "--from", str(path), "--results", str(tmp_path / "new"), *arguments]) == 2
+        printed = capsys.readouterr()
+        assert words in printed.err
+        assert "Traceback" not in printed.err
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,156 @@
+"""The first steps of a longer run, two backends side by side, and the report that compares them."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from benchmarks.__main__ import main
+from benchmarks.harness import reports, runs
+from benchmarks.harness.presets import QUICK
+from benchmarks.studies import agreement
+from common import checkpoints, data, training
+from common.checkpoints import Checkpoint
+from common.schedules import kl_weights, learning_rates
+
+STEPS = 3
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Workers run here; the list tells of which backends."""
+    asked: list[str] = []
+
+    def work(job: runs.Job, *, command: tuple[str, ...]) -> int:
+        asked.append(job.backend)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(job.as_json()))
+        return main(list(command))
+
+    monkeypatch.setattr(runs, "in_process", work)
+    return asked
+
+
+def run(folder: Path, *arguments: str) -> int:
+    common = ("--preset", "quick", "--data", "binarized-digits", "--variational", "mean-field", "--dtype", "float64")
+    backends = () if "--backend" in arguments else ("--backend", "pytorch", "jax")
+    return main(["agreement", *common, *backends, "--steps", str(STEPS), "--results", str(folder), *arguments])
+
+
+def test_two_backends_agree_and_one_weight_apart_is_seen(
+    tmp_path: Path, in_this_process: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path) == 0
+    assert in_this_process == ["pytorch", "jax"]
+    report = reports.read("agreement", tmp_path)
+    assert report is not None
+    assert (report["steps"], report["schedule_steps"]) == (STEPS, QUICK.training.steps)
+    (found,) = report["runs"]
+    (pair,) = found["pairs"]
+    assert found["step"] == [1, 2, 3]
+    assert max(pair["difference"]) < 1e-12
+    assert pair["parameters"]["deviation"] < 1e-9
+    assert imread(tmp_path / "agreement.png").shape[0] > 100
+    assert "pytorch − jax" in capsys.readouterr().out
+
+    # Resumed, nothing is trained; so what is changed on the disk is what is compared.
+    path = next(tmp_path.glob("*pytorch*.h5"))
+    checkpoint = checkpoints.load(path)
+    checkpoint.state["parameters/decoder.out.weight"][0, 0] += 1
+    checkpoints.save(checkpoint, path)
+    assert run(tmp_path, "--resume") == 0
+    assert in_this_process == ["pytorch", "jax"]
+    report = reports.read("agreement", tmp_path)
+    assert report is not None
+    worst = report["runs"][0]["pairs"][0]["parameters"]
+    assert worst["tensor"] == "decoder.out.weight"
+    assert worst["deviation"] > 0.1
+
+
+def test_a_worker_that_fails_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runs, "in_process", lambda job, *, command: -9)
+    assert run(tmp_path, "--backend", "jax", "pytorch") == 2
+    message = capsys.readouterr().err
+    assert "_jax_mean-field_" in message
+    assert "-9" in message
+
+
+class Recorder:
+    """A session that does nothing and remembers what it was asked to train."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.asked: dict[str, list[Any]] = {"indices": [], "learning_rates": [], "kl_weights": [], "noise": []}
+
+    def place(self, images: np.ndarray) -> np.ndarray:
+        return images
+
+    def train(self, handle: Any, *, first_step: int, seed: int, **chunk: Any) -> tuple[np.ndarray, np.ndarray]:
+        assert first_step == self.step
+        self.step += len(chunk["indices"])
+        for name, values in self.asked.items():
+            values.extend(chunk[name])
+        return np.zeros(len(chunk["indices"])), np.zeros(len(chunk["indices"]))
+
+    def log_weights(self, handle: Any, indices: np.ndarray, *, samples: range, **_: Any) -> np.ndarray:
+        return np.zeros((len(samples), len(indices)))
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"step": np.array(self.step)}
+
+    def synchronize(self) -> None: ...
+
+
+def test_a_run_that_stops_early_is_the_first_steps_of_the_whole_one() -> None:
+    config = QUICK.replace(pixels=64, noise="shared", steps=60, warm_up=40, chunk=25, validation_interval=30)
+    dataset = data.load("binarized-digits", data_dir=None)
+    whole, parts = Recorder(), Recorder()
+    saved: list[int] = []
+
+    def train(session: Recorder, checkpoint: Checkpoint, until: int | None) -> None:
+        training.train(
+            session,  # type: ignore[arg-type]
+            checkpoint,
+            dataset=dataset,
+            save=lambda checkpoint: saved.append(int(checkpoint.state["step"])),
+            report=lambda step, elbo: None,
+            between=lambda: None,
+            until=until,
+        )
+
+    def fresh() -> Checkpoint:
+        return Checkpoint(config, "none", "quick", dataset.name, dataset.sha256, {"step": np.array(0)})
+
+    train(whole, fresh(), None)
+    assert saved == [30, 60]
+    checkpoint = fresh()
+    train(parts, checkpoint, 7)
+    assert saved == [30, 60, 7]
+    assert parts.step == 7
+    window = {"first_step": 0, "steps": 7}
+    assert np.array_equal(parts.asked["learning_rates"], learning_rates(config.optimizer, total_steps=60, **window))
+    assert np.array_equal(parts.asked["kl_weights"], kl_weights(config.training, **window))
+    train(parts, checkpoint, None)
+    for name, values in whole.asked.items():
+        assert np.array_equal(values, parts.asked[name]), name
+
+
+def test_windows_keep_every_step_once_and_the_early_ones_apart() -> None:
+    for steps in (1, 3, 20, 21, 99, 100, 101, 2000):
+        cut = agreement.windows(np.arange(steps))
+        assert np.array_equal(np.concatenate(cut), np.arange(steps))
+    sizes = [len(window) for window in cut]
+    assert sizes == [1] * 20 + [5] * 16 + [20] * 95
+
+
+def test_a_deviation_is_the_worst_tensors() -> None:
+    theirs = {"a": np.array([1.0, -4.0]), "b": np.zeros(2)}
+    assert agreement.deviation({"a": np.array([2.0, -4.0]), "b": np.zeros(2)}, theirs) == ("a", 0.25)
+    assert agreement.deviation({"a": np.array([1.0, -4.0]), "b": np.array([0.0, 0.5])}, theirs) == ("b", 0.5)
