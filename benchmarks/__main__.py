@@ -32,7 +32,7 @@ PROCESSES = {
     "worker": "harness.runs:worker",
     "parity-worker": "parity.command:worker",
     "cross-evaluate-worker": "parity.checkpoints:worker",
-    "compare-worker": "gates.compare:worker",
+    "compare-worker": "harness.turns:worker",
     "regress-quality-worker": "gates.quality:worker",
     "regress-speed-worker": "gates.speed:worker",
     "agreement-worker": "studies.agreement:worker",

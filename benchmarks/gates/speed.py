@@ -32,12 +32,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from benchmarks.gates.compare import BOUNDS, Side, What
+from benchmarks.gates.compare import BOUNDS
 from benchmarks.gates.rows import Row, pooled, quantile
 from benchmarks.harness import cases, cores, environment
 from benchmarks.harness.cases import Bench
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
+from benchmarks.harness.turns import Side, What
 from benchmarks.outputs.tables import FAMILIES
 
 BATCH, ROUNDS, TURNS = 128, 5, 5

@@ -20,12 +20,12 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks.gates.compare import Contender, What, seconds_by_turns
 from benchmarks.harness import cases, cores, environment, records, reports, runs
 from benchmarks.harness.cli import known, parse, usable
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
 from benchmarks.harness.reports import Report
+from benchmarks.harness.turns import Contender, What, seconds_by_turns
 from benchmarks.studies import ablation
 from common import data, estimators
 from common.config import Precision, Variational, check
