@@ -313,6 +313,7 @@ class Growth:
 
 def main(arguments: list[str]) -> int:
     asked = parse(Growth, arguments, command="growth", description="Speed, compile time and memory as the sizes grow.")
+    here = environment.describe(asked.device)
     name = reports.of_device("growth", asked.device)
     if asked.draw is not None:
         found = reports.read(name, asked.draw)
@@ -336,7 +337,7 @@ def main(arguments: list[str]) -> int:
         "page_bytes": mmap.PAGESIZE,
         "points": points,
     }
-    path = reports.write(name, content, asked.results)
+    path = reports.write(name, content, asked.results, environment=here)
     report = reports.read(name, asked.results)
     assert report is not None
     growth_report.draw(report, path.with_suffix(".png"))
