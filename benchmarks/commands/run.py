@@ -15,7 +15,7 @@ from benchmarks.harness.cli import parse, warn_of
 from benchmarks.harness.presets import PRESETS, preset
 from benchmarks.harness.processes import UNAVAILABLE
 from benchmarks.outputs import tables
-from common import checkpoints, data, protocol
+from common import checkpoints, protocol
 from common.config import SECTIONS, TOP, Config, Variational
 from common.errors import UserError
 
@@ -134,7 +134,7 @@ def main(arguments: list[str]) -> int:
             tables.terminal(done)  # what went before is not lost
             return 2
         if code:
-            record = job.blank(dataset=data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None))
+            record = job.blank(sha256=job.dataset().sha256)
             missing = "its framework can't be imported; `python -m benchmarks list` says why"
             reason = missing if code == UNAVAILABLE else f"its process ended with code {code}"
             status = "not-run" if code == UNAVAILABLE else "failed"

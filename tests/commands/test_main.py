@@ -288,6 +288,22 @@ def test_old_spellings_mean_the_same(jobs: list[runs.Job], tmp_path: Path) -> No
     assert (job.data_dir, job.results) == ("X", str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("spelling", "device"),
+    [("--use-gpu", "cuda"), ("--use_gpu=true", "cuda"), ("--use-gpu=True", "cuda"), ("--use_gpu=false", "cpu")],
+)
+def test_use_gpu_is_a_device(jobs: list[runs.Job], tmp_path: Path, spelling: str, device: str) -> None:
+    assert translate([spelling]) == ["--device", device]
+    assert main(["run", spelling, f"--results={tmp_path}"]) == 2
+    assert jobs[0].config.device == device
+
+
+@pytest.mark.parametrize("value", ["", "yes", "cuda"])
+def test_use_gpu_is_true_or_false(refused: Callable[..., str], tmp_path: Path, value: str) -> None:
+    words = refused("run", f"--use-gpu={value}", f"--results={tmp_path / 'results'}")
+    assert words == f"--use-gpu is '{value}'; it must be true or false, or give --device cuda or cpu.\n"
+
+
 def test_every_setting_is_a_flag_with_its_help_and_the_presets_default(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
