@@ -134,7 +134,7 @@ def main(arguments: list[str]) -> int:
             tables.terminal(done)  # what went before is not lost
             return 2
         if code:
-            record = job.blank(sha256=job.dataset().sha256)
+            record = job.blank(dataset=job.dataset())
             missing = "its framework can't be imported; `python -m benchmarks list` says why"
             reason = missing if code == UNAVAILABLE else f"its process ended with code {code}"
             status = "not-run" if code == UNAVAILABLE else "failed"

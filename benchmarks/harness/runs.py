@@ -52,21 +52,20 @@ class Job:
     def dataset(self) -> Dataset:
         return data.load(self.data, data_dir=Path(self.data_dir) if self.data_dir else None)
 
-    def blank(self, *, sha256: str | None = None) -> records.Record:
-        """The record of a run that has no result yet; `sha256` is the data set's."""
-        return records.blank(
-            self.config, backend=self.backend, dataset_name=str(Path(self.data)), dataset_sha256=sha256, preset=self.preset
-        )
+    def blank(self, *, dataset: Dataset | None) -> records.Record:
+        """The record of a run that has no result yet; without the data set it lacks the latter's SHA-256."""
+        name, sha256 = (dataset.name, dataset.sha256) if dataset else (str(Path(self.data)), None)
+        return records.blank(self.config, backend=self.backend, dataset_name=name, dataset_sha256=sha256, preset=self.preset)
 
     @property
     def record(self) -> Path:
         """Where its record goes."""
-        return Path(self.results) / records.name_of(self.blank())
+        return Path(self.results) / records.name_of(self.blank(dataset=None))
 
     @property
     def checkpoint(self) -> Path:
         """Where its checkpoint goes: beside the record, and shared with runs that train the same."""
-        return Path(self.results) / records.checkpoint_name_of(self.blank())
+        return Path(self.results) / records.checkpoint_name_of(self.blank(dataset=None))
 
 
 def in_process(job: Job, *, command: tuple[str, ...] = ("worker",), folder: Path | None = None) -> int:
@@ -149,7 +148,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
     config = job.config
     dataset = job.dataset()
     backend = protocol.load(job.backend)
-    record = job.blank(sha256=dataset.sha256) | {"environment": environment.describe(config.device)}
+    record = job.blank(dataset=dataset) | {"environment": environment.describe(config.device)}
     checkpoint, session = begin(job, backend=backend, dataset=dataset)
     setup_s = time.perf_counter() - began
     refuse_overwriting(job, dataset=dataset)

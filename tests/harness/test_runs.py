@@ -326,7 +326,7 @@ def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(
         if job.backend == "jax":
             return -9
         records.write(
-            job.blank() | {"status": "ok", "reason": None},
+            job.blank(dataset=None) | {"status": "ok", "reason": None},
             Path(job.results),
         )
         return 0
