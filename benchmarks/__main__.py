@@ -18,12 +18,12 @@ COMMANDS = {
     "evaluate": "commands.evaluate",
     "export": "commands.export",
     "list": "commands.list",
-    "tables": "commands.tables",
     "parity": "parity.command",
     "compare": "gates.compare",
     "regress": "gates.regress",
     "reproduce": "gates.reproduce",
     "study": "studies.command",
+    "tables": "commands.tables",
 }
 # What a command's own processes are asked → its function.
 PROCESSES = {
