@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 import tyro
 
-from benchmarks.harness import records, reports, runs
+from benchmarks.harness import environment, records, reports, runs
 from benchmarks.harness.cli import parse
 from benchmarks.harness.copies import Replacement, replaced
 from benchmarks.harness.floor import Floor
@@ -149,6 +149,7 @@ class Ablation:
 
 def main(arguments: list[str]) -> int:
     asked = parse(Ablation, arguments, command="ablation", description="One difference of the older scripts at a time.")
+    here = environment.describe()
     results = asked.results.resolve()
     dataset = data.load(asked.data, data_dir=asked.data_dir)
     held_out = on_validation(dataset, images=asked.images, path=results / "validation.h5")
@@ -168,7 +169,7 @@ def main(arguments: list[str]) -> int:
         "samples": asked.samples,
         "rows": [row(variant, trained, clock) for variant in variants()],
     }
-    path = reports.write("ablation", content, results)
+    path = reports.write("ablation", content, results, environment=here)
     report = reports.read("ablation", results)
     assert report is not None
     print(table(report))
@@ -375,5 +376,5 @@ def table(report: Report) -> str:
         f"Speed: in turns of {ROUND_STEPS} steps in one process a script; faulty code has a process of its own. "
         f"Judged at commit {reports.commits(report['run_commits'])}."
     )
-    lines += ["", settings, "", reports.measured(report["environment"], setting="cpu, float32") + "."]
+    lines += ["", settings, "", reports.where(report["environment"], setting="cpu, float32") + "."]
     return "\n".join(lines) + "\n"

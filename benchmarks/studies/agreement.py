@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks.harness import reports, runs
+from benchmarks.harness import environment, reports, runs
 from benchmarks.harness.cli import known, parse
 from benchmarks.harness.presets import preset
 from benchmarks.harness.progress import Progress
@@ -49,6 +49,7 @@ class Agreement:
 
 def main(arguments: list[str]) -> int:
     asked = parse(Agreement, arguments, command="agreement", description="Train the backends side by side on shared noise.")
+    here = environment.describe()
     settings = preset(asked.preset).replace(noise="shared", seed=asked.seed, log_interval=1)
     known(asked.backend)
     if len(asked.backend) < 2:
@@ -80,7 +81,7 @@ def main(arguments: list[str]) -> int:
         "schedule_steps": settings.training.steps,
         "runs": found,
     }
-    path = reports.write("agreement", content, asked.results)
+    path = reports.write("agreement", content, asked.results, environment=here)
     report = reports.read("agreement", asked.results)
     assert report is not None
     draw(report, path.with_suffix(".png"))
@@ -257,5 +258,5 @@ def table(report: Report) -> str:
             lines.append(f"| {' | '.join(cells)} |")
     setting = f"{report['device']}, seed {report['seed']}, the first {report['steps']:,} of {report['schedule_steps']:,} steps"
     name = f"`{report['preset']}` on {report['dataset']['name']}"
-    measured = reports.measured(report["environment"], setting=f"{name}, {setting}")
+    measured = reports.where(report["environment"], setting=f"{name}, {setting}")
     return "\n".join([*lines, "", f"{measured}.", ""])

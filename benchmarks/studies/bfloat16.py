@@ -66,6 +66,7 @@ class Bfloat16:
 
 def main(arguments: list[str]) -> int:
     asked = parse(Bfloat16, arguments, command="bfloat16", description="What bfloat16 gains in speed and costs in log p(x).")
+    here = environment.describe()
     known([asked.trained])
     for flag, least in (("pairs", 0), ("turns", 1)):
         if getattr(asked, flag) < least:
@@ -78,7 +79,8 @@ def main(arguments: list[str]) -> int:
     if speed is None:
         print("Not all pairs are timed yet: --resume goes on.", file=sys.stderr)
         return 1
-    path = reports.write(REPORT, {"turns": asked.turns, "speed": speed, "quality": trained}, results)
+    content = {"turns": asked.turns, "speed": speed, "quality": trained}
+    path = reports.write(REPORT, content, results, environment=here)
     report = reports.read(REPORT, results)
     assert report is not None
     print(table(report))
@@ -214,7 +216,7 @@ def table(report: Report) -> str:
         lines += ["", how, ""]
     if report["quality"]:
         lines += quality_lines(report["quality"])
-    lines += [reports.measured(report["environment"], setting="cpu, float32 beside bfloat16") + "."]
+    lines += [reports.where(report["environment"], setting="cpu, float32 beside bfloat16") + "."]
     return "\n".join(lines) + "\n"
 
 

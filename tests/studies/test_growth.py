@@ -414,6 +414,7 @@ def test_the_tables_say_what_was_measured() -> None:
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
-    reports.write("growth", {k: v for k, v in report_of().items() if k != "environment"}, tmp_path)
+    content = {k: v for k, v in report_of().items() if k != "environment"}
+    reports.write("growth", content, tmp_path, environment=environment.describe())
     assert main(["growth", "--draw", str(tmp_path), "--results", str(tmp_path)]) == 0
     assert imread(tmp_path / "growth.png").shape[1] > 1000
