@@ -40,7 +40,7 @@ Scores = dict[str, dict[str, list[float]]]  # family → backend → test log p(
 def settings() -> dict[str, Any]:
     """What a score depends on, beside backend, family and seed, as JSON has it."""
     dataset = data.load(DATA, data_dir=None)
-    config = SETTINGS.replace(pixels=dataset.pixels)
+    config = SETTINGS.replace(image_shape=dataset.image_shape)
     return json.loads(json.dumps({"config": config.as_dict(), "data": dataset.sha256, "seeds": SEEDS}))
 
 
@@ -50,7 +50,7 @@ def settings() -> dict[str, Any]:
 def worker(name: str) -> dict[str, list[float]]:
     """Family → test log p(x) by seed, of one backend, trained and tested in this process."""
     backend, dataset = protocol.load(name), data.load(DATA, data_dir=None)
-    config = SETTINGS.replace(pixels=dataset.pixels)
+    config = SETTINGS.replace(image_shape=dataset.image_shape)
     return {
         family: [score(backend, name, config.replace(variational=family, seed=seed), dataset) for seed in SEEDS]
         for family in FAMILIES

@@ -112,13 +112,13 @@ COPY_BYTES = 2**28  # far above any cache
 def matrix(backend: str, device: Device, precision: Precision = "full") -> tuple[Callable[[], None], float]:
     """(one large product, its FLOP)."""
     dtype = factors(STANDARD.dtype, precision)
-    launch = protocol.load(backend).probe(products=[(MATRIX, MATRIX, MATRIX)], device=device, dtype=dtype)
+    launch = protocol.probes(backend).products(products=[(MATRIX, MATRIX, MATRIX)], device=device, dtype=dtype)
     return lambda: launch(1), 2.0 * MATRIX**3
 
 
 def empty_launch(backend: str, device: Device, precision: Precision = "full") -> Callable[[], None]:
     """As little as can be launched: a product of two single numbers."""
-    launch = protocol.load(backend).probe(products=[(1, 1, 1)], device=device, dtype=factors(STANDARD.dtype, precision))
+    launch = protocol.probes(backend).products(products=[(1, 1, 1)], device=device, dtype=factors(STANDARD.dtype, precision))
     return lambda: launch(1)
 
 
@@ -126,7 +126,7 @@ def copy(backend: str, device: Device, *, size: int = COPY_BYTES) -> tuple[Calla
     """(a copy within the device's memory, bytes read and written)."""
     if device == "cpu":
         return host_copy(environment.cores())
-    launch = protocol.load(backend).copy(size=size // 2, device=device)
+    launch = protocol.probes(backend).copy(size=size // 2, device=device)
     return lambda: launch(1), float(size)
 
 
