@@ -164,7 +164,7 @@ def score(backend: protocol.Backend, task: Task, path: str) -> Scores:
     config, dataset = evaluated(task, path, checkpoint)
     session = runs.judging(backend, checkpoint.selected(), config=config)
     handle = session.place(dataset.test)
-    images = data.subset(images=config.evaluation.images, of=len(dataset.test), seed=config.training.seed)
+    images = data.subset(images=config.evaluation.images, of=len(dataset.test))
     progress = Progress(f"{task.backend} evaluates {Path(path).stem}:")
     with progress.phase("test", total=len(images), unit="images") as advance:
         test = estimators.per_image(

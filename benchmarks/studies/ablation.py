@@ -178,7 +178,7 @@ def main(arguments: list[str]) -> int:
 
 def on_validation(dataset: Dataset, *, images: int, path: Path) -> Path:
     """A data set file with the same training and validation images, whose test images are some of the validation images."""
-    chosen = dataset.valid[data.subset(images=images, of=len(dataset.valid), seed=0)]
+    chosen = dataset.valid[data.subset(images=images, of=len(dataset.valid))]
 
     def to(temporary: Path) -> None:
         with h5py.File(temporary, "w") as file:

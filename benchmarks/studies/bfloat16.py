@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks.harness import cases, cores, environment, records, reports, runs
+from benchmarks.harness import calls, cores, environment, records, reports, runs
 from benchmarks.harness.cli import known, parse, usable
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
@@ -39,7 +39,7 @@ PRECISIONS: tuple[Precision, ...] = ("full", "bfloat16")
 # A step of each family, and matrix products alone, of mean-field: the flow's are more of the same.
 TIMED: tuple[tuple[str, Variational], ...] = (("train", "mean-field"), ("train", "flow"), ("products", "mean-field"))
 BATCH = STANDARD.training.batch_size
-CALL_STEPS = cases.ROWS_A_CALL // BATCH  # of "train" and "products"
+CALL_STEPS = calls.ROWS_A_CALL // BATCH  # of "train" and "products"
 
 
 @dataclass
