@@ -424,7 +424,7 @@ JAX = [
         scenario=FLOW,
         rung="log-weights",
         file="backends/jax/session.py",
-        before="self.compiled_log_weights(self.judged, ",
+        before="self.compiled_log_weights(self._judged, ",
         after="self.compiled_log_weights(self.parameters, ",
     ),
     Mutation(
@@ -588,9 +588,9 @@ TENSORFLOW = [
         backend="tensorflow",
         scenario=FLOW,
         rung="parameters",
-        file="backends/tensorflow/session.py",
-        before='self._load(self.moments, group(state, "optimizer"))',
-        after='self._load({}, group(state, "optimizer"))',
+        file="backends/tensorflow/optimizers.py",
+        before="own.assign(moments[name].astype(own.dtype))",
+        after="own.assign(0 * own)",
     ),
     Mutation(
         name="device-noise-reused-between-images",
