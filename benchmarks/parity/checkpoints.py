@@ -34,7 +34,7 @@ from common import checkpoints, data, estimators, protocol
 from common.checkpoints import Checkpoint
 from common.config import Config, Device, check
 from common.errors import UserError
-from common.noise import generator, seed_for
+from common.noise import CHECKPOINTS_NOISE, TEST, generator, seed_for
 
 REPORT = "cross-evaluate"
 
@@ -172,13 +172,13 @@ def score(backend: protocol.Backend, task: Task, path: str) -> Scores:
             handle,
             images=images,
             samples=config.evaluation.samples,
-            seed=seed_for(config.training.seed, "test"),
+            seed=seed_for(config.training.seed, TEST),
             image_batch=config.evaluation.image_batch,
             sample_block=config.evaluation.sample_block,
             report=lambda done: advance(done, None),
         )
     rows = images[:GIVEN_IMAGES]
-    draws = generator(config.training.seed, "cross-evaluation noise")
+    draws = generator(config.training.seed, CHECKPOINTS_NOISE)
     noise = draws.standard_normal((GIVEN_SAMPLES, len(rows), config.model.latent_size)).astype(config.dtype)
     log_weights = session.log_weights(handle, rows, samples=range(GIVEN_SAMPLES), seed=0, noise=noise)
     return Scores(test=test, log_weights=log_weights)

@@ -152,7 +152,7 @@ def plan(asked: Arguments) -> dict[str, Point]:
     points: dict[str, Point] = {}
     clocks: dict[str, Point] = {}
     for seed, (name, variant) in itertools.product(asked.seed, variants().items()):
-        job = job_of(variant, asked, seed=seed, data=held_out, pixels=dataset.pixels)
+        job = job_of(variant, asked, seed=seed, data=held_out, image_shape=dataset.image_shape)
         config.check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
         points[f"{name.replace(' ', '_')}_{seed}"] = {"variants": [name], "jobs": [job.as_json()], "clock": None}
         if seed == asked.seed[0]:
@@ -177,10 +177,10 @@ def on_validation(dataset: Dataset, *, images: int, path: Path) -> Path:
     return path
 
 
-def job_of(variant: Variant, asked: Arguments, *, seed: int, data: Path, pixels: int) -> runs.Job:
+def job_of(variant: Variant, asked: Arguments, *, seed: int, data: Path, image_shape: tuple[int, int]) -> runs.Job:
     settings = preset(variant.base).replace(
         **variant.settings,
-        pixels=pixels,
+        image_shape=image_shape,
         variational=variant.variational,
         seed=seed,
         steps=asked.steps,

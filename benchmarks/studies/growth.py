@@ -196,7 +196,7 @@ def measure(point: Point, base: Config = STANDARD) -> Result:
     `device` the peak of a GPU's own memory until then, None on a CPU.
     """
     device = point["device"]
-    backend = protocol.load(point["backend"])
+    protocol.load(point["backend"])
     imported = resident()
     bench, setup_s = timed(
         lambda: Bench(point["backend"], point["family"], device=device, settings=settings(point, base)),
@@ -213,7 +213,7 @@ def measure(point: Point, base: Config = STANDARD) -> Result:
     warm_s = case.seconds() + case.seconds()
     cpu_s, faults, working = time.process_time() - cpu_s, page_faults() - faults, peak()
     others_first = Usage.now().others_since(begun)
-    cores_busy, device_peak = cpu_s / warm_s, backend.device_peak(device)
+    cores_busy, device_peak = cpu_s / warm_s, protocol.probes(point["backend"]).device_peak(device)
     case.floor_seconds()  # compiles
 
     def once() -> tuple[float, float, float]:

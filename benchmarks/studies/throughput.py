@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks.harness import cores, reports, spread
-from benchmarks.harness.cases import IMAGES
+from benchmarks.harness.calls import IMAGES
 from benchmarks.harness.cli import parse, usable
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD

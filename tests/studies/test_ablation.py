@@ -138,7 +138,7 @@ def test_faulty_code_trains_and_claims_and_right_code_judges_its_weights(
 
 def test_the_judge_tests_the_weights_of_the_checkpoint(tmp_path: Path, held_out: Path) -> None:
     asked = ablation.Arguments(steps=2, samples=25, results=tmp_path)
-    job = ablation.job_of(VARIANTS["ancestor-pytorch mean-field as it is"], asked, seed=0, data=held_out, pixels=64)
+    job = ablation.job_of(VARIANTS["ancestor-pytorch mean-field as it is"], asked, seed=0, data=held_out, image_shape=(8, 8))
     record = runs.run(job, import_s=0.0)
     assert ablation.judged(job.as_json()) == record["test"]
 
@@ -162,7 +162,7 @@ def test_the_clock_times_each_job_in_turns(tmp_path: Path, held_out: Path, monke
     monkeypatch.setattr(ablation, "Bench", Watched)
     asked = ablation.Arguments(results=tmp_path)
     members = [VARIANTS[f"ancestor-pytorch mean-field {name}"] for name in (AS_IT_IS, "width")]
-    jobs = [ablation.job_of(variant, asked, seed=0, data=held_out, pixels=64) for variant in members]
+    jobs = [ablation.job_of(variant, asked, seed=0, data=held_out, image_shape=(8, 8)) for variant in members]
     found = ablation.clock([job.as_json() for job in jobs])
     assert turns == [256, 512] * 3, "the first compiles"
     for seconds in found:

@@ -83,8 +83,8 @@ def test_the_command_measures_pairs_and_seeds_and_goes_on_with_what_is_there(
         def answer(self) -> str:
             return "ready"
 
-        def turn(self) -> float:
-            return 0.032 if self.what.precision == "full" else 0.016
+        def turn(self) -> dict[str, float]:
+            return {self.what.kind: 0.032 if self.what.precision == "full" else 0.016}
 
         def __enter__(self) -> Stand:
             return self
