@@ -32,8 +32,6 @@ PROCESSES = {
     "worker": "harness.runs:worker",
     "parity-worker": "parity.command:worker",
     "cross-evaluate-worker": "parity.checkpoints:worker",
-    "agreement-worker": "studies.agreement:worker",
-    "ablation-speed": "studies.ablation:speed_worker",
     "peers-worker": "harness.ours:worker",
     "overhead-worker": "studies.overhead:worker",
 }
