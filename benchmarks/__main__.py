@@ -30,8 +30,6 @@ PROCESSES = {
     "answer": "harness.processes:answer",
     "describe": "harness.cli:describe",
     "worker": "harness.runs:worker",
-    "parity-worker": "parity.command:worker",
-    "cross-evaluate-worker": "parity.checkpoints:worker",
     "compare-worker": "harness.turns:worker",
     "regress-quality-worker": "gates.quality:worker",
     "regress-speed-worker": "gates.speed:worker",

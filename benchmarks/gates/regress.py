@@ -23,9 +23,9 @@ from benchmarks.harness.cli import known, parse
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.reports import Report
 from benchmarks.outputs import tables
-from benchmarks.parity import command as parity
+from benchmarks.parity import comparison as parity
 from benchmarks.parity import ladder
-from benchmarks.parity.command import BrokenRungError
+from benchmarks.parity.comparison import BrokenRungError
 from common.errors import UserError
 from common.protocol import BACKENDS
 
@@ -190,7 +190,7 @@ def described(names: list[str]) -> tuple[dict[str, dict[str, str]], dict[str, st
 
 def climbed(names: list[str]) -> tuple[list[dict[str, Any]], dict[tuple[str, ...], str]]:
     """The small ladder: (the worst row of each precision, rung and pair that holds, pair → the sentence of its broken rung)."""
-    scenarios, images = ladder.small(), parity.random_images(ladder.SMALL.model.pixels)
+    scenarios, images = ladder.small(), ladder.random_images(ladder.SMALL.model.pixels)
     holds: list[parity.Worst] = []
     broken: dict[tuple[str, ...], str] = {}
     with tempfile.TemporaryDirectory() as folder:

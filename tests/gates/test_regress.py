@@ -20,8 +20,8 @@ from benchmarks.gates.compare import What
 from benchmarks.gates.regress import BASELINES, NUMBERS
 from benchmarks.harness import reports
 from benchmarks.outputs import documents
-from benchmarks.parity import command as parity
-from benchmarks.parity.command import BrokenRungError
+from benchmarks.parity import comparison as parity
+from benchmarks.parity.comparison import BrokenRungError
 from common.protocol import BACKENDS
 from tests.gates import prove_regress as prove
 

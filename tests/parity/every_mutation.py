@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.parity.command import Job
+from benchmarks.parity.comparison import Job
 from tests.parity.conftest import catch
 from tests.parity.mutations import MUTATIONS, Mutation
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.harness.environment import ROOT
 from benchmarks.parity import ladder
-from benchmarks.parity.command import Job
+from benchmarks.parity.comparison import Job
 from common.protocol import BACKENDS
 from tests.parity.conftest import catch
 from tests.parity.mutations import MUTATIONS, Mutation, mutated
