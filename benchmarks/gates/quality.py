@@ -45,7 +45,7 @@ Scores = dict[str, dict[str, list[float]]]  # family → backend → test log p(
 def settings() -> dict[str, Any]:
     """What a score depends on beside backend, family and seed, as JSON has it."""
     dataset = data.load(DATA, data_dir=None)
-    config = SETTINGS.replace(pixels=dataset.pixels)
+    config = SETTINGS.replace(image_shape=dataset.image_shape)
     return json.loads(json.dumps({"config": config.as_dict(), "data": dataset.sha256, "seeds": SEEDS}))
 
 
@@ -61,7 +61,7 @@ def worker(arguments: list[str]) -> int:
     scores: dict[str, list[float]] = {}
     for family in FAMILIES:
         for seed in SEEDS:
-            config = SETTINGS.replace(variational=family, seed=seed, pixels=dataset.pixels)
+            config = SETTINGS.replace(variational=family, seed=seed, image_shape=dataset.image_shape)
             scores.setdefault(family, []).append(score(backend, name, config, dataset))
     print(json.dumps(scores), file=answers, flush=True)
     return 0

@@ -29,7 +29,7 @@ IMAGES = 10_000
 ROWS_A_CALL = 2048  # images a timed call, in steps of `batch`: one synchronisation around many steps
 SAMPLES = NOISE_BLOCK  # K of the log weights
 
-Products = list[floor.Product]
+Products = list[parameters.Product]
 Maker = Callable[[], Callable[[int], None]]
 
 
@@ -81,7 +81,7 @@ class Bench:
         precision: Precision = "full",
         settings: Config = STANDARD,
     ):
-        self.backend = protocol.load(backend)
+        self.probes = protocol.probes(backend)
         self.config: Config = settings.replace(variational=family, device=device, precision=precision)
         self.draws = np.random.default_rng(0)
         self.images = (self.draws.integers(256, size=(IMAGES, self.config.model.pixels), dtype=np.uint8) < 33).astype(np.uint8)
@@ -91,15 +91,7 @@ class Bench:
         state = parameters.fresh_state(
             initial, optimizer=self.config.optimizer, training=self.config.training, dtype=self.config.dtype
         )
-        self.session = self.backend.create(
-            self.config.model,
-            state,
-            optimizer=self.config.optimizer,
-            training=self.config.training,
-            device=device,
-            dtype=self.config.dtype,
-            precision=self.config.precision,
-        )
+        self.session = protocol.load(backend).create(self.config, state)
         self.handle = self.session.place(self.images)
 
     def case(self, kind: str, batch: int, *, steps: int | None = None) -> Case:
@@ -121,7 +113,7 @@ class Bench:
 
     def products(self, products: Products) -> Callable[[int], None]:
         """So many times these products, compiled."""
-        launch = self.backend.probe(products=products, device=self.config.device, dtype=self.config.factors)
+        launch = self.probes.products(products=products, device=self.config.device, dtype=self.config.factors)
         launch(1)  # compiles
         return launch
 
@@ -142,7 +134,8 @@ class Bench:
 
     def _gradient(self, batch: int, steps: int) -> tuple[Callable[[], object], Maker]:
         noise = self.draws.standard_normal((1, batch, self.config.model.latent_size))
-        launch = self.session.gradient(self.handle, np.arange(batch, dtype=np.int32), noise=noise, kl_weight=1.0)
+        rows = np.arange(batch, dtype=np.int32)
+        launch = self.probes.gradient(self.session, self.handle, rows, noise=noise, kl_weight=1.0)
         products = floor.products(self.config.replace(batch_size=batch))
         return lambda: launch(steps), lambda: self.products(products)
 
@@ -192,13 +185,13 @@ COPY_BYTES = 2**28  # far above any cache
 def matrix(backend: str, device: Device, precision: Precision = "full") -> tuple[Callable[[], None], float]:
     """(one large product, its FLOP)."""
     dtype = factors(STANDARD.dtype, precision)
-    launch = protocol.load(backend).probe(products=[(MATRIX, MATRIX, MATRIX)], device=device, dtype=dtype)
+    launch = protocol.probes(backend).products(products=[(MATRIX, MATRIX, MATRIX)], device=device, dtype=dtype)
     return lambda: launch(1), 2.0 * MATRIX**3
 
 
 def empty_launch(backend: str, device: Device, precision: Precision = "full") -> Callable[[], None]:
     """As little as can be launched: a product of two single numbers."""
-    launch = protocol.load(backend).probe(products=[(1, 1, 1)], device=device, dtype=factors(STANDARD.dtype, precision))
+    launch = protocol.probes(backend).products(products=[(1, 1, 1)], device=device, dtype=factors(STANDARD.dtype, precision))
     return lambda: launch(1)
 
 
@@ -206,7 +199,7 @@ def copy(backend: str, device: Device, *, size: int = COPY_BYTES) -> tuple[Calla
     """(a copy within the device's memory, bytes read and written)."""
     if device == "cpu":
         return host_copy(environment.cores())
-    launch = protocol.load(backend).copy(size=size // 2, device=device)
+    launch = protocol.probes(backend).copy(size=size // 2, device=device)
     return lambda: launch(1), float(size)
 
 

@@ -23,7 +23,7 @@ from common.checkpoints import Checkpoint
 from common.config import Config, check
 from common.data import Dataset
 from common.errors import UserError
-from common.noise import seed_for
+from common.noise import TEST, seed_for
 from common.parameters import State
 
 
@@ -76,19 +76,9 @@ def in_process(job: Job, *, command: tuple[str, ...] = ("worker",), folder: Path
     return subprocess.run(arguments, input=job.as_json(), text=True, check=False, cwd=folder).returncode
 
 
-def judging(backend: protocol.Backend, selected: State, *, config: Config) -> protocol.Session:
-    """A session whose judged parameters are these: the moving average, if any, is in them already."""
-    settings = dataclasses.replace(config.training, ema_decay=0.0)
-    state = parameters.fresh_state(selected, optimizer=config.optimizer, training=settings, dtype=config.dtype)
-    return backend.create(
-        config.model,
-        state,
-        optimizer=config.optimizer,
-        training=settings,
-        device=config.device,
-        dtype=config.dtype,
-        precision=config.precision,
-    )
+def judging(backend: protocol.Backend, selected: State, *, config: Config) -> protocol.Scorer:
+    """A session that judges these parameters."""
+    return backend.score(config, selected)
 
 
 def evaluate(
@@ -103,7 +93,7 @@ def evaluate(
             session.place(dataset.test),
             images=images,
             samples=config.evaluation.samples,
-            seed=seed_for(config.training.seed, "test"),
+            seed=seed_for(config.training.seed, TEST),
             image_batch=config.evaluation.image_batch,
             sample_block=config.evaluation.sample_block,
             report=lambda done: advance(done, None),
@@ -125,16 +115,7 @@ def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Che
         )
         state = parameters.fresh_state(initial, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
         checkpoint = Checkpoint(config, job.backend, job.preset, dataset.name, dataset.sha256, state)
-    session = backend.create(
-        config.model,
-        checkpoint.state,
-        optimizer=config.optimizer,
-        training=config.training,
-        device=config.device,
-        dtype=config.dtype,
-        precision=config.precision,
-    )
-    return checkpoint, session
+    return checkpoint, backend.create(config, checkpoint.state)
 
 
 def run(job: Job, *, import_s: float) -> records.Record:
@@ -149,7 +130,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
     record = job.blank(dataset=dataset) | {"environment": environment.describe(config.device)}
     checkpoint, session = begin(job, backend=backend, dataset=dataset)
     setup_s = time.perf_counter() - began
-    floor = Floor(backend, config, seconds=checkpoint.history.setdefault("floor_seconds", []))
+    floor = Floor(protocol.probes(job.backend), config, seconds=checkpoint.history.setdefault("floor_seconds", []))
     progress = Progress(f"{job.backend} {config.model.variational}")
     first_step = int(checkpoint.state["step"])
     record["environment"]["round_trip_ns"] = cores.gathered()
@@ -182,7 +163,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
             column: [int(v) if column.endswith("step") else v for v in checkpoint.history[column]] for column in training.CURVE
         },
         "timing": timing(checkpoint.history, batch_size=config.training.batch_size)
-        | {"programs_compiled": None if first_step else backend.programs_compiled()}
+        | {"programs_compiled": None if first_step else protocol.probes(job.backend).programs_compiled()}
         | {"import_s": import_s, "setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
         "peak_memory_bytes": peak_memory_bytes(),
         "test": dataclasses.asdict(test),
@@ -307,9 +288,9 @@ def checked(job: Job) -> Dataset:
 
 
 def with_pixels(job: Job) -> Job:
-    """The job, checked, its model as wide as the data set's images."""
+    """The job, checked, with the image shape of its data set."""
     dataset = checked(job)
-    return dataclasses.replace(job, config=job.config.replace(pixels=dataset.pixels))
+    return dataclasses.replace(job, config=job.config.replace(image_shape=dataset.image_shape))
 
 
 def worker(arguments: list[str]) -> int:

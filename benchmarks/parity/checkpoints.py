@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.harness import reports, runs
+from benchmarks.harness import reports
 from benchmarks.harness.processes import ask
 from benchmarks.outputs import tables, terminal
 from benchmarks.outputs.table import Part, Table
@@ -25,7 +25,7 @@ from common.checkpoints import Checkpoint
 from common.config import Config, Device, check
 from common.data import Dataset
 from common.errors import UserError
-from common.noise import generator
+from common.noise import CHECKPOINTS_NOISE, generator
 
 REPORT = "cross-evaluate"
 SAMPLES, IMAGES = 25, 100  # of a checkpoint's log weights
@@ -109,9 +109,9 @@ def score(question: dict[str, Any]) -> str | None:
 
 def log_weights(backend: protocol.Backend, checkpoint: Checkpoint, *, config: Config, dataset: Dataset) -> np.ndarray:
     """Of the judged parameters on given noise, [SAMPLES, IMAGES], for test images that lie evenly spread in their order."""
-    session = runs.judging(backend, checkpoint.selected(), config=config)
+    session = backend.score(config, checkpoint.selected())
     rows = np.linspace(0, len(dataset.test) - 1, min(IMAGES, len(dataset.test))).astype(np.int32)
-    draws = generator(config.training.seed, "cross-evaluation noise")
+    draws = generator(config.training.seed, CHECKPOINTS_NOISE)
     noise = draws.standard_normal((SAMPLES, len(rows), config.model.latent_size)).astype(config.dtype)
     return session.log_weights(session.place(dataset.test), rows, samples=range(SAMPLES), seed=0, noise=noise)
 

@@ -32,15 +32,8 @@ def faults(backend: Backend, config: Config) -> State:
     config = config.replace(objective_samples=SAMPLES, ema_decay=0)
     latent = config.model.latent_size
     silent = -config.model.pixels * np.log(2)  # log w of a silent image
-    session = backend.create(
-        config.model,
-        fresh_state(telling(config), optimizer=config.optimizer, training=config.training, dtype=config.dtype),
-        optimizer=config.optimizer,
-        training=config.training,
-        device=config.device,
-        dtype=config.dtype,
-        precision=config.precision,
-    )
+    state = fresh_state(telling(config), optimizer=config.optimizer, training=config.training, dtype=config.dtype)
+    session = backend.create(config, state)
     images = np.zeros((IMAGES + 1, config.model.pixels), np.uint8)
     images[:IMAGES, 0] = 1  # the last is silent
     handle = session.place(images)

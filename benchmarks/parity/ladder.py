@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.parity import device_noise
 from common import data, estimators
 from common.config import Config, Device, Model
-from common.noise import generator
+from common.noise import LADDER_EVALUATION, LADDER_FORWARD, LADDER_START, generator
 from common.parameters import State, fresh_state, initial_parameters
 from common.protocol import Backend, Session
 from common.training import chunk
@@ -116,7 +116,7 @@ def scenario(family: str, rule: str, factors: str, *, sizes: Config, whole: bool
     return Scenario(name=f"{family} {rule} {factors}", config=config, steps_before=before, chunks=chunks, whole=whole)
 
 
-SMALL = Config(model=Model(pixels=12)).replace(latent_size=4, hidden_size=11, flow_depth=2, batch_size=20)
+SMALL = Config(model=Model(image_shape=(3, 4))).replace(latent_size=4, hidden_size=11, flow_depth=2, batch_size=20)
 # Rounding to bfloat16 opens or shuts a ReLU now and then, which moves one image's gradient by all that goes through it.
 MANY_IMAGES = SMALL.replace(hidden_size=32, batch_size=300)
 STEP_BY_STEP = (1,) * TRAINED[-1]
@@ -161,7 +161,7 @@ def random_images(pixels: int) -> State:
 def start(scenario: Scenario, train: np.ndarray) -> State:
     """A state with no parameter at its initial 0 or 1, masked weights included; one pixel has a large logit."""
     config = scenario.config
-    draws = generator(0, "ladder's start")
+    draws = generator(0, LADDER_START)
     initial = initial_parameters(config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(train))
 
     def moved(value: np.ndarray) -> np.ndarray:
@@ -186,7 +186,7 @@ def start(scenario: Scenario, train: np.ndarray) -> State:
 def climb(backend: Backend, scenario: Scenario, *, train: np.ndarray, test: np.ndarray) -> Iterator[tuple[str, State]]:
     """Rung by rung, in the order of `scenario.rungs`: (rung, name → array). Images are [images, pixels] of 0 and 1."""
     config = scenario.config
-    session = create(backend, config, start(scenario, train))
+    session = backend.create(config, start(scenario, train))
     yield "parameters", session.state()
     if scenario.whole:
         yield from forward(session, config, train)
@@ -197,24 +197,12 @@ def climb(backend: Backend, scenario: Scenario, *, train: np.ndarray, test: np.n
         yield "device-noise", device_noise.faults(backend, config)
 
 
-def create(backend: Backend, config: Config, state: State) -> Session:
-    return backend.create(
-        config.model,
-        state,
-        optimizer=config.optimizer,
-        training=config.training,
-        device=config.device,
-        dtype=config.dtype,
-        precision=config.precision,
-    )
-
-
 def forward(session: Session, config: Config, train: np.ndarray) -> Iterator[tuple[str, State]]:
     """One pass and its gradients, on given noise, for each k; and the session's other ways to the same quantities."""
     rows = np.arange(config.training.batch_size, dtype=np.int32)
     handle = session.place(train)
     shape = (max(SAMPLES), len(rows), config.model.latent_size)
-    noise = generator(0, "ladder's forward noise").standard_normal(shape).astype(config.dtype)
+    noise = generator(0, LADDER_FORWARD).standard_normal(shape).astype(config.dtype)
     found: dict[str, State] = {rung: {} for rung in FORWARD}
     rung_of = {name: rung for rung, names in FORWARD.items() for name in names}
     rung_of |= {"gradient": "gradients", "flow": "posterior"}
@@ -222,8 +210,7 @@ def forward(session: Session, config: Config, train: np.ndarray) -> Iterator[tup
         for name, value in session.inspect(handle, rows, noise=noise[:k], kl_weight=KL_WEIGHT).items():
             group = name.partition("/")[0].partition(".")[0]
             found[rung_of[group]][f"k={k}/{name}"] = value
-    loc, scale = session.encode(train[rows])
-    found["encoder"] |= {"encode/loc": loc, "encode/scale": scale}
+    found["posterior"]["encode"] = session.encode(train[rows], noise)
     found["decoder"]["decode"] = session.decode(noise[0])
     log_weights = session.log_weights(handle, rows, samples=range(max(SAMPLES)), seed=0, noise=noise)
     found["log-weights"]["log_weights, β=1"] = log_weights
@@ -257,7 +244,7 @@ class GivenNoise:
 def evaluation(session: Session, config: Config, test: np.ndarray) -> State:
     """ELBO, log p(x), their errors and the effective sample size of the whole test set, by the estimators, on given noise."""
     shape = (2 * EVALUATION_SAMPLES, len(test), config.model.latent_size)
-    noise = generator(0, "ladder's evaluation noise").standard_normal(shape).astype(config.dtype)
+    noise = generator(0, LADDER_EVALUATION).standard_normal(shape).astype(config.dtype)
     given: Any = GivenNoise(session, noise)
     estimates = estimators.estimate(
         given,

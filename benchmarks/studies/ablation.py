@@ -152,7 +152,7 @@ def main(arguments: list[str]) -> int:
     results = asked.results.resolve()
     dataset = data.load(asked.data, data_dir=asked.data_dir)
     held_out = on_validation(dataset, images=asked.images, path=results / "validation.h5")
-    settings = {"data": held_out, "pixels": dataset.pixels, "results": results}
+    settings = {"data": held_out, "image_shape": dataset.image_shape, "results": results}
     plan = [(variant, job_of(variant, asked, seed=seed, **settings)) for seed in asked.seed for variant in variants()]
     for _, job in plan[: len(variants())]:
         check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
@@ -190,10 +190,12 @@ def on_validation(dataset: Dataset, *, images: int, path: Path) -> Path:
     return path
 
 
-def job_of(variant: Variant, asked: Ablation, *, seed: int, data: Path, pixels: int, results: Path) -> runs.Job:
+def job_of(
+    variant: Variant, asked: Ablation, *, seed: int, data: Path, image_shape: tuple[int, int], results: Path
+) -> runs.Job:
     config = preset(variant.base).replace(
         **variant.settings,
-        pixels=pixels,
+        image_shape=image_shape,
         variational=variant.variational,
         seed=seed,
         steps=asked.steps,
@@ -299,7 +301,7 @@ class Clock:
         _, self.session = runs.begin(fresh, backend=backend, dataset=dataset)
         self.config, self.images, self.step = job.config, len(dataset.train), 0
         self.handle = self.session.place(dataset.train)
-        self.floor = Floor(backend, job.config, seconds=[])
+        self.floor = Floor(protocol.probes(job.backend), job.config, seconds=[])
         self.step_s: list[float] = []
         self.round()  # compiles
         self.step_s.clear()

@@ -139,7 +139,7 @@ def main(arguments: list[str]) -> int:
 
 
 def settings(name: str, family: Variational, asked: Ancestor, dataset: Dataset) -> Config:
-    return preset(name).replace(variational=family, pixels=dataset.pixels, device=asked.device)
+    return preset(name).replace(variational=family, image_shape=dataset.image_shape, device=asked.device)
 
 
 def export(dataset: Dataset, folder: Path) -> None:

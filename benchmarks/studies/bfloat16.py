@@ -157,7 +157,7 @@ def quality(asked: Bfloat16, results: Path) -> dict[str, Any]:
         for seed in asked.seed:
             for precision in PRECISIONS:
                 config = STANDARD.replace(
-                    pixels=dataset.pixels,
+                    image_shape=dataset.image_shape,
                     variational=family,
                     seed=seed,
                     precision=precision,

@@ -209,7 +209,7 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
     `working` the highest during the first call and during the next two; None where the system doesn't say; `device` the most of
     a GPU's own up to then, else None.
     """
-    backend = protocol.load(point.backend)
+    protocol.load(point.backend)
     imported = resident()
     settings = point.settings(base)
     bench, setup_s = timed(
@@ -226,7 +226,7 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
     warm_s = case.seconds() + case.seconds()
     cpu_s, faults, working = time.process_time() - cpu_s, page_faults() - faults, peak()
     others_first = Usage.now().others_since(begun)
-    cores_busy, device_peak = cpu_s / warm_s, backend.device_peak(device)
+    cores_busy, device_peak = cpu_s / warm_s, protocol.probes(point.backend).device_peak(device)
     case.floor_seconds()  # compiles
 
     def once() -> tuple[float, float, float]:

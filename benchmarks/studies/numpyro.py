@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     asked = parse(NumPyro, arguments, command="numpyro", description="NumPyro's SVI and ours, in turns.")
     ours.check(STANDARD, rounds=asked.rounds, steps=asked.steps)
     dataset = data.load(asked.data, data_dir=asked.data_dir)
-    config = STANDARD.replace(pixels=dataset.pixels)
+    config = STANDARD.replace(image_shape=dataset.image_shape)
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
     rows: dict[tuple[str, OnCpu], Row] = {}
     for backend in usable(asked.backend):

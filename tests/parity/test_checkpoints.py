@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import reports, runs
+from benchmarks.harness import reports
 from benchmarks.harness.processes import ProcessError
 from benchmarks.outputs import markdown
 from benchmarks.parity import checkpoints as comparing
@@ -25,7 +25,7 @@ from common.protocol import BACKENDS, load
 def checkpoint_of(family: str, **settings: object) -> Checkpoint:
     """A model with random weights on the digits, as TensorFlow would have trained it after PyTorch."""
     digits = data.load("binarized-digits", data_dir=None)
-    config = Config().replace(pixels=64, latent_size=2, hidden_size=8, variational=family, **settings)
+    config = Config().replace(image_shape=(8, 8), latent_size=2, hidden_size=8, variational=family, **settings)
     draws = np.random.default_rng(0)
     values = {name: 0.1 * draws.normal(size=shape) for name, shape in parameters.shapes(config.model).items()}
     values["decoder.out.bias"] = data.pixel_log_odds(digits.train)
@@ -75,7 +75,7 @@ def test_every_backend_scores_it_alike_on_noise_of_its_own(
     config, test = checkpoint.config, data.load("binarized-digits", data_dir=None).test
     log_px = {}
     for name in BACKENDS:
-        session = runs.judging(load(name), checkpoint.selected(), config=config)
+        session = load(name).score(config, checkpoint.selected())
         log_px[name] = estimators.per_image(
             session,
             session.place(test),

@@ -30,7 +30,7 @@ def held_out(tmp_path: Path) -> Path:
 
 def job(variant: Variant, held_out: Path, folder: Path, *, resume: bool = False) -> runs.Job:
     asked = Ablation(steps=4, samples=25, resume=resume)
-    return ablation.job_of(variant, asked, seed=0, data=held_out, pixels=64, results=folder)
+    return ablation.job_of(variant, asked, seed=0, data=held_out, image_shape=(8, 8), results=folder)
 
 
 def named(name: str, base: str) -> Variant:

@@ -26,7 +26,7 @@ from common.errors import UserError
 from common.protocol import BACKENDS
 
 TOY = STANDARD.replace(
-    pixels=8, latent_size=3, hidden_size=4, samples=60, sample_block=25, compile_from=STANDARD.training.steps + 1
+    image_shape=(2, 4), latent_size=3, hidden_size=4, samples=60, sample_block=25, compile_from=STANDARD.training.steps + 1
 )
 POINT = Point("batch", 8, "mean-field", "pytorch", 0)
 MIB = 2**20

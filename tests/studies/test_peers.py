@@ -214,7 +214,7 @@ def test_our_turn_is_so_many_steps_after_the_first_chunk(
     monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: session.now))
     monkeypatch.setattr(protocol, "load", lambda name: None)
     monkeypatch.setattr(runs, "begin", lambda job, **settings: (None, session))
-    job = runs.Job("jax", "quick", "binarized-digits", None, QUICK.replace(pixels=64), "", False)
+    job = runs.Job("jax", "quick", "binarized-digits", None, QUICK.replace(image_shape=(8, 8)), "", False)
     monkeypatch.setattr(sys, "stdin", io.StringIO(job.as_json()))
     assert ours.worker(["1000"]) == 0
     assert session.steps == list(range(0, 1_100, 100))
@@ -222,7 +222,7 @@ def test_our_turn_is_so_many_steps_after_the_first_chunk(
 
 
 def test_our_turn_in_a_process_of_its_own() -> None:
-    config = preset("ancestor-pytorch").replace(pixels=64, hidden_size=16, latent_size=4, chunk=5, compile_from=30_001)
+    config = preset("ancestor-pytorch").replace(image_shape=(8, 8), hidden_size=16, latent_size=4, chunk=5, compile_from=30_001)
     arguments = ("pytorch", "ancestor-pytorch", config)
     assert ours.examples_per_s(*arguments, steps=10, dataset="binarized-digits", data_dir=None) > 0
     with pytest.raises(NotRunError, match="There is no data set 'nothing'"):

@@ -290,9 +290,9 @@ def test_a_checkout_has_the_others_code_and_this_ones_clock() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_copy_within_the_device_moves_its_bytes(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU's, done on the CPU: one that a compiler left out, or that isn't waited for, would take a launch's time."""
-    session: Any = protocol.load(backend)
-    own = session.copy
-    monkeypatch.setattr(session, "copy", lambda *, size, device: own(size=size, device={"cuda": "cpu"}[device]))
+    probes: Any = protocol.probes(backend)
+    own = probes.copy
+    monkeypatch.setattr(probes, "copy", lambda *, size, device: own(size=size, device={"cuda": "cpu"}[device]))
 
     def seconds(size: int) -> float:
         call, moved = cases.copy(backend, "cuda", size=size)
@@ -361,7 +361,7 @@ def test_another_precision_is_not_in_the_roofline(tmp_path: Path) -> None:
 
 def test_a_steps_flop_and_bytes() -> None:
     """Of a mean-field model that is small enough to count by hand: 2 pixels, 1 latent, 1 hidden unit, batch 3."""
-    config = STANDARD.replace(pixels=2, latent_size=1, hidden_size=1, batch_size=3)
+    config = STANDARD.replace(image_shape=(1, 2), latent_size=1, hidden_size=1, batch_size=3)
     # Inputs and outputs of its six layers: three products each, but no dX for the pixels.
     sizes = [(2, 1), (1, 1), (1, 2), (1, 1), (1, 1), (1, 2)]
     macs = [3 * i * o for i, o in sizes]
