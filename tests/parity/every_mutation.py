@@ -1,4 +1,4 @@
-"""The ladder catches every fault of `benchmarks.mutations`, at the rung that each names. Minutes: `make mutations` runs it."""
+"""The ladder catches every fault of `mutations.txt`, at the rung that each names. Minutes: `make mutations` runs it."""
 
 from __future__ import annotations
 
