@@ -90,7 +90,10 @@ def settings(path: Path, checkpoint: Checkpoint, *, device: Device, data_dir: Pa
 
 
 def score(question: dict[str, Any]) -> str | None:
-    """One backend's process: write each checkpoint's log weights. Returns why the backend is unavailable; None when done."""
+    """One backend's process: write each checkpoint's log weights [SAMPLES, IMAGES] on given noise.
+
+    Returns why the backend is unavailable; None when done. Raises `UserError` for log weights that are not finite.
+    """
     try:
         backend = protocol.load(question["backend"])
     except UserError as error:
@@ -100,20 +103,16 @@ def score(question: dict[str, Any]) -> str | None:
     for i, path in enumerate(map(Path, question["checkpoints"])):
         checkpoint = checkpoints.load(path)
         config, dataset = settings(path, checkpoint, device=question["device"], data_dir=data_dir)
-        arrays[str(i)] = log_weights(backend, checkpoint, config=config, dataset=dataset)
-        if not np.isfinite(arrays[str(i)]).all():
+        scorer = backend.score(config, checkpoint.selected())
+        rows = np.linspace(0, len(dataset.test) - 1, min(IMAGES, len(dataset.test))).astype(np.int32)  # of the whole test set
+        draws = generator(config.training.seed, CHECKPOINTS_NOISE)
+        noise = draws.standard_normal((SAMPLES, len(rows), config.model.latent_size)).astype(config.dtype)
+        log_w = scorer.log_weights(scorer.place(dataset.test), rows, samples=range(SAMPLES), seed=0, noise=noise)
+        if not np.isfinite(log_w).all():
             raise UserError(f"{path} has log weights in {question['backend']} that are not finite: its training diverged.")
+        arrays[str(i)] = log_w
     np.savez(question["output"], allow_pickle=False, **arrays)
     return None
-
-
-def log_weights(backend: protocol.Backend, checkpoint: Checkpoint, *, config: Config, dataset: Dataset) -> np.ndarray:
-    """Of the judged parameters on given noise, [SAMPLES, IMAGES], for test images that lie evenly spread in their order."""
-    session = backend.score(config, checkpoint.selected())
-    rows = np.linspace(0, len(dataset.test) - 1, min(IMAGES, len(dataset.test))).astype(np.int32)
-    draws = generator(config.training.seed, CHECKPOINTS_NOISE)
-    noise = draws.standard_normal((SAMPLES, len(rows), config.model.latent_size)).astype(config.dtype)
-    return session.log_weights(session.place(dataset.test), rows, samples=range(SAMPLES), seed=0, noise=noise)
 
 
 # --- the report and its table ---

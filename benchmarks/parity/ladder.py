@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -92,17 +93,15 @@ def rules() -> dict[str, dict[str, Any]]:
         "adam": {"optimizer": "adam"},
         "adam-decay": {"optimizer": "adam", "weight_decay": 0.1},
     }
-    for where in ("outside", "in-root"):
-        for centered in ("plain", "centered"):
-            for accumulator in (0, 1):
-                result[f"rmsprop-{where}-{centered}-{accumulator}"] = {
-                    "optimizer": "rmsprop",
-                    "rmsprop_epsilon": 1e-6,
-                    "rmsprop_epsilon_in_root": where == "in-root",
-                    "rmsprop_centered": centered == "centered",
-                    "rmsprop_initial_accumulator": float(accumulator),
-                    "weight_decay": 0.1 * accumulator,
-                }
+    for where, centered, accumulator in product(("outside", "in-root"), ("plain", "centered"), (0, 1)):
+        result[f"rmsprop-{where}-{centered}-{accumulator}"] = {
+            "optimizer": "rmsprop",
+            "rmsprop_epsilon": 1e-6,
+            "rmsprop_epsilon_in_root": where == "in-root",
+            "rmsprop_centered": centered == "centered",
+            "rmsprop_initial_accumulator": float(accumulator),
+            "weight_decay": 0.1 * accumulator,
+        }
     return result
 
 
