@@ -55,7 +55,9 @@ def compare(
     with tempfile.TemporaryDirectory() as folder:
         for name in backends:
             output = Path(folder) / f"{name}.npz"
-            if reason := ask(f"{__name__}:score", question | {"backend": name, "output": str(output)}, title=name):
+            its = question | {"backend": name, "output": str(output)}
+            # In this folder, which the paths of checkpoints and data sets can be relative to.
+            if reason := ask(f"{__name__}:score", its, title=name, folder=Path.cwd()):
                 unavailable[name] = reason
                 continue
             with np.load(output, allow_pickle=False) as arrays:

@@ -39,6 +39,7 @@ def faults(backend: Backend, config: Config) -> State:
     handle = session.place(images)
 
     def draws(log_w: np.ndarray) -> np.ndarray:
+        """Of log weights of images that aren't silent."""
         return (silent - latent / 2 - log_w) / np.sqrt(latent)
 
     def trained(seed: int, first_step: int, place: int) -> np.ndarray:
@@ -60,10 +61,10 @@ def faults(backend: Backend, config: Config) -> State:
 
     calls = [(0, 0), (0, STEPS), (1, 0)]  # seed, first step
     training = np.array([trained(*call, place) for call, place in itertools.product(calls, range(BATCH))])
-    between = trained(0, STEPS // 2, 0)  # the steps of one call's second half and the next call's first half
+    between = trained(0, STEPS // 2, 0)  # steps of one call's second half, and of the next call's first half
     same_steps = np.concatenate([training[0], training[BATCH]], axis=-1)[:, STEPS // 2 : -STEPS // 2]
-    rows, blocks = np.arange(IMAGES, dtype=np.int32), range(2 * NOISE_BLOCK)
-    evaluation = np.array([evaluated(seed, rows, blocks) for seed in (0, 1)])
+    rows, samples = np.arange(IMAGES, dtype=np.int32), range(2 * NOISE_BLOCK)
+    evaluation = np.array([evaluated(seed, rows, samples) for seed in (0, 1)])
     reversed_rows = evaluated(0, rows[::-1].copy(), range(NOISE_BLOCK, 3 * NOISE_BLOCK))[:, ::-1]
     counts = {
         "training: samples with one draw": np.sum(np.abs(training[:, 0] - training[:, 1]) < 1e-5),
@@ -81,7 +82,7 @@ def faults(backend: Backend, config: Config) -> State:
 
 
 def telling(config: Config) -> State:
-    """Parameters whose log weights tell the noise: q(z|x) = N(x₀, I), where x₀ is the image's first pixel; p(x|z) = 2^−pixels.
+    """Parameters whose log weights tell the noise: q(z|x) = N(x₀, I), x₀ the image's first pixel, and p(x|z) = 2^−pixels.
 
     An image with x₀ = 1 has log w = −pixels·log 2 − Σ(ε + 1/2), the sum over latents. An image with x₀ = 0 is silent: it has
     log w = −pixels·log 2, whatever its noise.

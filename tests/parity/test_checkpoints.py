@@ -44,9 +44,9 @@ def flow(tmp_path: Path) -> Path:
     return path
 
 
-def here(target: str, question: dict[str, Any], *, title: str) -> Any:
+def here(target: str, question: dict[str, Any], *, title: str, folder: Path) -> Any:
     """`processes.ask`, without its process."""
-    assert target == "benchmarks.parity.checkpoints:score"
+    assert (target, folder) == ("benchmarks.parity.checkpoints:score", Path.cwd())
     return comparing.score(question)
 
 
@@ -130,7 +130,7 @@ def test_a_row_that_is_not_even_is_seen(name: str) -> None:
 def test_a_row_that_is_not_even_is_the_exit_code(
     flow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def one_is_off(target: str, question: dict[str, Any], *, title: str) -> None:
+    def one_is_off(target: str, question: dict[str, Any], *, title: str, folder: Path) -> None:
         np.savez(question["output"], **{"0": np.full((25, 100), 1.0 + (title == "jax"))})
 
     monkeypatch.setattr(comparing, "ask", one_is_off)
@@ -181,7 +181,7 @@ def test_what_makes_no_sense_is_refused(
 def test_an_evaluating_process_that_fails_ends_the_command(
     flow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    def failing(target: str, question: Any, *, title: str) -> None:
+    def failing(target: str, question: Any, *, title: str, folder: Path) -> None:
         raise ProcessError(title, code)
 
     monkeypatch.setattr(comparing, "ask", failing)
@@ -198,7 +198,7 @@ def test_a_backend_that_is_not_installed_is_not_run_with_its_reason(
     named: tuple[str, ...],
     code: int,
 ) -> None:
-    def without_jax(target: str, question: dict[str, Any], *, title: str) -> str | None:
+    def without_jax(target: str, question: dict[str, Any], *, title: str, folder: Path) -> str | None:
         np.savez(question["output"], **{"0": np.ones((25, 100))})
         return "Backend 'jax' is unavailable." if title == "jax" else None
 
