@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from benchmarks.harness import peers
 from benchmarks.harness.cli import Nothing, parse
-from benchmarks.outputs import documents, tables
-from benchmarks.parity import checkpoints
-from benchmarks.parity import command as parity
+from benchmarks.outputs import documents, markdown, tables
+from benchmarks.parity import checkpoints, comparison
 from benchmarks.studies import ancestor, numpyro, overhead, roofline, skeleton, throughput
 
 # Block name → (the report that it is made from, how).
 BLOCKS: documents.Blocks = {
-    "parity": ("parity", parity.markdown),
-    "cross-evaluate": (checkpoints.REPORT, checkpoints.markdown),
+    "parity": ("parity", lambda report: markdown.page(comparison.parts(report))),
+    "cross-evaluate": (checkpoints.REPORT, lambda report: markdown.page(checkpoints.parts(report))),
     "throughput": ("throughput", throughput.markdown),
     "machine": ("throughput", roofline.markdown),
     "throughput-cuda": ("throughput-cuda", throughput.markdown),
