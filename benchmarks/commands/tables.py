@@ -6,13 +6,14 @@ import functools
 
 from benchmarks.harness import peers
 from benchmarks.harness.cli import Nothing, parse
-from benchmarks.outputs import documents, tables
+from benchmarks.outputs import documents, headline
 from benchmarks.parity import checkpoints
 from benchmarks.parity import command as parity
 from benchmarks.studies import ablation, agreement, ancestor, bfloat16, growth_report, numpyro, overhead, roofline, throughput
 
 # Block name → (the report that it is made from, how).
 BLOCKS: documents.Blocks = {
+    "parity-worst": ("parity", headline.parity),
     "parity": ("parity", parity.markdown),
     "cross-evaluate": (checkpoints.REPORT, checkpoints.markdown),
     "throughput": ("throughput", throughput.markdown),
@@ -32,6 +33,5 @@ BLOCKS: documents.Blocks = {
 
 def main(arguments: list[str]) -> int:
     parse(Nothing, arguments, command="tables", description="Write the tables of README.md and docs/ from benchmarks/records/.")
-    tables.write()
-    documents.write(BLOCKS)
+    documents.write(documents.bodies(BLOCKS))
     return 0

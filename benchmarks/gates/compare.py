@@ -36,7 +36,8 @@ from benchmarks.harness.cli import parse
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
 from benchmarks.harness.turns import What, seconds_by_turns
-from benchmarks.outputs import tables
+from benchmarks.outputs import terminal
+from benchmarks.outputs.table import Table
 from benchmarks.studies import throughput as suite
 from common.config import Device
 from common.errors import UserError
@@ -208,7 +209,7 @@ def main(arguments: list[str]) -> int:
         name = (what.kind, what.family, str(what.batch), what.backend)
         rows.append([*name, *(f"{figure:.3f}" for figure in figures), "slower" if verdict.slower else "as fast"])
     title = f"this checkout against {base[:12]}, {asked.pairs} pairs of fresh processes"
-    tables.show(Console(), title=title, columns=columns, rows=rows)
+    terminal.show(Table(columns=columns, rows=rows, left=("kind", "family", "backend", "verdict"), title=title), Console())
     for what, ms in before.items():
         if what in verdicts:
             print(f"{what}: the saved run had {ms:.3g} ms a step; it isn't judged by that, since machines drift.")

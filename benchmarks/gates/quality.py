@@ -29,7 +29,7 @@ from benchmarks.harness import runs
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import QUICK
 from benchmarks.harness.progress import Progress
-from benchmarks.outputs.tables import FAMILIES
+from benchmarks.outputs.cells import FAMILIES
 from common import data, protocol, training
 from common.config import Config
 from common.errors import UserError

@@ -22,7 +22,8 @@ from benchmarks.harness import cli, cores, environment, reports
 from benchmarks.harness.cli import known, parse
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.reports import Report
-from benchmarks.outputs import tables
+from benchmarks.outputs import terminal
+from benchmarks.outputs.table import Table
 from benchmarks.parity import command as parity
 from benchmarks.parity import ladder
 from benchmarks.parity.command import BrokenRungError
@@ -274,4 +275,5 @@ def show(report: Report, console: Console) -> None:
     for line in heading(report):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     ends = [i for i, (a, b) in enumerate(itertools.pairwise(report["rows"]), 1) if a["family"] != b["family"]]
-    tables.show(console, title="regress", columns=COLUMNS, rows=cells(report), section_ends=ends)
+    left = ("what", "kind", "family", "backend", "verdict")
+    terminal.show(Table(columns=COLUMNS, rows=cells(report), left=left, title="regress", gaps=ends), console)

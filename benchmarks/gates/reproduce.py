@@ -14,7 +14,8 @@ from rich.console import Console
 from benchmarks.harness import records, runs
 from benchmarks.harness.cli import parse
 from benchmarks.harness.records import RECORDS, Record
-from benchmarks.outputs import tables
+from benchmarks.outputs import published, terminal
+from benchmarks.outputs.table import Table, number
 from common.config import Config, Device
 from common.errors import UserError
 
@@ -83,7 +84,7 @@ def reproduce(
     console = console or Console()
     if results.resolve() == records_dir.resolve():
         raise UserError(f"{results} holds the records to compare with; give another folder as --results.")
-    rows = tables.rows(table, records.read_all(records_dir))
+    rows = published.rows(table, records.read_all(records_dir))
     olds = [record for record in rows if (record["status"], record["device"]) == ("ok", device)]
     if not olds:
         raise UserError(
@@ -103,7 +104,9 @@ def reproduce(
                 f"{old['backend']} {old['variational']}, seed {old['seed']}: {comparison.verdict}: {comparison.reason}"
             )
         lines.append(_cells(old, new, comparison))
-    tables.show(console, title=f"{table}, run again", columns=list(lines[0]), rows=[list(line.values()) for line in lines])
+    left = ("family", "backend", "preset", "seed", "verdict")
+    cells = [list(line.values()) for line in lines]
+    terminal.show(Table(columns=list(lines[0]), rows=cells, left=left, title=f"{table}, run again"), console)
     for reason in reasons:
         console.print(reason, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{sum(verdicts)} of {len(verdicts)} rows agree.", highlight=False)
@@ -116,12 +119,12 @@ def _cells(old: Record, new: Record, comparison: Comparison) -> dict[str, str]:
         "backend": old["backend"],
         "preset": old["preset"],
         "seed": str(old["seed"]),
-        "old log p(x)": tables.number(old["test"].get("log_px"), ".3f"),
-        "new log p(x)": tables.number(new["test"].get("log_px"), ".3f"),
-        "difference": tables.number(comparison.difference, "+.3f"),
-        "allowed": tables.number(TOLERANCE_NATS[old["preset"]], ".1f"),
-        "old examples/s": tables.number(old["timing"].get("examples_per_s"), ",.0f"),
-        "new examples/s": tables.number(new["timing"].get("examples_per_s"), ",.0f"),
+        "old log p(x)": number(old["test"].get("log_px"), ".3f"),
+        "new log p(x)": number(new["test"].get("log_px"), ".3f"),
+        "difference": number(comparison.difference, "+.3f"),
+        "allowed": number(TOLERANCE_NATS[old["preset"]], ".1f"),
+        "old examples/s": number(old["timing"].get("examples_per_s"), ",.0f"),
+        "new examples/s": number(new["timing"].get("examples_per_s"), ",.0f"),
         "verdict": comparison.verdict,
     }
 
@@ -145,7 +148,7 @@ def _at(record: Record, place: str) -> Any:
 def main(arguments: list[str]) -> int:
     @dataclasses.dataclass
     class Reproduce:
-        table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=f"One of {', '.join(tables.TABLES)}.")]
+        table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=f"One of {', '.join(published.TABLES)}.")]
         device: Annotated[Device, tyro.conf.arg(help="Which rows: those that were measured there.")] = "cpu"
         data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
         results: Annotated[Path, tyro.conf.arg(help="Folder for the new records.")] = Path("results/reproduce")

@@ -39,7 +39,7 @@ from benchmarks.harness.cases import Bench
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
 from benchmarks.harness.turns import Side, What
-from benchmarks.outputs.tables import FAMILIES
+from benchmarks.outputs.cells import FAMILIES
 
 BATCH, ROUNDS, TURNS = 128, 5, 5
 LEAST = BOUNDS["train"]

@@ -117,6 +117,16 @@ def _name(preset: str, dataset_name: str, *rest: str | int) -> str:
     return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", str(part)) for part in (*parts, f"seed{seed}")) + ".json"
 
 
+def changed(record: Record) -> dict[str, Any]:
+    """The settings that aren't the preset's, each with its value."""
+    return dict(record.get("changed") or {})
+
+
+def changes(record: Record) -> str:
+    """`changed` in a table's cell."""
+    return ", ".join(f"{key.replace('_', '-')} {value}" for key, value in changed(record).items())
+
+
 def write(record: Record, folder: Path) -> Path:
     """Write the record into the folder, under its own name, and return the path.
 

@@ -29,7 +29,9 @@ from benchmarks.harness import reports, runs
 from benchmarks.harness.cli import parse
 from benchmarks.harness.processes import UNAVAILABLE
 from benchmarks.harness.progress import Progress
-from benchmarks.outputs import tables
+from benchmarks.outputs import terminal
+from benchmarks.outputs.cells import in_order, trained_by
+from benchmarks.outputs.table import Table
 from common import checkpoints, data, estimators, protocol
 from common.checkpoints import Checkpoint
 from common.config import Config, Device, check
@@ -112,12 +114,12 @@ def main(arguments: list[str]) -> int:
         row(checkpoint, {name: found[i] for name, found in scores.items()}, samples=asked.samples, device=asked.device)
         for i, checkpoint in enumerate(loaded.values())
     ]
-    rows = tables.in_order(rows)
+    rows = in_order(rows)
     show(rows)
     print(f"Wrote {reports.write(REPORT, {'rows': rows}, asked.results)}.")
     uneven = [each for each in rows if not flat(each)]
     for each in uneven:
-        print(f"Not flat: {each['variational']}, trained by {tables.trained_by(each)}.", file=sys.stderr)
+        print(f"Not flat: {each['variational']}, trained by {trained_by(each)}.", file=sys.stderr)
     return 1 if uneven else 0
 
 
@@ -245,7 +247,7 @@ def cells(row: Row) -> dict[str, str]:
     scores = {f"in {name}": f"{found['log_px']:.3f} ± {found['log_px_se']:.3f}" for name, found in row["evaluated"].items()}
     return {
         "family": row["variational"],
-        "trained by": tables.trained_by(row),
+        "trained by": trained_by(row),
         **scores,
         "largest difference": f"{row['difference']:+.4f} ± {row['difference_se']:.4f}",
         "given noise": f"{row['deviation']:.1e}",
@@ -255,7 +257,8 @@ def cells(row: Row) -> dict[str, str]:
 def show(rows: Sequence[Row]) -> None:
     lines = [cells(each) for each in rows]
     title = "log p(x) of the test images, nats, by who trained (rows) and who evaluates (columns)"
-    tables.show(Console(), title=title, columns=list(lines[0]), rows=[list(line.values()) for line in lines])
+    cells_of_rows = [list(line.values()) for line in lines]
+    terminal.show(Table(columns=list(lines[0]), rows=cells_of_rows, left=("family", "trained by"), title=title), Console())
 
 
 def markdown(report: reports.Report) -> str:

@@ -28,7 +28,7 @@ from benchmarks.harness.floor import Floor
 from benchmarks.harness.presets import preset
 from benchmarks.harness.records import Record
 from benchmarks.harness.reports import Report
-from benchmarks.outputs.tables import ANCESTORS
+from benchmarks.outputs.older import ANCESTORS
 from common import data, protocol, training
 from common.clock import timed
 from common.config import Config, check

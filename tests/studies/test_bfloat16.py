@@ -16,7 +16,8 @@ from benchmarks.__main__ import main
 from benchmarks.gates import compare
 from benchmarks.gates.compare import What
 from benchmarks.harness import records, runs
-from benchmarks.outputs import tables
+from benchmarks.outputs import cells
+from benchmarks.outputs.table import Table
 from benchmarks.studies import bfloat16
 from common import checkpoints
 
@@ -47,7 +48,9 @@ def test_a_run_in_bfloat16_is_labelled_resumed_as_such_and_judged_in_either(
     assert (low["config"]["dtype"], low["config"]["precision"]) == ("float32", "bfloat16")
     assert 0 < abs(low["test"]["log_px"] - full["test"]["log_px"]) < 0.5
     assert low["timing"]["floor_s"] > 0
-    assert "| mean-field | pytorch | bfloat16 |" in tables.markdown("quick", [low, full])
+    (table, *_) = cells.page([low, full])
+    assert isinstance(table, Table)
+    assert [row[:3] for row in table.rows] == [["mean-field", "pytorch", "bfloat16"], ["mean-field", "pytorch", "float32"]]
 
     path = (tmp_path / records.name_of(low)).with_suffix(".h5")
     assert {value.dtype.name for name, value in checkpoints.load(path).state.items() if name != "step"} == {"float32"}
