@@ -38,7 +38,6 @@ PROCESSES = {
     "agreement-worker": "studies.agreement:worker",
     "ablation-speed": "studies.ablation:speed_worker",
     "peers-worker": "harness.ours:worker",
-    "growth-worker": "studies.growth:worker",
     "overhead-worker": "studies.overhead:worker",
 }
 STUDIES = ("ablation", "agreement", "ancestor", "bfloat16", "growth", "numpyro", "overhead", "throughput")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-
 from benchmarks.harness import peers
 from benchmarks.harness.cli import Nothing, parse
 from benchmarks.outputs import documents, headline
 from benchmarks.parity import checkpoints
 from benchmarks.parity import command as parity
-from benchmarks.studies import ablation, agreement, ancestor, bfloat16, growth_report, numpyro, overhead, roofline, throughput
+from benchmarks.studies import ablation, agreement, ancestor, bfloat16, numpyro, overhead, roofline, skeleton, throughput
 
 # Block name → (the report that it is made from, how).
 BLOCKS: documents.Blocks = {
@@ -23,8 +21,7 @@ BLOCKS: documents.Blocks = {
     "overhead": (overhead.REPORT, overhead.table),
     "bfloat16": (bfloat16.REPORT, bfloat16.table),
     "ablation": ("ablation", ablation.table),
-    **{f"growth-{axis}": ("growth", functools.partial(growth_report.table, axis=axis)) for axis in growth_report.SETTINGS},
-    "growth": ("growth", growth_report.measured),
+    **skeleton.blocks(),
     "agreement": ("agreement", agreement.table),
     "ancestor": (ancestor.REPORT, peers.markdown),
     "numpyro": (numpyro.REPORT, peers.markdown),

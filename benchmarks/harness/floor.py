@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from common.config import Config, Model
-from common.parameters import layers
+from common.parameters import layers, shapes
 from common.protocol import Backend
 
 REPEATS = 3  # steps' worth of products a measurement
-
+WORD = 4  # bytes of a float32
 
 Product = tuple[int, int, int]  # (m, k, n) of [m, k]·[k, n]
 
@@ -36,6 +37,22 @@ def products(config: Config) -> list[Product]:
         if name != "encoder.first":
             result.append((rows, outputs, inputs))
     return result
+
+
+def flop(config: Config) -> float:
+    """FLOP of one training step's matrix products: two a multiplication and addition."""
+    return sum(2.0 * m * k * n for m, k, n in products(config))
+
+
+def moved(config: Config) -> float:
+    """Bytes that one training step must read and write, in float32.
+
+    Each product's two factors and its result once; for Adam each parameter's value, gradient and two moments, of which it
+    writes three again.
+    """
+    factors = sum(m * k + k * n + m * n for m, k, n in products(config))
+    parameters = sum(math.prod(shape) for shape in shapes(config.model).values())
+    return float(WORD * (factors + 7 * parameters))
 
 
 class Floor:
