@@ -9,6 +9,8 @@ import numpy as np
 # Evaluation noise is drawn in blocks of this many samples an image. A constant of the protocol: another value is other noise.
 NOISE_BLOCK = 25
 
+GALLERY = "gallery"  # the stream of the latents that the study of that name decodes
+
 
 def sequence(seed: int, stream: str, *position: int) -> np.random.SeedSequence:
     """The seed of one draw: a hash of the run's seed, the stream's name and the position in the stream (a step, an epoch …)."""
