@@ -125,10 +125,11 @@ def _remarks(block: Block, found: list[Record]) -> str:
 
 
 def _summary(found: list[Record]) -> str:
-    """One line on what the rows have in common, with a link to the rest."""
+    """The rows' data, test and machine, the rows that spread widely, and a link to the rest."""
     tests = {(record["test"]["images"], record["test"]["importance_samples"]) for record in found}
-    machines = {record["environment"]["machine"]["cpu"] for record in found if record["environment"].get("machine")}
     said = [f"{images:,} test images, K = {samples:,}" for images, samples in sorted(tests) if images and samples]
-    wide = [line.rstrip(".") for line in cells.spreads(found)]
-    about = "; ".join([TABLES[HEADLINE].dataset, *said, *sorted(machines), *wide])
-    return f"{about}. All columns, versions and commits: [docs/results.md](docs/results.md#standard)."
+    steps = {f"{record['config']['training']['steps']:,} steps" for record in found}
+    machines = {record["environment"]["machine"]["cpu"] for record in found if record["environment"]["machine"]}
+    about = "; ".join([TABLES[HEADLINE].dataset, *sorted(steps), *said, *sorted(machines)])
+    rest = "All columns, versions and commits: [docs/results.md](docs/results.md#standard-one-recipe-for-all-six-models)."
+    return " ".join([f"{about}.", *cells.spreads(found), rest])

@@ -1,7 +1,7 @@
 """Samples of trained flows, each backend's from the same latents, beside the training curves of the table `standard`.
 
 A process loads a checkpoint in the backend that trained it, draws latents z ~ N(0, I) with NumPy, the same for every
-checkpoint, and decodes p(x = 1|z). The report holds these probabilities as grey values, so that the picture is drawn without checkpoints.
+checkpoint, and decodes p(x = 1|z). The report holds these probabilities as grey values: the picture needs no checkpoint.
 """
 
 from __future__ import annotations
