@@ -35,8 +35,6 @@ PROCESSES = {
     "compare-worker": "harness.turns:worker",
     "regress-quality-worker": "gates.quality:worker",
     "regress-speed-worker": "gates.speed:worker",
-    "agreement-worker": "studies.agreement:worker",
-    "ablation-speed": "studies.ablation:speed_worker",
     "peers-worker": "harness.ours:worker",
     "overhead-worker": "studies.overhead:worker",
 }

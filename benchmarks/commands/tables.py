@@ -7,7 +7,7 @@ from benchmarks.harness.cli import Nothing, parse
 from benchmarks.outputs import documents, headline
 from benchmarks.parity import checkpoints
 from benchmarks.parity import command as parity
-from benchmarks.studies import ablation, agreement, ancestor, bfloat16, numpyro, overhead, roofline, skeleton, throughput
+from benchmarks.studies import ancestor, numpyro, overhead, roofline, skeleton, throughput
 
 # Block name → (the report that it is made from, how).
 BLOCKS: documents.Blocks = {
@@ -19,10 +19,7 @@ BLOCKS: documents.Blocks = {
     "throughput-cuda": ("throughput-cuda", throughput.markdown),
     "machine-cuda": ("throughput-cuda", roofline.markdown),
     "overhead": (overhead.REPORT, overhead.table),
-    "bfloat16": (bfloat16.REPORT, bfloat16.table),
-    "ablation": ("ablation", ablation.table),
     **skeleton.blocks(),
-    "agreement": ("agreement", agreement.table),
     "ancestor": (ancestor.REPORT, peers.markdown),
     "numpyro": (numpyro.REPORT, peers.markdown),
 }

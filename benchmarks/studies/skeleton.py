@@ -112,6 +112,7 @@ def main(study: Study, arguments: list[str]) -> int:
     figure = f"{reports.of_device(getattr(study, 'FIGURE', name), device)}.png"
     if asked.draw:
         return _redrawn(study, asked, report_name, figure)
+    asked.results = asked.results.resolve()  # a point's process may run in another folder
     cores.within()  # refused here, not in each point
     if hasattr(study, "check"):
         study.check(asked)
@@ -174,7 +175,8 @@ def _measured(study: Study, points: dict[str, Point], asked: Any, *, environment
     found: Measured = []
     for number, (title, planned) in enumerate(points.items(), 1):
         point = json.loads(json.dumps(planned))  # as the file has it
-        result = _kept(folder / f"{title}.json", {"point": point} | place) if asked.resume else None
+        path = folder / f"{title}.json"
+        result = _kept(path, point | place) if asked.resume else None
         if result is None:
             if time.monotonic() > end:
                 return None
@@ -184,23 +186,22 @@ def _measured(study: Study, points: dict[str, Point], asked: Any, *, environment
                 result = study.run(question)
             else:
                 result = processes.ask(f"{study.__name__}:measure", question, title=title)
-            text = json.dumps({"point": point} | place | {"result": result}, allow_nan=False)
-            write_text(folder / f"{title}.json", text + "\n")
+            write_text(path, json.dumps({"of": point | place, "result": result}, allow_nan=False) + "\n")
         found.append((point, result))
     return found
 
 
-def _kept(path: Path, what: dict[str, Any]) -> Result | None:
+def _kept(path: Path, now: dict[str, Any]) -> Result | None:
     """The result that this file holds, if it is of the same point and place. Raises `UserError` where it can't be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        other = [key for key, value in what.items() if found[key] != value]
-        result = dict(found["result"])
+        then, result = dict(found["of"]), dict(found["result"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"The point {path} can't be read ({error!r}); remove it, or leave out --resume.") from error
-    if other:
-        print(f"{path} is of another {other[0]}: measured anew.", file=sys.stderr)
-        return None
-    return result
+    if then == now:
+        return result
+    other = next(key for key in (*now, *then) if then.get(key) != now.get(key))
+    print(f"{path} is of another {other}: measured anew.", file=sys.stderr)
+    return None
