@@ -119,7 +119,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
 
     rows = report["rows"]
     figure = Figure(figsize=(10.5, 2.9), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(2, 1))
+    left, right = figure.subfigures(1, 2, width_ratios=(2, 1), squeeze=False)[0]
     for row, panels in zip(rows, left.subplots(len(rows), report["samples"], squeeze=False), strict=True):
         for panel, image in zip(panels, unpacked(row), strict=True):
             panel.imshow(image, cmap="gray_r", vmin=0, vmax=255)

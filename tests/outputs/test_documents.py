@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def made(root: Path) -> documents.Bodies:
     return {name: body for name, body in every.items() if name == "report: worst"}
 
 
+def report(root: Path, **content: float) -> None:
+    """Write a report 'parity' of the small checkout."""
+    (root / "reports").mkdir()
+    (root / "reports/parity.json").write_text(json.dumps({"schema": 1, "report": "parity", **content}))
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "docs").mkdir()
@@ -66,7 +73,7 @@ def root(tmp_path: Path) -> Path:
 def test_a_block_is_made_from_its_report_and_an_edit_is_found(root: Path) -> None:
     documents.write(made(root), root=root)
     assert "Not measured yet." in (root / "docs/parity.md").read_text()
-    reports.write("parity", {"worst": 1e-13}, root / "reports")
+    report(root, worst=1e-13)
     with pytest.raises(UserError, match=r"parity\.md the block 'report: worst' .* 'Not measured yet.' where '\| worst \|'"):
         documents.check(made(root), root=root)
     for _ in range(2):  # written again, it is the same
@@ -78,7 +85,7 @@ def test_a_block_is_made_from_its_report_and_an_edit_is_found(root: Path) -> Non
 
 
 def test_a_report_that_lacks_what_its_block_shows_is_named(root: Path) -> None:
-    reports.write("parity", {"best": 1e-13}, root / "reports")
+    report(root, best=1e-13)
     with pytest.raises(UserError, match=r"parity\.json lacks what its block shows \(KeyError: 'worst'\); measure it again"):
         documents.write(made(root), root=root)
 

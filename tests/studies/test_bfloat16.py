@@ -15,7 +15,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.harness import records, runs, turns
 from benchmarks.harness.turns import What
-from benchmarks.outputs import cells
+from benchmarks.outputs import cells, markdown
 from benchmarks.outputs.table import Table
 from benchmarks.studies import bfloat16
 from common import checkpoints
