@@ -57,11 +57,8 @@ def in_order(found: Iterable[Record]) -> list[Record]:
     """By family, then by the suite's order of backends."""
 
     def place(record: Record) -> tuple[Any, ...]:
-        known = [
-            names.index(record[key]) if record[key] in names else len(names)
-            for key, names in (("variational", FAMILIES), ("backend", BACKENDS))
-        ]
-        return (*known, *(record[key] for key in ("variational", "backend", "preset", *WHERE_VARYING)))
+        order = (FAMILIES.index(record["variational"]), BACKENDS.index(record["backend"]))
+        return (*order, *(record[key] for key in ("preset", *WHERE_VARYING)))
 
     return sorted(found, key=place)
 
@@ -79,17 +76,15 @@ def name(record: Record, found: Sequence[Record]) -> str:
     return " ".join([record["backend"], record["variational"], *(str(record[key]) for key in shown(WHERE_VARYING, found))])
 
 
-# --- the lines under a table ---
-
-
-def reasons(found: Sequence[Record]) -> list[str]:
-    """A line for each row without a result, with its reason."""
-    return [
-        f"{record['backend']} {record['variational']}, seed {record['seed']}: {record['status']}: "
-        + " ".join(record["reason"].split())
-        for record in found
-        if record["status"] != "ok"
-    ]
+def remarks(found: Sequence[Record]) -> list[str]:
+    """The lines under a table: rows without a result, rows that spread widely, and the latency between cores if it is known."""
+    lines = []
+    for record in found:
+        if record["status"] != "ok":
+            row = f"{record['backend']} {record['variational']}, seed {record['seed']}"
+            lines.append(f"{row}: {record['status']}: {' '.join(record['reason'].split())}")
+    ends = [record["environment"].get(key) for record in found for key in ("round_trip_ns", "round_trip_after_ns")]
+    return [*lines, *spreads(found), *([f"Before and after training, {cores.said(ends)}."] if any(ends) else [])]
 
 
 def spreads(found: Sequence[Record]) -> list[str]:
@@ -100,12 +95,6 @@ def spreads(found: Sequence[Record]) -> list[str]:
         if spread.warning(median=median, iqr=iqr):
             wide.append(f"{name(record, found)} {iqr / median:.0%}")
     return [f"Interquartile range above {spread.BOUND:.0%} of the median: {', '.join(wide)}."] if wide else []
-
-
-def distances(found: Sequence[Record]) -> list[str]:
-    """A line on the latency between cores, where a record has it."""
-    ends = [record["environment"].get(key) for record in found for key in ("round_trip_ns", "round_trip_after_ns")]
-    return [f"Before and after training, {cores.said(ends)}."] if any(ends) else []
 
 
 def provenance(found: Sequence[Record]) -> list[str]:
@@ -122,8 +111,6 @@ def provenance(found: Sequence[Record]) -> list[str]:
         lines.append(f"{'Every row' if len(machines) == 1 else rows}: {machine}. Commit {each}.")
     return lines
 
-
-# --- what a command shows at its end ---
 
 OF_A_RUN = (
     *("family", "backend", *WHERE_VARYING, "changed", "status", "ELBO", "log p(x) ± s.e."),
@@ -142,6 +129,6 @@ def page(found: Iterable[Record]) -> list[Table | str]:
         gaps = [i for i in range(1, len(rows)) if rows[i]["variational"] != rows[i - 1]["variational"]]
         cells = [[of(row)[column] for column in columns] for row in rows]
         parts.append(Table(columns=columns, rows=cells, left=LEFT, title=title, gaps=gaps))
-        if lines := [*reasons(rows), *spreads(rows), *distances(rows)]:
+        if lines := remarks(rows):
             parts.append("\n".join(lines))
     return parts

@@ -6,7 +6,6 @@ block stands in one document.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"<!-- (?P<block>(?P<kind>table|report): [\w-]+) -->\n(?P<body>.*?)<!-- end (?P=kind) -->", re.DOTALL)
 
 Blocks = Mapping[str, tuple[str, Callable[[Report], str | Sequence[Part]]]]  # of a report: name → (the report, what to show)
-Bodies = Mapping[str, Callable[[], str]]  # "KIND: NAME" → the block's Markdown
+Bodies = Mapping[str, str]  # "KIND: NAME" → the block's Markdown
 
 
 def documents(root: Path = ROOT) -> list[Path]:
@@ -32,30 +31,19 @@ def documents(root: Path = ROOT) -> list[Path]:
 
 
 def bodies(blocks: Blocks, *, folder: Path = RECORDS, of_reports: Path = REPORTS) -> Bodies:
-    """Every block that there is: the published tables' and those of reports."""
+    """The published tables' blocks, and `blocks`. Raises `UserError` for a report that lacks what its block shows."""
     found = records.read_all(folder)
-    tables: dict[str, Callable[[], str]] = {
-        f"table: {name}": functools.partial(_of_records, name, found) for name in published.BLOCKS
-    }
-    return tables | {
-        f"report: {name}": functools.partial(_of_report, source, show, of_reports) for name, (source, show) in blocks.items()
-    }
-
-
-def _of_records(name: str, found: list[records.Record]) -> str:
-    return markdown.page(published.parts(name, found))
-
-
-def _of_report(source: str, show: Callable[[Report], str | Sequence[Part]], folder: Path) -> str:
-    report = reports.read(source, folder)
-    if report is None:
-        return "Not measured yet.\n"
-    try:
-        parts = show(report)
-        return markdown.page([parts] if isinstance(parts, str) else parts)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        fault = f"{type(error).__name__}: {error}"
-        raise UserError(f"The report {folder / source}.json lacks what its block shows ({fault}); measure it again.") from error
+    made = {f"table: {name}": markdown.page(published.parts(name, found)) for name in published.BLOCKS}
+    for name, (source, show) in blocks.items():
+        report = reports.read(source, of_reports)
+        try:
+            parts = "Not measured yet." if report is None else show(report)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            fault = f"{type(error).__name__}: {error}"
+            path = of_reports / f"{source}.json"
+            raise UserError(f"The report {path} lacks what its block shows ({fault}); measure it again.") from error
+        made[f"report: {name}"] = markdown.page([parts] if isinstance(parts, str) else parts)
+    return made
 
 
 def filled(text: str, made: Bodies) -> str:
@@ -65,7 +53,7 @@ def filled(text: str, made: Bodies) -> str:
         name = match["block"]
         if name not in made:
             raise UserError(f"There is no block '{name}'; choose from {', '.join(made) or 'none'}.")
-        return f"<!-- {name} -->\n{made[name]()}<!-- end {match['kind']} -->"
+        return f"<!-- {name} -->\n{made[name]}<!-- end {match['kind']} -->"
 
     return BLOCK.sub(block, text)
 

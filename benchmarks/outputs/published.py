@@ -53,7 +53,6 @@ class Block:
     table: str
     columns: tuple[str, ...]
     device: str = "cpu"
-    note: str | None = None
 
 
 RESULTS = ("ELBO", LOG_PX, "K", "images", "steps", "examples/s (IQR)", "step / floor", "compile (s)", "train (min)")
@@ -63,11 +62,7 @@ BLOCKS = {
     HEADLINE: Block(table="standard", columns=("family", "backend", LOG_PX, "ELBO", "examples/s", "step / floor")),
     "standard-cpu": Block(table="standard", columns=WHOLE),
     "standard-cuda": Block(table="standard", columns=WHOLE, device="cuda"),
-    "ancestor": Block(
-        table="ancestor",
-        columns=(*WHOLE, older.COLUMN),
-        note="Each script's widths, batch, budget, optimizer, initial weights and selection; the flow is this suite's.",
-    ),
+    "ancestor": Block(table="ancestor", columns=(*WHOLE, older.COLUMN)),
     "quick": Block(table="quick", columns=WHOLE),
 }
 
@@ -93,6 +88,7 @@ def _candidates(table: Published, found: Iterable[Record]) -> list[Record]:
 
 
 def _clean(record: Record) -> bool:
+    """Whether the record's commit is known and had no local changes."""
     return bool(record["environment"].get("commit")) and not record["environment"].get("dirty")
 
 
@@ -117,17 +113,16 @@ def parts(name: str, found: Iterable[Record]) -> list[Part]:
 
 def _remarks(block: Block, found: list[Record]) -> str:
     """A list: the data, then what is to be said of the rows, and where each was measured."""
-    remarks = [f"Data: {TABLES[block.table].dataset}.", *([block.note] if block.note else [])]
+    remarks = [f"Data: {TABLES[block.table].dataset}."]
     if found:
-        remarks += [*cells.reasons(found), *cells.spreads(found), *cells.distances(found), *cells.provenance(found)]
-        remarks.append(spread.statement("timing.md"))
+        remarks += [*cells.remarks(found), *cells.provenance(found), spread.statement("timing.md")]
     return "\n".join(f"- {remark}" for remark in remarks)
 
 
 def _summary(found: list[Record]) -> str:
     """The rows' data, test and machine, the rows that spread widely, and a link to the rest."""
     tests = {(record["test"]["images"], record["test"]["importance_samples"]) for record in found}
-    said = [f"{images:,} test images, K = {samples:,}" for images, samples in sorted(tests) if images and samples]
+    said = [f"{images:,} test images, K = {samples:,}" for images, samples in tests if images and samples]
     steps = {f"{record['config']['training']['steps']:,} steps" for record in found}
     machines = {record["environment"]["machine"]["cpu"] for record in found if record["environment"]["machine"]}
     about = "; ".join([TABLES[HEADLINE].dataset, *sorted(steps), *said, *sorted(machines)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from benchmarks.studies.skeleton import Measured, Point, Result
 from common import checkpoints, noise, protocol
 from common.errors import UserError
 
-FAMILY_LINES = {"mean-field": (0, (4, 1.5)), "flow": "-"}
+LINES = {"mean-field": (0, (4, 1.5)), "flow": "-"}
 WIDTHS = dict(zip(protocol.BACKENDS, (4.5, 2.5, 1.0), strict=False))  # points: a narrower curve lies on a wider one
 LEAST_ELBO = -120.0  # nats, of the curves' axis: the first steps are far below
 
@@ -45,21 +46,22 @@ def check(asked: Arguments) -> None:
 
 def plan(asked: Arguments) -> dict[str, Point]:
     points = {}
-    for path in asked.checkpoint:
+    for i, path in enumerate(asked.checkpoint):
         checkpoints.load(path)  # refuses a bad file before anything is measured
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        points[path.stem] = {"checkpoint": str(path), "sha256": digest, "samples": asked.samples, "seed": asked.seed}
+        points[f"{i}_{path.stem}"] = {"checkpoint": str(path), "sha256": digest, "samples": asked.samples, "seed": asked.seed}
     return points
 
 
 def measure(point: Point) -> Result:
-    """Decode the samples of one checkpoint: its provenance, and `grey`, the probabilities as bytes [samples, pixels]."""
+    """Decode one checkpoint's samples: its provenance, and `grey`, bytes [samples, pixels], deflated, in base64."""
     checkpoint = checkpoints.load(Path(point["checkpoint"]))
     model = checkpoint.config.model
     scorer = runs.judging(protocol.load(checkpoint.backend), checkpoint.selected(), config=checkpoint.config)
     draws = noise.generator(point["seed"], noise.GALLERY).standard_normal((point["samples"], model.latent_size))
     probabilities = np.asarray(scorer.decode(draws.astype(checkpoint.config.dtype)))
-    side = int(model.pixels**0.5)
+    grey = np.round(255 * probabilities).astype(np.uint8)
+    side = math.isqrt(model.pixels)
     return {
         "backend": checkpoint.backend,
         "variational": model.variational,
@@ -67,20 +69,15 @@ def measure(point: Point) -> Result:
         "steps": checkpoint.selected_step(),
         "dataset": {"name": checkpoint.dataset, "sha256": checkpoint.sha256},
         "config": checkpoint.config.as_dict(),
-        "image_shape": [side, model.pixels // side],
-        "grey": packed(np.round(255 * probabilities).astype(np.uint8)),
+        "image_shape": [side, side] if side**2 == model.pixels else [1, model.pixels],
+        "grey": base64.b64encode(zlib.compress(grey.tobytes(), 9)).decode(),
     }
-
-
-def packed(grey: np.ndarray) -> str:
-    """Bytes as text: base64 of their deflated form."""
-    return base64.b64encode(zlib.compress(grey.tobytes(), 9)).decode()
 
 
 def unpacked(row: dict[str, Any]) -> np.ndarray:
     """A row's samples, uint8 [samples, rows, columns]."""
-    grey = np.frombuffer(zlib.decompress(base64.b64decode(row["grey"])), dtype=np.uint8)
-    return grey.reshape(-1, *row["image_shape"])
+    grey = zlib.decompress(base64.b64decode(row["grey"]))
+    return np.frombuffer(grey, dtype=np.uint8).reshape(-1, *row["image_shape"])
 
 
 def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
@@ -93,22 +90,15 @@ def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
 
 
 def parts(report: dict[str, Any]) -> list[Part]:
-    """The picture, its caption, and which checkpoints it shows."""
+    """The picture and its caption."""
     rows = report["rows"]
-    families, backends, data, steps = (
-        " and ".join(dict.fromkeys(each))
-        for each in (
-            (row["variational"] for row in rows),
-            (row["backend"] for row in rows),
-            (row["dataset"]["name"] for row in rows),
-            (f"{row['steps']:,}" for row in rows),
-        )
-    )
+    what = " and ".join(dict.fromkeys(row["variational"] for row in rows))
+    steps = ", ".join(f"{row['backend']} after {row['steps']:,} steps" for row in rows)
     return [
-        f"![Samples of the {families} in {backends}; the training curves of all six models](docs/figures/gallery.png)",
+        f"![Samples of the {what} in three frameworks; training curves of all six models](docs/figures/gallery.png)",
         (
-            f"Left: p(x = 1|z) of each backend's {families} after {steps} steps on {data}, for the same {report['samples']} "
-            "draws of z ~ N(0, I). Right: the ELBO of training minibatches; curves of one family lie on each other."
+            f"Left: p(x = 1|z) of the {what} on {rows[0]['dataset']['name']}, {steps}, for the same {report['samples']} draws "
+            "of z ~ N(0, I). Right: the ELBO of training minibatches; curves of one family lie on each other."
         ),
     ]
 
@@ -130,14 +120,13 @@ def draw(report: dict[str, Any], path: Path) -> None:
     axes = right.subplots()
     for record in published.rows("standard", records.read_all(records.RECORDS)):
         if record["device"] == "cpu":
-            curve, family = record["curve"], record["variational"]
             axes.plot(
-                [step / 1000 for step in curve["step"]],
-                curve["elbo"],
+                [step / 1000 for step in record["curve"]["step"]],
+                record["curve"]["elbo"],
                 color=figures.OF_BACKEND[record["backend"]],
-                linestyle=FAMILY_LINES[family],
+                linestyle=LINES[record["variational"]],
                 linewidth=WIDTHS[record["backend"]],
-                label=f"{record['backend']}, {family}",
+                label=f"{record['backend']}, {record['variational']}",
             )
     axes.set_ylim(LEAST_ELBO, -88)
     axes.set_xlabel("thousand training steps")

@@ -33,7 +33,7 @@ def test_a_row_is_what_its_checkpoint_decodes(checkpoint: Path, tmp_path: Path) 
     ((title, point),) = gallery.plan(asked).items()
     report = gallery.content(asked, [(point, gallery.measure(point))])
     (row,) = report["rows"]
-    assert (title, row["backend"], row["dataset"]["name"], row["image_shape"]) == ("a", "pytorch", "some", [28, 28])
+    assert (title, row["backend"], row["dataset"]["name"], row["image_shape"]) == ("0_a", "pytorch", "some", [28, 28])
     latents = noise.generator(0, noise.GALLERY).standard_normal((3, 4)).astype(np.float32)
     scorer = runs.judging(protocol.load("pytorch"), checkpoints.load(checkpoint).selected(), config=CONFIG)
     expected = np.asarray(scorer.decode(latents)).reshape(3, 28, 28)
