@@ -20,6 +20,7 @@ CHECKPOINTS_NOISE = "cross-evaluation noise"  # of `parity --checkpoints`
 LADDER_START = "ladder's start"
 LADDER_FORWARD = "ladder's forward noise"
 LADDER_EVALUATION = "ladder's evaluation noise"
+GALLERY = "gallery"  # the latents that the study of this name decodes
 
 
 def initial_values(parameter: str) -> str:

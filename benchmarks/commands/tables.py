@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from benchmarks.harness import peers
 from benchmarks.harness.cli import Nothing, parse
-from benchmarks.outputs import documents, markdown, tables
+from benchmarks.outputs import documents, headline
 from benchmarks.parity import checkpoints, comparison
 from benchmarks.studies import ancestor, numpyro, overhead, roofline, skeleton, throughput
 
 # Block name → (the report that it is made from, how).
 BLOCKS: documents.Blocks = {
-    "parity": ("parity", lambda report: markdown.page(comparison.parts(report))),
-    "cross-evaluate": (checkpoints.REPORT, lambda report: markdown.page(checkpoints.parts(report))),
+    "parity-worst": ("parity", headline.parity),
+    "parity": ("parity", comparison.parts),
+    "cross-evaluate": (checkpoints.REPORT, checkpoints.parts),
     "throughput": ("throughput", throughput.markdown),
     "machine": ("throughput", roofline.markdown),
     "throughput-cuda": ("throughput-cuda", throughput.markdown),
@@ -25,6 +26,5 @@ BLOCKS: documents.Blocks = {
 
 def main(arguments: list[str]) -> int:
     parse(Nothing, arguments, command="tables", description="Write the tables of README.md and docs/ from benchmarks/records/.")
-    tables.write()
-    documents.write(BLOCKS)
+    documents.write(documents.bodies(BLOCKS))
     return 0

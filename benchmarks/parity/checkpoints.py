@@ -17,7 +17,8 @@ from rich.console import Console
 
 from benchmarks.harness import environment, reports
 from benchmarks.harness.processes import ask
-from benchmarks.outputs import tables, terminal
+from benchmarks.outputs import terminal
+from benchmarks.outputs.cells import in_order, trained_by
 from benchmarks.outputs.table import Part, Table
 from benchmarks.parity import comparison
 from common import checkpoints, data, protocol
@@ -64,20 +65,19 @@ def compare(
             with np.load(output, allow_pickle=False) as arrays:
                 found[name] = [arrays[str(i)] for i in range(len(loaded))]
     comparison.check_present(unavailable, backends=backends, required=required)
-    rows = tables.in_order(
+    rows = in_order(
         row(checkpoint, {name: arrays[i] for name, arrays in found.items()}, device=device)
         for i, checkpoint in enumerate(loaded)
     )
     terminal.show(table(rows), Console())
     for name, reason in unavailable.items():
         print(f"{name}: not run: {reason}")
-    print(
-        f"Wrote {reports.write(reports.of_device(REPORT, device), {'device': device, 'rows': rows}, results, environment=before)}."
-    )
+    content = {"device": device, "rows": rows}
+    print(f"Wrote {reports.write(reports.of_device(REPORT, device), content, results, environment=before)}.")
     uneven = [each for each in rows if not even(each)]
     for each in uneven:
         print(
-            f"Not the same in every backend: {each['variational']}, trained by {tables.trained_by(each)}; "
+            f"Not the same in every backend: {each['variational']}, trained by {trained_by(each)}; "
             f"{' and '.join(each['between'])} are {each['deviation']:.1e} apart, more than {TOLERANCE[each['precision']]:.0e}.",
             file=sys.stderr,
         )
@@ -158,7 +158,7 @@ def table(rows: Sequence[Row]) -> Table:
     """A row a checkpoint; an older report's rows have their figures on each backend's own noise too."""
     lines = []
     for each in rows:
-        line = {"family": each["variational"], "trained by": tables.trained_by(each)}
+        line = {"family": each["variational"], "trained by": trained_by(each)}
         for name, its in each.get("evaluated", {}).items():
             line[f"in {name}"] = f"{its['log_px']:.3f} ± {its['log_px_se']:.3f}"
         if "difference" in each:

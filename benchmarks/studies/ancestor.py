@@ -29,7 +29,7 @@ from benchmarks.harness import peers as turns
 from benchmarks.harness.cli import parse
 from benchmarks.harness.peers import NotRunError, Row
 from benchmarks.harness.presets import preset
-from benchmarks.outputs.tables import ANCESTORS
+from benchmarks.outputs.older import ANCESTORS
 from common import data
 from common.config import Config, Device, Variational
 from common.data import SPLITS, Dataset

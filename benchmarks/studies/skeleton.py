@@ -51,7 +51,6 @@ Study = Any  # a module that says what this file's docstring lists
 
 APART = ("__init__", "command", "roofline", "skeleton")  # files of this folder that are no studies
 FIGURES = ROOT / "docs" / "figures"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # of a figure's backends, in their order
 
 
 @dataclass(kw_only=True)

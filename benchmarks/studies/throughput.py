@@ -21,7 +21,8 @@ from benchmarks.harness.calls import IMAGES
 from benchmarks.harness.cli import parse, usable
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
-from benchmarks.outputs import tables
+from benchmarks.outputs import terminal
+from benchmarks.outputs.table import Table
 from common.config import Device, Precision, check
 from common.errors import UserError
 from common.protocol import BACKENDS
@@ -31,6 +32,7 @@ COLUMNS = (
     *("kind", "family", "batch", "precision", "backend", "ms/step (IQR)", "examples/s"),
     *("step / floor", "step / fastest floor", "rounds"),
 )
+LEFT = ("kind", "family", "precision", "backend")
 
 Row = dict[str, Any]
 
@@ -186,14 +188,14 @@ def fastest_floor(row: Row, rows: list[Row]) -> float:
 def show(rows: list[Row]) -> None:
     columns, lines = table(rows)
     if lines:
-        tables.show(Console(), title="throughput", columns=columns, rows=lines)
+        terminal.show(Table(columns=columns, rows=lines, left=LEFT, title="throughput"), Console())
 
 
 def markdown(report: dict[str, Any]) -> str:
     """The report's block in docs/timing.md, or docs/gpu.md."""
     rows = [row for row in in_order(report["rows"]) if "floor_ratio" in row]
     columns, found = table(report["rows"])
-    lines = [f"| {' | '.join(columns)} |", f"| {' | '.join('---' if c in tables.LABELS else '---:' for c in columns)} |"]
+    lines = [f"| {' | '.join(columns)} |", f"| {' | '.join('---' if c in LEFT else '---:' for c in columns)} |"]
     lines += [f"| {' | '.join(line)} |" for line in found]
     loud = [row for row in rows if row["iqr_ms_per_step"] > spread.BOUND * row["ms_per_step"]]
     lines += ["", spread.statement("timing.md#the-timing-contract"), ""]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness.environment import ROOT
-from benchmarks.outputs.tables import ANCESTORS
+from benchmarks.outputs.older import ANCESTORS
 from benchmarks.parity import ladder
 from benchmarks.parity.comparison import Job
 from benchmarks.studies.ablation import FAULTS
