@@ -19,7 +19,7 @@ class _Mask(nnx.Variable):
 
 
 class MaskedLinear(Linear):
-    """x·(weight ∘ mask) + bias, all three rounded to `factors`, which is the result's dtype too."""
+    """x·(weight ∘ mask) + bias, all three and the result rounded to `factors`."""
 
     def __init__(self, mask: np.ndarray, *, dtype: DTypeLike, factors: DTypeLike, rngs: nnx.Rngs):
         inputs, outputs = mask.shape
