@@ -6,6 +6,7 @@ A field made by `setting` is a command-line flag; the field's name is the flag's
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +22,12 @@ Factors = Literal["float32", "float64", "tf32", "bfloat16"]
 Device = Literal["cpu", "cuda"]
 
 
+def square_or_row(pixels: int) -> tuple[int, int]:
+    """The shape of images of this many pixels where none is stated: a square if that fits, else one row."""
+    side = math.isqrt(pixels)
+    return (side, side) if side * side == pixels else (1, pixels)
+
+
 def setting(default: Any, help: str) -> Any:
     """A dataclass field that is also a command-line flag."""
     return field(default=default, metadata={"help": help})
@@ -33,10 +40,14 @@ class Model:
     variational: Variational = setting(
         "mean-field", "Family of q(z|x): a diagonal Gaussian, or an inverse autoregressive flow."
     )
-    pixels: int = 784  # not a flag: the data set decides
+    image_shape: tuple[int, int] = (28, 28)  # rows and columns; not a flag: the data set decides
     latent_size: int = setting(128, "Dimensions of z.")
     hidden_size: int = setting(512, "Width of both hidden layers of the encoder, the decoder and each MADE.")
     flow_depth: int = setting(2, "Inverse autoregressive blocks (flow only).")
+
+    @property
+    def pixels(self) -> int:
+        return self.image_shape[0] * self.image_shape[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +83,8 @@ class Training:
     noise: Literal["device", "shared"] = setting(
         "device", "Who draws the training noise: each framework on its device, or NumPy, the same for all."
     )
-    chunk: int = setting(100, "Steps a compiled call; changes no result, not by a bit.")
-    compile_from: int = setting(20_000, "PyTorch compiles a run of so many steps or more: a shorter one doesn't repay it.")
+    chunk: int = setting(100, "Steps a compiled call; changes the speed, and no result by a bit.")
+    compile_from: int = setting(20_000, "PyTorch: use torch.compile for runs of at least this many steps.")
     log_interval: int = setting(500, "Steps between points of the training curve.")
     validation_interval: int = setting(1_000, "Steps between validations and checkpoints.")
     selection: Literal["last", "best-validation"] = setting("last", "Which state is tested.")
@@ -84,7 +95,7 @@ class Evaluation:
     """How a trained model is judged."""
 
     samples: int = setting(1_000, "K: importance samples an image for log p(x), used exactly.")
-    images: int = setting(0, "Test images, a seeded random subset; 0 for the whole set.")
+    images: int = setting(0, "Test images, a random subset, the same for every seed; 0 for the whole set.")
     image_batch: int = setting(100, "Images a call; changes results by rounding alone.")
     sample_block: int = setting(
         25, "Samples an image a call, rounded up to a multiple of 25; changes results by rounding alone."
@@ -130,17 +141,29 @@ class Config:
         return factors(self.dtype, self.precision)
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Plain data for JSON: a dictionary a section.
+
+        A model has its `pixels`, and its `image_shape` only where that isn't `square_or_row` of them.
+        """
+        values = dataclasses.asdict(self)
+        rows, columns = values["model"].pop("image_shape")
+        values["model"]["pixels"] = rows * columns
+        if (rows, columns) != square_or_row(rows * columns):
+            values["model"]["image_shape"] = [rows, columns]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
-        """The inverse of `as_dict`.
+        """The inverse of `as_dict`; reads what earlier versions wrote, too.
 
-        What was written before there was a `precision` was computed in full, and before there was a `compile_from` eagerly.
+        A config without `precision` was computed in full, and one without `compile_from` eagerly.
         """
+        model = dict(values["model"])
+        shape = model.pop("image_shape", None) or square_or_row(model["pixels"])
+        model.pop("pixels", None)
         eager = {"compile_from": values["training"]["steps"] + 1}
         return cls(
-            model=Model(**values["model"]),
+            model=Model(**model, image_shape=(int(shape[0]), int(shape[1]))),
             optimizer=Optimizer(**values["optimizer"]),
             training=Training(**eager | values["training"]),
             evaluation=Evaluation(**values["evaluation"]),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from common.noise import NOISE_BLOCK
-from common.protocol import Session
+from common.protocol import Scorer
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def effective_sample_size(log_w: np.ndarray) -> np.ndarray:
 
 
 def stream(
-    session: Session, handle: Any, *, images: np.ndarray, samples: int, seed: int, image_batch: int, sample_block: int
+    session: Scorer, handle: Any, *, images: np.ndarray, samples: int, seed: int, image_batch: int, sample_block: int
 ) -> Iterator[np.ndarray]:
     """Log weights float64 [samples, batch] of images indices [images], batch by batch: memory does not grow with them.
 
@@ -73,7 +73,7 @@ def standard_error(values: np.ndarray) -> float:
 
 
 def per_image(
-    session: Session,
+    session: Scorer,
     handle: Any,
     *,
     images: np.ndarray,
@@ -112,6 +112,6 @@ def summary(values: PerImage, *, samples: int) -> Estimates:
     )
 
 
-def estimate(session: Session, handle: Any, *, samples: int, **arguments: Any) -> Estimates:
+def estimate(session: Scorer, handle: Any, *, samples: int, **arguments: Any) -> Estimates:
     """`summary` of `per_image`, which says what the arguments are."""
     return summary(per_image(session, handle, samples=samples, **arguments), samples=samples)

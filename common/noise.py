@@ -9,7 +9,23 @@ import numpy as np
 # Evaluation noise is drawn in blocks of this many samples an image. A constant of the protocol: another value is other noise.
 NOISE_BLOCK = 25
 
-GALLERY = "gallery"  # the stream of the latents that the study of that name decodes
+# The streams, each with the position that follows its name. Another name is other draws: a name never changes.
+TRAINING_NOISE = "training noise"  # step
+EVALUATION_NOISE = "evaluation noise"  # image, block of samples
+VALIDATION = "validation"  # gives the seed of a run's validation noise
+TEST = "test"  # gives the seed of a run's test noise
+DATA_ORDER = "data order"  # epoch
+SUBSET = "subset"  # the test images of --images
+CHECKPOINTS_NOISE = "cross-evaluation noise"  # of `parity --checkpoints`
+GALLERY = "gallery"  # the latents of the study of that name
+LADDER_START = "ladder's start"
+LADDER_FORWARD = "ladder's forward noise"
+LADDER_EVALUATION = "ladder's evaluation noise"
+
+
+def initial_values(parameter: str) -> str:
+    """The stream of this parameter's initial values."""
+    return f"initial {parameter}"
 
 
 def sequence(seed: int, stream: str, *position: int) -> np.random.SeedSequence:
@@ -29,7 +45,7 @@ def generator(seed: int, stream: str, *position: int) -> np.random.Generator:
 
 def training_noise(*, seed: int, first_step: int, steps: int, shape: tuple[int, int, int], dtype: str) -> np.ndarray:
     """Standard normal draws [steps, samples, batch, latent] for steps first_step …, each a function of (seed, step) alone."""
-    draws = [generator(seed, "training noise", first_step + t).standard_normal(shape) for t in range(steps)]
+    draws = [generator(seed, TRAINING_NOISE, first_step + t).standard_normal(shape) for t in range(steps)]
     return np.stack(draws).astype(dtype)
 
 

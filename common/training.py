@@ -13,9 +13,9 @@ from common.checkpoints import Checkpoint
 from common.clock import timed
 from common.config import Config
 from common.data import Dataset, minibatches
-from common.noise import seed_for, training_noise
+from common.noise import VALIDATION, seed_for, training_noise
 from common.parameters import judged
-from common.protocol import Session
+from common.protocol import Scorer, Session
 from common.schedules import kl_weights, learning_rates
 
 VALIDATION_BATCH = 1000  # images a call; changes results by rounding alone
@@ -110,14 +110,14 @@ def chunk(config: Config, *, images: int, first_step: int, steps: int) -> dict[s
     }
 
 
-def validate(session: Session, handle: Any, *, images: int, seed: int) -> float:
+def validate(session: Scorer, handle: Any, *, images: int, seed: int) -> float:
     """The ELBO of the whole validation set, one sample an image, with the same noise each time."""
     return estimators.estimate(
         session,
         handle,
         images=np.arange(images, dtype=np.int32),
         samples=1,
-        seed=seed_for(seed, "validation"),
+        seed=seed_for(seed, VALIDATION),
         image_batch=VALIDATION_BATCH,
         sample_block=1,
         report=lambda images: None,

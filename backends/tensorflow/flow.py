@@ -5,7 +5,8 @@ import numpy as np
 import tensorflow as tf
 from jaxtyping import Float
 
-from backends.tensorflow.networks import Linear, bfloat16_linear
+from backends.tensorflow.bfloat16 import bfloat16_linear
+from backends.tensorflow.networks import Linear
 from backends.tensorflow.shapes import Quantities, checked
 from common.masks import made_masks
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from common import data, estimators
 from common.config import Config, Device, Model
-from common.noise import generator, training_noise
+from common.noise import LADDER_EVALUATION, LADDER_FORWARD, LADDER_START, generator, training_noise
 from common.parameters import State, fresh_state, initial_parameters
 from common.protocol import Backend, Session
 from common.schedules import kl_weights, learning_rates
@@ -117,7 +117,7 @@ def scenario(family: str, rule: str, factors: str, *, sizes: Config, whole: bool
     )
 
 
-SMALL = Config(model=Model(pixels=12)).replace(latent_size=4, hidden_size=11, flow_depth=2, batch_size=20)
+SMALL = Config(model=Model(image_shape=(3, 4))).replace(latent_size=4, hidden_size=11, flow_depth=2, batch_size=20)
 # Rounding to bfloat16 opens or shuts a ReLU now and then, which moves one image's gradient by all that goes through it.
 MANY_IMAGES = SMALL.replace(hidden_size=32, batch_size=300)
 STEP_BY_STEP = (1,) * TRAINED[-1]
@@ -155,7 +155,7 @@ def standard(sizes: Config) -> list[Scenario]:
 def start(scenario: Scenario, train: np.ndarray) -> State:
     """A state away from the zeros and ones that it would start with, masked weights too; one pixel has a large logit."""
     config = scenario.config
-    draws = generator(0, "ladder's start")
+    draws = generator(0, LADDER_START)
     initial = initial_parameters(config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(train))
 
     def moved(value: np.ndarray) -> np.ndarray:
@@ -192,22 +192,14 @@ def climb(backend: Backend, scenario: Scenario, *, train: np.ndarray, test: np.n
 
 
 def create(backend: Backend, config: Config, state: State) -> Session:
-    return backend.create(
-        config.model,
-        state,
-        optimizer=config.optimizer,
-        training=config.training,
-        device=config.device,
-        dtype=config.dtype,
-        precision=config.precision,
-    )
+    return backend.create(config, state)
 
 
 def forward(session: Session, config: Config, train: np.ndarray) -> Iterator[tuple[str, State]]:
     """One pass and its gradients, on given noise, for each k; and the session's other ways to the same quantities."""
     rows = np.arange(config.training.batch_size, dtype=np.int32)
     handle = session.place(train)
-    draws = generator(0, "ladder's forward noise")
+    draws = generator(0, LADDER_FORWARD)
     shape = (max(SAMPLES), len(rows), config.model.latent_size)
     noise = draws.standard_normal(shape).astype(config.dtype)
     found: dict[str, State] = {rung: {} for rung in FORWARD}
@@ -215,8 +207,7 @@ def forward(session: Session, config: Config, train: np.ndarray) -> Iterator[tup
         for name, value in session.inspect(handle, rows, noise=noise[:k], kl_weight=KL_WEIGHT).items():
             rung = rung_of(name)
             found[rung][f"k={k}/{name}"] = value
-    loc, scale = session.encode(train[rows])
-    found["encoder"] |= {"encode/loc": loc, "encode/scale": scale}
+    found["posterior"]["encode"] = session.encode(train[rows], noise)
     found["decoder"]["decode"] = session.decode(noise[0])
     found["log-weights"]["log_weights, β=1"] = session.log_weights(
         handle, rows, samples=range(max(SAMPLES)), seed=0, noise=noise
@@ -276,7 +267,7 @@ class GivenNoise:
 
 def evaluation(session: Session, config: Config, test: np.ndarray) -> State:
     """ELBO, log p(x), their errors and the effective sample size of the whole test set, by the estimators, on given noise."""
-    draws = generator(0, "ladder's evaluation noise")
+    draws = generator(0, LADDER_EVALUATION)
     shape = (2 * EVALUATION_SAMPLES, len(test), config.model.latent_size)
     given: Any = GivenNoise(session, draws.standard_normal(shape).astype(config.dtype))
     estimates = estimators.estimate(

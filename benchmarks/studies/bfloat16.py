@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks.harness import cases, cores, reports, runs
+from benchmarks.harness import calls, cores, reports, runs
 from benchmarks.harness.cli import known
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
@@ -33,7 +33,7 @@ PRECISIONS: tuple[Precision, ...] = ("full", "bfloat16")
 # A step of each family, and matrix products alone, of mean-field: the flow's are more of the same.
 TIMED: tuple[tuple[str, Variational], ...] = (("train", "mean-field"), ("train", "flow"), ("products", "mean-field"))
 BATCH = STANDARD.training.batch_size
-CALL_STEPS = cases.ROWS_A_CALL // BATCH  # of "train" and "products"
+CALL_STEPS = calls.ROWS_A_CALL // BATCH  # of "train" and "products"
 
 
 @dataclass(kw_only=True)
@@ -81,7 +81,7 @@ def quality_plan(asked: Arguments) -> dict[str, Point]:
         for seed in asked.seed:
             for precision in PRECISIONS:
                 settings = STANDARD.replace(
-                    pixels=dataset.pixels,
+                    image_shape=dataset.image_shape,
                     variational=family,
                     seed=seed,
                     precision=precision,
@@ -161,7 +161,7 @@ def parts(report: Report) -> list[Part]:
     """Two tables: the speed of each backend and family, and each family's log p(x)."""
     speed = speed_parts(report) if report["speed"] else []
     quality = quality_parts(report["quality"]) if report["quality"] else []
-    return [*speed, *quality, reports.measured(report["environment"], setting="cpu, float32 beside bfloat16") + "."]
+    return [*speed, *quality, reports.where(report["environment"], setting="cpu, float32 beside bfloat16") + "."]
 
 
 def speed_parts(report: Report) -> list[Part]:

@@ -50,7 +50,8 @@ def test_a_plain_script_reproduces_the_model(tmp_path: Path, to: str, family: st
 
     checkpoint = checkpoints.load(path)
     session = runs.judging(backend, checkpoint.selected(), config=checkpoint.config)
-    loc, scale = session.encode(images)
+    encoded = session.inspect(session.place(images), np.arange(9, dtype=np.int32), noise=noise[None], kl_weight=1.0)
+    loc, scale = encoded["loc"], encoded["scale"]
     # The flow as PyTorch has it, which compiles nothing; tests/parity/ says that it is every backend's.
     reference = runs.judging(protocol.load("pytorch"), checkpoint.selected(), config=checkpoint.config)
     rows = np.arange(9, dtype=np.int32)

@@ -8,7 +8,7 @@ import pytest
 from common import noise, parameters, schedules
 from common.config import Model, Optimizer, Training
 
-FLOW = Model(variational="flow", pixels=30, latent_size=50, hidden_size=400, flow_depth=2)
+FLOW = Model(variational="flow", image_shape=(5, 6), latent_size=50, hidden_size=400, flow_depth=2)
 
 
 def initial(distribution: str, seed: int = 0, model: Model = FLOW) -> parameters.State:
@@ -53,7 +53,7 @@ def test_values_are_a_function_of_seed_and_name() -> None:
     drawn = [name for name in one if name.endswith("weight") and one[name].any()]
     assert not any(np.array_equal(one[name], other[name]) for name in drawn)
     assert len({one[name].ravel()[:50].tobytes() for name in drawn}) == len(drawn)
-    mean_field = initial("lecun-normal", model=Model(pixels=30, latent_size=50, hidden_size=400))
+    mean_field = initial("lecun-normal", model=Model(image_shape=(5, 6), latent_size=50, hidden_size=400))
     assert np.array_equal(mean_field["decoder.first.weight"], one["decoder.first.weight"])
 
 
@@ -61,8 +61,7 @@ def test_the_count_leaves_out_what_is_masked() -> None:
     values = initial("torch-linear")
     gates = sum(v.size for name, v in values.items() if name.endswith("bias"))
     assert parameters.count(FLOW) == gates + sum(
-        int((np.ones((layer.inputs, layer.outputs)) if layer.mask is None else layer.mask).sum())
-        for layer in parameters.layers(FLOW)
+        int((np.ones(layer.shape) if layer.mask is None else layer.mask).sum()) for layer in parameters.layers(FLOW)
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.commands.tables import BLOCKS
-from benchmarks.harness import reports
+from benchmarks.harness import environment, reports
 from benchmarks.outputs import documents
 from benchmarks.outputs.table import Table
 from common.errors import UserError
@@ -120,5 +120,5 @@ def test_a_malformed_report_is_named(tmp_path: Path, content: str) -> None:
 
 def test_a_number_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
-        reports.write("parity", {"worst": float("nan")}, tmp_path)
+        reports.write("parity", {"worst": float("nan")}, tmp_path, environment=environment.describe())
     assert list(tmp_path.iterdir()) == []

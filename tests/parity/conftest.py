@@ -41,7 +41,7 @@ def small(family: str, **changes: object) -> Config:
         "steps": 40,
         "warm_up": 10,
     }
-    return Config(model=Model(pixels=12)).replace(variational=family, **settings | changes)
+    return Config(model=Model(image_shape=(3, 4))).replace(variational=family, **settings | changes)
 
 
 def random_state(config: Config, *, seed: int = 1) -> State:
@@ -53,15 +53,7 @@ def random_state(config: Config, *, seed: int = 1) -> State:
 
 
 def session(backend: str, config: Config, state: State) -> Session:
-    return load(backend).create(
-        config.model,
-        state,
-        optimizer=config.optimizer,
-        training=config.training,
-        device="cpu",
-        dtype=config.dtype,
-        precision=config.precision,
-    )
+    return load(backend).create(config, state)
 
 
 def deviation(a: np.ndarray, b: np.ndarray) -> float:

@@ -141,8 +141,8 @@ PYTORCH = [
         scenario=MEAN_FIELD,
         rung="parameters",
         file="backends/pytorch/session.py",
-        before='array = value.T if name.endswith("weight") else value',
-        after='array = value.T if name.endswith("weight") and "second" not in name else value',
+        before="torch.tensor(layout.own(value, self.axes[name]), ",
+        after='torch.tensor(value if "second" in name else layout.own(value, self.axes[name]), ',
     ),
     Mutation(
         name="weight-transposed-in-the-product",
@@ -241,8 +241,8 @@ PYTORCH = [
         scenario=MEAN_FIELD,
         rung="parameters",
         file="backends/pytorch/session.py",
-        before='self._masters(self.judged, group(state, "ema"))',
-        after='self._masters(self.judged, {name: 0 * value for name, value in group(state, "ema").items()})',
+        before='self._network(group(state, "ema"))',
+        after='self._network({name: 0 * value for name, value in group(state, "ema").items()})',
     ),
     Mutation(
         name="elbo-of-training-tempered",
@@ -261,8 +261,8 @@ PYTORCH = [
         scenario=MEAN_FIELD,
         rung="log-weights",
         file="backends/pytorch/session.py",
-        before="log_weights(self.judged(self._images(handle, indices), epsilon), 1.0)",
-        after="log_weights(self.judged(self._images(handle, indices), epsilon), 1 / max(self.training.warm_up, 1))",
+        before="log_weights(self.judged(self.images(handle, indices), epsilon), 1.0)",
+        after="log_weights(self.judged(self.images(handle, indices), epsilon), 1 / max(self.config.training.warm_up, 1))",
     ),
     Mutation(
         name="device-noise-reused-between-steps",
@@ -271,8 +271,8 @@ PYTORCH = [
         scenario=MEAN_FIELD,
         rung="device-noise",
         file="backends/pytorch/session.py",
-        before='"training noise", first_step + t',
-        after='"training noise", first_step',
+        before="TRAINING_NOISE, first_step + t",
+        after="TRAINING_NOISE, first_step",
     ),
     Mutation(
         name="device-noise-reused-between-blocks",
@@ -281,8 +281,8 @@ PYTORCH = [
         scenario=MEAN_FIELD,
         rung="device-noise",
         file="backends/pytorch/session.py",
-        before='"evaluation noise", int(draw), block)',
-        after='"evaluation noise", int(draw))',
+        before="EVALUATION_NOISE, int(draw), block)",
+        after="EVALUATION_NOISE, int(draw))",
     ),
 ]
 
@@ -424,8 +424,8 @@ JAX = [
         scenario=FLOW,
         rung="log-weights",
         file="backends/jax/session.py",
-        before="self._log_weights(self.ema or self.parameters, ",
-        after="self._log_weights(self.parameters, ",
+        before="self.compiled_log_weights(self.judged, ",
+        after="self.compiled_log_weights(self.parameters, ",
     ),
     Mutation(
         name="device-noise-reused-between-chunks",
@@ -589,8 +589,8 @@ TENSORFLOW = [
         scenario=FLOW,
         rung="parameters",
         file="backends/tensorflow/session.py",
-        before='(self.ema, "ema"), (self.moments, "optimizer"))',
-        after='(self.ema, "ema"))',
+        before='self._load(self.moments, group(state, "optimizer"))',
+        after='self._load({}, group(state, "optimizer"))',
     ),
     Mutation(
         name="device-noise-reused-between-images",
@@ -633,7 +633,7 @@ SHARED = [
         scenario=FLOW,
         rung="parameters",
         file="common/parameters.py",
-        before="fan_in = np.maximum(mask.sum(axis=0, keepdims=True), 1)",
+        before="fan_in = np.maximum(mask.sum(axis=to_an_output, keepdims=True), 1)",
         after="fan_in = layer.inputs",
     ),
     Mutation(
@@ -673,8 +673,8 @@ SHARED = [
         scenario=FLOW,
         rung="steps-10",
         file="common/noise.py",
-        before='"training noise", first_step + t)',
-        after='"training noise", first_step)',
+        before="TRAINING_NOISE, first_step + t)",
+        after="TRAINING_NOISE, first_step)",
     ),
     Mutation(
         name="end-of-the-epoch-dropped",

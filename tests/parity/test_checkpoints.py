@@ -24,7 +24,7 @@ from common.protocol import BACKENDS
 def checkpoint_of(family: str, **settings: object) -> Checkpoint:
     """A flow with random weights on the digits, as TensorFlow would have trained it after PyTorch."""
     digits = data.load("binarized-digits", data_dir=None)
-    config = Config().replace(pixels=64, latent_size=2, hidden_size=8, variational=family, **settings)
+    config = Config().replace(image_shape=(8, 8), latent_size=2, hidden_size=8, variational=family, **settings)
     draws = np.random.default_rng(0)
     values = {name: 0.1 * draws.normal(size=shape) for name, shape in parameters.shapes(config.model).items()}
     values["decoder.out.bias"] = data.pixel_log_odds(digits.train)

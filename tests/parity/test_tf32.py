@@ -32,7 +32,7 @@ def switch(backend: str) -> bool:
 def rounded(backend: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     """The backend's, in a process that has settled on nothing yet; the switch is off again after the test."""
     monkeypatch.setattr(tf32, "_settled", [])
-    module: Any = load(backend)
+    module: Any = load(backend).devices  # type: ignore[attr-defined]
     yield module.rounded
     monkeypatch.setattr(tf32, "_settled", [])
     module.rounded("float32")

@@ -28,7 +28,7 @@ from common.errors import UserError
 from common.protocol import BACKENDS
 
 TOY = STANDARD.replace(
-    pixels=8, latent_size=3, hidden_size=4, samples=60, sample_block=25, compile_from=STANDARD.training.steps + 1
+    image_shape=(2, 4), latent_size=3, hidden_size=4, samples=60, sample_block=25, compile_from=STANDARD.training.steps + 1
 )
 MIB = 2**20
 
@@ -92,7 +92,7 @@ def test_a_points_figures_fit_together(point: skeleton.Point, few_steps: int) ->
     assert found["memory"]["device"] is None
     assert len(found["round_trips_ns"]) == 2 * found["rounds"]
     if memory.peak() is not None:
-        assert found["memory"]["imported"] <= found["memory"]["set_up"] + MIB
+        assert found["memory"]["imported"] <= found["memory"]["set_up"] + 8 * MIB  # what earlier tests left may be freed
         assert found["memory"]["working"] > 0
 
 
@@ -164,7 +164,7 @@ def test_others_are_seen_while_it_compiles_and_in_the_rounds(
     first: float, later: list[float], kept: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = iter([first, *later])
-    monkeypatch.setattr(growth.Usage, "others_since", lambda *_: next(found))
+    monkeypatch.setattr(growth, "others_since", lambda _: next(found))
     monkeypatch.setattr(growth.cores, "round_trip", lambda: None)
     assert growth.measure(POINT | {"seconds": 0.0}, base=TOY)["others_busy"] == pytest.approx(kept)
 
@@ -236,19 +236,19 @@ WORK = "import time\nwhile time.process_time() < 1: pass\n"
 
 
 def test_another_process_that_works_is_seen() -> None:
-    before = growth.Usage.now()
+    before = growth.usage()
     code = WORK + "print('worked', flush=True)\ninput()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "worked\n"
-        found = growth.Usage.now().others_since(before)  # as long as it's not this one's ended child
+        found = growth.others_since(before)  # as long as it's not this one's ended child
         other.communicate("\n")
     assert found > 0.4
 
 
 def test_a_compiler_that_this_process_starts_is_no_other() -> None:
-    code = "import subprocess, sys\nfrom benchmarks.studies.growth import Usage\nbefore = Usage.now()\n"
-    code += f"subprocess.run([sys.executable, '-c', {WORK!r}], check=True)\nprint(Usage.now().own - before.own)"
+    code = "import subprocess, sys\nfrom benchmarks.studies.growth import usage\nbefore = usage()\n"
+    code += f"subprocess.run([sys.executable, '-c', {WORK!r}], check=True)\nprint((usage() - before)[2])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(done.stdout) > 0.8
 
