@@ -13,7 +13,7 @@ from common.protocol import BACKENDS
 
 FAMILIES = ("mean-field", "flow")
 WHERE_VARYING = ("device", "precision", "seed")  # columns that are left out where all rows agree
-LEFT = ("family", "backend", *WHERE_VARYING, "status", "changed", older.COLUMN)
+LEFT = ("family", "backend", *WHERE_VARYING, "status", older.COLUMN)
 
 Cells = dict[str, str]  # column → its text
 
@@ -30,7 +30,6 @@ def of(record: Record) -> Cells:
         "precision": record["precision"],
         "seed": str(record["seed"]),
         "status": record["status"],
-        "changed": records.changes(record),
         "ELBO": number(test["elbo"], ".2f"),
         "log p(x) ± s.e.": number(test["log_px"], ".2f") + ("" if se is None else f" ± {se:.2f}"),
         "K": number(test["importance_samples"], ",.0f"),
@@ -64,11 +63,8 @@ def in_order(found: Iterable[Record]) -> list[Record]:
 
 
 def shown(columns: Sequence[str], found: Sequence[Record]) -> list[str]:
-    """The columns without those of WHERE_VARYING that agree in all records, and without an empty "changed"."""
-    left_out = {key for key in WHERE_VARYING if len({record[key] for record in found}) < 2}
-    if not any(map(records.changed, found)):
-        left_out.add("changed")
-    return [column for column in columns if column not in left_out]
+    """The columns, without those of WHERE_VARYING that agree in all records."""
+    return [column for column in columns if column not in WHERE_VARYING or len({record[column] for record in found}) > 1]
 
 
 def name(record: Record, found: Sequence[Record]) -> str:
@@ -113,16 +109,17 @@ def provenance(found: Sequence[Record]) -> list[str]:
 
 
 OF_A_RUN = (
-    *("family", "backend", *WHERE_VARYING, "changed", "status", "ELBO", "log p(x) ± s.e."),
+    *("family", "backend", *WHERE_VARYING, "status", "ELBO", "log p(x) ± s.e."),
     *("examples/s (IQR)", "step / floor", "train (min)", "compile (s)", "peak (MiB)"),
 )
 
 
 def page(found: Iterable[Record]) -> list[Table | str]:
-    """A table for each preset and data set, each followed by the lines on its rows."""
+    """A table for each preset, data set and changed settings, each followed by the lines on its rows."""
     groups: dict[str, list[Record]] = {}
     for record in in_order(found):
-        groups.setdefault(f"{record['preset']}, {record['dataset']['name']}", []).append(record)
+        changes = f"; changed: {records.changes(record)}" if records.changed(record) else ""
+        groups.setdefault(f"{record['preset']}, {record['dataset']['name']}{changes}", []).append(record)
     parts: list[Table | str] = []
     for title, rows in groups.items():
         columns = shown(OF_A_RUN, rows)

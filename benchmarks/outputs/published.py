@@ -88,8 +88,9 @@ def _candidates(table: Published, found: Iterable[Record]) -> list[Record]:
 
 
 def _clean(record: Record) -> bool:
-    """Whether the record's commit is known and had no local changes."""
-    return bool(record["environment"].get("commit")) and not record["environment"].get("dirty")
+    """Whether the code was that of a known commit, from the start of measuring to its end."""
+    environment = record["environment"]
+    return bool(environment.get("commit")) and not environment.get("dirty") and "commit_after" not in environment
 
 
 def parts(name: str, found: Iterable[Record]) -> list[Part]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +60,6 @@ def measure(point: Point) -> Result:
     draws = noise.generator(point["seed"], noise.GALLERY).standard_normal((point["samples"], model.latent_size))
     probabilities = np.asarray(scorer.decode(draws.astype(checkpoint.config.dtype)))
     grey = np.round(255 * probabilities).astype(np.uint8)
-    side = math.isqrt(model.pixels)
     return {
         "backend": checkpoint.backend,
         "variational": model.variational,
@@ -69,7 +67,7 @@ def measure(point: Point) -> Result:
         "steps": checkpoint.selected_step(),
         "dataset": {"name": checkpoint.dataset, "sha256": checkpoint.sha256},
         "config": checkpoint.config.as_dict(),
-        "image_shape": [side, side] if side**2 == model.pixels else [1, model.pixels],
+        "image_shape": list(model.image_shape),
         "grey": base64.b64encode(zlib.compress(grey.tobytes(), 9)).decode(),
     }
 

@@ -107,8 +107,11 @@ def test_rows_that_nobody_measured_stand_in_the_table() -> None:
 def test_columns_are_shown_where_rows_differ_in_them() -> None:
     assert "| seed |" not in block("standard-cpu", record())
     assert "| seed |" in block("standard-cpu", record(), record() | {"seed": 1})
+
+
+def test_a_commands_table_says_which_settings_are_changed() -> None:
     assert "changed" not in printed(record())
-    assert "steps 3000" in printed(record() | {"changed": {"steps": 3000}})
+    assert "standard, binarized-mnist; changed: steps 3000" in printed(record(), record() | {"changed": {"steps": 3000}})
 
 
 def test_the_ancestor_table_says_what_the_old_readme_reports() -> None:
