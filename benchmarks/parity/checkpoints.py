@@ -25,7 +25,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from benchmarks.harness import reports, runs
+from benchmarks.harness import environment, reports, runs
 from benchmarks.harness.cli import parse
 from benchmarks.harness.processes import UNAVAILABLE
 from benchmarks.harness.progress import Progress
@@ -83,6 +83,7 @@ def main(arguments: list[str]) -> int:
         results: Annotated[Path, tyro.conf.arg(help="Folder for the report.")] = Path("results/reports")
 
     asked = parse(CrossEvaluate, arguments, command="cross-evaluate", description="Checkpoints, each in every backend.")
+    here = environment.describe(asked.device)
     if not asked.checkpoints:
         raise UserError("Which checkpoints? `python -m benchmarks run` writes them into its results folder, as .h5 files.")
     if len(set(asked.backend)) < 2 or not set(asked.backend) <= set(protocol.BACKENDS):
@@ -114,7 +115,7 @@ def main(arguments: list[str]) -> int:
     ]
     rows = tables.in_order(rows)
     show(rows)
-    print(f"Wrote {reports.write(REPORT, {'rows': rows}, asked.results)}.")
+    print(f"Wrote {reports.write(REPORT, {'rows': rows}, asked.results, environment=here)}.")
     uneven = [each for each in rows if not flat(each)]
     for each in uneven:
         print(f"Not flat: {each['variational']}, trained by {tables.trained_by(each)}.", file=sys.stderr)
@@ -164,7 +165,7 @@ def score(backend: protocol.Backend, task: Task, path: str) -> Scores:
     config, dataset = evaluated(task, path, checkpoint)
     session = runs.judging(backend, checkpoint.selected(), config=config)
     handle = session.place(dataset.test)
-    images = data.subset(images=config.evaluation.images, of=len(dataset.test), seed=config.training.seed)
+    images = data.subset(images=config.evaluation.images, of=len(dataset.test))
     progress = Progress(f"{task.backend} evaluates {Path(path).stem}:")
     with progress.phase("test", total=len(images), unit="images") as advance:
         test = estimators.per_image(
@@ -278,5 +279,5 @@ def markdown(report: reports.Report) -> str:
     }
     measured = {f"{each['device']}, {each['precision']}" for each in rows}
     result += [f"- {setting}." for setting in sorted(settings)]
-    result.append(f"- {reports.measured(report['environment'], setting='; '.join(sorted(measured)))}.")
+    result.append(f"- {reports.where(report['environment'], setting='; '.join(sorted(measured)))}.")
     return "\n".join(result)

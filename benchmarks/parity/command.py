@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from benchmarks.harness import reports
+from benchmarks.harness import environment, reports
 from benchmarks.harness.cli import known, parse
 from benchmarks.harness.presets import STANDARD
 from benchmarks.harness.processes import UNAVAILABLE
@@ -254,6 +254,7 @@ def main(arguments: list[str]) -> int:
         results: Annotated[Path, tyro.conf.arg(help="Folder of parity.json or parity-cuda.json.")] = Path("results")
 
     asked = parse(Parity, arguments, command="parity", description="Compare the backends, rung by rung.")
+    here = environment.describe(asked.device)
     known(asked.backend)
     if len(asked.backend) == 1:
         raise UserError(f"There is nothing to compare {asked.backend[0]} with; give two backends or more.")
@@ -276,7 +277,7 @@ def main(arguments: list[str]) -> int:
     for backend, reason in unavailable.items():
         print(f"{backend}: not run: {reason}")
     found_here = content(found, unavailable, sizes=asked.sizes, images=name) | {"device": asked.device}
-    path = reports.write(reports.of_device("parity", asked.device), found_here, asked.results)
+    path = reports.write(reports.of_device("parity", asked.device), found_here, asked.results, environment=here)
     print(f"Every rung holds: {path}")
     return 0
 
@@ -343,7 +344,7 @@ def markdown(report: Report) -> str:
     lines.append("")
     lines += [f"- {backend}: not run: {reason}" for backend, reason in report["unavailable"].items()]
     lines.append(f"- Sizes: {report['sizes']}; images: {report['images']}.")
-    lines.append(f"- {reports.measured(report['environment'], setting=report.get('device', 'cpu'))}.")
+    lines.append(f"- {reports.where(report['environment'], setting=report.get('device', 'cpu'))}.")
     return "\n".join(lines) + "\n"
 
 

@@ -23,7 +23,7 @@ from benchmarks.harness import processes, records, reports, runs
 from benchmarks.harness.cases import Bench
 from benchmarks.harness.copies import Replacement, replaced
 from benchmarks.harness.environment import ROOT
-from benchmarks.harness.presets import preset
+from benchmarks.harness.presets import flat, preset
 from benchmarks.harness.progress import Progress
 from benchmarks.harness.records import Record
 from benchmarks.harness.reports import Report
@@ -32,7 +32,6 @@ from benchmarks.outputs.tables import ANCESTORS
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import checkpoints, config, data, protocol
-from common.config import Config
 from common.data import Dataset
 from common.errors import UserError
 from common.files import write_whole
@@ -121,12 +120,6 @@ def variants() -> dict[str, Variant]:
     return {f"{variant.base} {variant.variational} {variant.name}": variant for variant in result}
 
 
-def flat(settings: Config) -> dict[str, Any]:
-    """Every setting of a config by its name."""
-    values = settings.as_dict()
-    return {key: value for section in values.values() if isinstance(section, dict) for key, value in section.items()}
-
-
 def plain(value: Any) -> str:
     """A setting's name or value in a table."""
     return f"{value:.2g}" if isinstance(value, float) else str(value).removeprefix("rmsprop_").replace("_", " ")
@@ -165,7 +158,7 @@ def plan(asked: Arguments) -> dict[str, Point]:
 
 def on_validation(dataset: Dataset, *, images: int, path: Path) -> Path:
     """A data set file with the same training and validation images, whose test images are some of the validation images."""
-    chosen = dataset.valid[data.subset(images=images, of=len(dataset.valid), seed=0)]
+    chosen = dataset.valid[data.subset(images=images, of=len(dataset.valid))]
 
     def to(temporary: Path) -> None:
         with h5py.File(temporary, "w") as file:
@@ -334,5 +327,5 @@ def parts(report: Report) -> list[Part]:
         f"Speed: in turns of {ROUND_STEPS} steps in one process a script; faulty code has a process of its own. "
         f"Judged at commit {reports.commits(report['run_commits'])}."
     )
-    measured = reports.measured(report["environment"], setting="cpu, float32")
+    measured = reports.where(report["environment"], setting="cpu, float32")
     return [Table(columns=columns, rows=rows, left=LABELS), settings, f"{measured}."]

@@ -246,5 +246,5 @@ def parts(report: Report) -> list[Part]:
     ]
     setting = f"{report['device']}, seed {report['seed']}, the first {report['steps']:,} of {report['schedule_steps']:,} steps"
     name = f"`{report['preset']}` on {report['dataset']['name']}"
-    measured = reports.measured(report["environment"], setting=f"{name}, {setting}")
+    measured = reports.where(report["environment"], setting=f"{name}, {setting}")
     return [Table(columns=columns, rows=rows, left=("family", "precision", "pair", worst)), f"{measured}."]

@@ -161,7 +161,7 @@ def parts(report: Report) -> list[Part]:
     """Two tables: the speed of each backend and family, and each family's log p(x)."""
     speed = speed_parts(report) if report["speed"] else []
     quality = quality_parts(report["quality"]) if report["quality"] else []
-    return [*speed, *quality, reports.measured(report["environment"], setting="cpu, float32 beside bfloat16") + "."]
+    return [*speed, *quality, reports.where(report["environment"], setting="cpu, float32 beside bfloat16") + "."]
 
 
 def speed_parts(report: Report) -> list[Part]:

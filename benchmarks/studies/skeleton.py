@@ -126,8 +126,7 @@ def main(study: Study, arguments: list[str]) -> int:
     if measured is None:
         print("The time is over before all is measured: --resume goes on.", file=sys.stderr)
         return 1
-    content = study.content(asked, measured) | {"environment": before | {"load_after": environment.load()}}
-    path = reports.write(report_name, content, asked.results)
+    path = reports.write(report_name, study.content(asked, measured), asked.results, environment=before)
     report = reports.read(report_name, asked.results)
     terminal.page(study.parts(report), Console())
     print(f"The report is {path}.", file=sys.stderr)

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.harness import records, reports, runs
-from benchmarks.harness.presets import preset
+from benchmarks.harness.presets import flat, preset
 from benchmarks.outputs import markdown
 from benchmarks.studies import ablation
 from benchmarks.studies.ablation import AS_IT_IS, EQUAL_TO, GROUPS
@@ -34,14 +34,14 @@ def test_every_difference_between_two_scripts_is_in_a_group() -> None:
     """But for the budget, which is the ablation's own."""
     grouped = {setting for settings in GROUPS.values() for setting in settings} | {"steps", "validation_interval"}
     for base, other in EQUAL_TO.items():
-        ours, theirs = ablation.flat(preset(base)), ablation.flat(preset(other))
+        ours, theirs = flat(preset(base)), flat(preset(other))
         assert {name for name in ours if ours[name] != theirs[name]} <= grouped
 
 
 @pytest.mark.parametrize(("base", "other"), EQUAL_TO.items())
 def test_a_variant_changes_one_group_and_all_of_them_make_the_other_script(base: str, other: str) -> None:
     members = [v for v in VARIANTS.values() if v.base == base and v.variational == "mean-field" and v.fault is None]
-    ours, theirs = ablation.flat(preset(base)), ablation.flat(preset(other))
+    ours, theirs = flat(preset(base)), flat(preset(other))
     first, *singles, every = members
     assert (first.settings, every.name) == ({}, "all")
     for variant in singles:
@@ -49,7 +49,7 @@ def test_a_variant_changes_one_group_and_all_of_them_make_the_other_script(base:
         assert variant.settings.keys() <= set(GROUPS[variant.name])
         assert all(ours[name] != value == theirs[name] for name, value in variant.settings.items())
     grouped = {setting for settings in GROUPS.values() for setting in settings}
-    result = ablation.flat(preset(base).replace(**every.settings))
+    result = flat(preset(base).replace(**every.settings))
     assert {name for name in result if result[name] != theirs[name]}.isdisjoint(grouped)
 
 

@@ -41,14 +41,14 @@ def test_a_run_in_bfloat16_is_labelled_resumed_as_such_and_judged_in_either(
 ) -> None:
     assert run(tmp_path, *LOW) == run(tmp_path) == 0
     low, full = sorted(records.read_all(tmp_path), key=lambda record: str(record["precision"]))
-    assert records.name_of(low) == "quick_binarized-digits_pytorch_mean-field_cpu_bfloat16_seed0.json"
-    assert records.name_of(full) == "quick_binarized-digits_pytorch_mean-field_cpu_float32_seed0.json"
+    assert records.name_of(low).endswith("_binarized-digits_pytorch_mean-field_cpu_bfloat16_seed0.json")
+    assert records.name_of(full).endswith("_binarized-digits_pytorch_mean-field_cpu_float32_seed0.json")
     assert (low["config"]["dtype"], low["config"]["precision"]) == ("float32", "bfloat16")
     assert 0 < abs(low["test"]["log_px"] - full["test"]["log_px"]) < 0.5
     assert low["timing"]["floor_s"] > 0
-    assert "| mean-field | pytorch | bfloat16 |" in tables.markdown("quick", [low, full])
+    assert "| mean-field | pytorch | bfloat16 |" in tables.markdown("quick", [low | {"changed": {}}, full | {"changed": {}}])
 
-    path = (tmp_path / records.name_of(low)).with_suffix(".h5")
+    (path,) = tmp_path.glob("*_bfloat16_*.h5")
     assert {value.dtype.name for name, value in checkpoints.load(path).state.items() if name != "step"} == {"float32"}
     capsys.readouterr()
     printed = []

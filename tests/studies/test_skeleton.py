@@ -107,6 +107,7 @@ def test_the_environment_is_the_one_before_measuring(
     assert report is not None
     assert report["environment"]["commit"] == "commit after 0"
     assert (report["environment"]["load"], report["environment"]["load_after"]) == (0, 3)
+    assert report["environment"]["commit_after"] == "commit after 3"
 
 
 def test_a_gpus_points_report_and_figure_replace_no_cpus(tmp_path: Path, study: Any) -> None:
