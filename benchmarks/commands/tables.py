@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from benchmarks.harness import peers
 from benchmarks.harness.cli import Nothing, parse
 from benchmarks.outputs import documents, tables
 from benchmarks.parity import checkpoints
 from benchmarks.parity import command as parity
-from benchmarks.studies import ancestor, numpyro, overhead, roofline, skeleton, throughput
+from benchmarks.studies import skeleton
 
 # Block name → (the report that it is made from, how).
 BLOCKS: documents.Blocks = {
     "parity": ("parity", parity.markdown),
     "cross-evaluate": (checkpoints.REPORT, checkpoints.markdown),
-    "throughput": ("throughput", throughput.markdown),
-    "machine": ("throughput", roofline.markdown),
-    "throughput-cuda": ("throughput-cuda", throughput.markdown),
-    "machine-cuda": ("throughput-cuda", roofline.markdown),
-    "overhead": (overhead.REPORT, overhead.table),
     **skeleton.blocks(),
-    "ancestor": (ancestor.REPORT, peers.markdown),
-    "numpyro": (numpyro.REPORT, peers.markdown),
 }
 
 

@@ -142,7 +142,7 @@ def take(turns: dict[str, Turn], *, rounds: int, title: str) -> tuple[dict[str, 
 def row(*, peer: str, ours: str, family: str, device: str, steps: int, target: float | None) -> Row:
     """A row that has no result yet: `peer` beside `ours`, a preset in a backend, in turns of this many steps."""
     names = {"peer": peer, "ours": ours, "variational": family, "device": device, "steps": steps, "target": target}
-    results = {"peer_versions": {}, "peer_examples_per_s": [], "ours_examples_per_s": [], "round_trips_ns": []}
+    results: Row = {"peer_versions": {}, "peer_examples_per_s": [], "ours_examples_per_s": [], "round_trips_ns": []}
     return names | {"reason": None} | results | {"environment": environment.describe(device)}
 
 

@@ -87,7 +87,17 @@ GPU_AIM = 10.0
 
 
 @dataclass(kw_only=True)
-class Arguments(skeleton.Arguments):
+class Turns(skeleton.Arguments):
+    """The arguments of each study of a peer."""
+
+    rounds: Annotated[int, tyro.conf.arg(help="Turns of each contender.")] = 5
+    steps: Annotated[int, tyro.conf.arg(help="Steps on the clock, a turn.")] = 1_000
+    data: Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")] = "binarized-mnist"
+    data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
+
+
+@dataclass(kw_only=True)
+class Arguments(Turns):
     directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="A checkout of jaanli/variational-autoencoder.")]
     preset: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Whose settings: some of {', '.join(SCRIPTS)}.")] = tuple(SCRIPTS)
     variational: Annotated[tuple[Variational, ...], tyro.conf.arg(help="One or both families.")] = ("mean-field", "flow")
@@ -95,11 +105,7 @@ class Arguments(skeleton.Arguments):
     stand_ins: Annotated[
         Path | None, tyro.conf.arg(help="Folder of what the JAX script imports and Python lacks; see docs/peers.md.")
     ] = None
-    rounds: Annotated[int, tyro.conf.arg(help="Turns of each side.")] = 5
-    steps: Annotated[int, tyro.conf.arg(help="Steps on the clock, a turn.")] = 1_000
     device: Annotated[Device, tyro.conf.arg(help="Where both train.")] = "cpu"
-    data: Annotated[str, tyro.conf.arg(help="binarized-mnist or an .h5 file.")] = "binarized-mnist"
-    data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
 
 
 def check(asked: Arguments) -> None:
@@ -112,18 +118,21 @@ def check(asked: Arguments) -> None:
                 "make study-ancestor ANCESTOR=DIR."
             )
         peers.check(preset(name), rounds=asked.rounds, steps=asked.steps)
-    data.load(asked.data, data_dir=asked.data_dir)
 
 
 def plan(asked: Arguments) -> dict[str, Point]:
     """A point a script and family. Paths are absolute, since a script runs in another folder."""
-    common: Point = {name: getattr(asked, name) for name in ("rounds", "steps", "device", "data")}
-    common |= {"directory": str(asked.directory.resolve()), "python": os.path.abspath(shutil.which(asked.python) or asked.python)}
-    common |= {name: str(path.resolve()) if (path := getattr(asked, name)) else None for name in ("stand_ins", "data_dir")}
-    return {
-        f"{name}_{family}": {"preset": name, "variational": family, **common}
-        for name, family in itertools.product(asked.preset, asked.variational)
-    }
+    dataset = data.load(asked.data, data_dir=asked.data_dir)
+    common: Point = {"rounds": asked.rounds, "steps": asked.steps, "directory": str(asked.directory.resolve())}
+    common["python"] = os.path.abspath(shutil.which(asked.python) or asked.python)  # not resolved: a link is part of its name
+    common["stand_ins"] = str(asked.stand_ins.resolve()) if asked.stand_ins else None
+    data_dir = str(asked.data_dir.resolve()) if asked.data_dir else None
+    points = {}
+    for name, family in itertools.product(asked.preset, asked.variational):
+        config = preset(name).replace(variational=family, image_shape=dataset.image_shape, device=asked.device)
+        job = Job(ANCESTORS[name], name, asked.data, data_dir, config, results="", resume=False)
+        points[f"{name}_{family}"] = {"preset": name, "job": job.as_json(), **common}
+    return points
 
 
 # --- measuring ---
@@ -137,52 +146,46 @@ def lacking(point: Point) -> str | None:
 
 def run(point: Point) -> Result:
     """A row: examples/s of both sides, or the reason why there are none."""
-    name, family, device = point["preset"], point["variational"], point["device"]
-    aim = AIMS.get((name, family)) if device == "cpu" else GPU_AIM
-    ours = f"{name}, {ANCESTORS[name]}"
+    name, job = point["preset"], Job.from_json(point["job"])
+    family, device = job.config.model.variational, job.config.device
+    aim = AIMS[name, family] if device == "cpu" else GPU_AIM
+    ours = f"{name}, {job.backend}"
     row = peers.row(peer=SCRIPTS[name].file, ours=ours, family=family, device=device, steps=point["steps"], target=aim)
     row["reason"] = lacking(point)
     if row["reason"] is None:
         try:
             with tempfile.TemporaryDirectory() as folder:
-                row |= speeds(point, folder=Path(folder))
+                row |= speeds(point, job, folder=Path(folder))
         except NotRunError as error:
             row["reason"] = str(error)
             print(error, file=sys.stderr)
     return row
 
 
-def speeds(point: Point, *, folder: Path) -> Result:
+def speeds(point: Point, job: Job, *, folder: Path) -> Result:
     """The versions and speeds of a row. Raises `NotRunError` where either side fails."""
-    name, script = point["preset"], SCRIPTS[point["preset"]]
-    dataset = data.load(point["data"], data_dir=Path(point["data_dir"]) if point["data_dir"] else None)
-    export(dataset, folder)
-    config = preset(name).replace(
-        variational=point["variational"], image_shape=dataset.image_shape, device=point["device"]
-    )
-    job = Job(ANCESTORS[name], name, point["data"], point["data_dir"], config, results="", resume=False)
-    variables = surroundings(point, folder=folder)
+    script, config, steps = SCRIPTS[point["preset"]], job.config, point["steps"]
+    export(job.dataset(), folder)
+    variables = surroundings(point, device=config.device, folder=folder)
     options = (
         *("--variational", config.model.variational, "--batch_size", str(config.training.batch_size)),
         *("--log_interval", str(NEVER), script.samples, "1"),
         *((script.data, str(folder)) if script.data else ()),
         *((script.results, str(folder)) if script.results else ()),
-        *(script.gpu if point["device"] == "cuda" else ()),
+        *(script.gpu if config.device == "cuda" else ()),
     )
     command = [point["python"], str(Path(point["directory"]) / script.file), *options, script.steps]
 
     def run(steps: int) -> float:
         return seconds_since(FIRST_LINE, [*command, str(steps)], name=script.file, folder=folder, variables=variables)
 
-    def theirs() -> float:
-        return config.training.batch_size / step_seconds(run, steps=point["steps"])
-
-    def ours() -> float:
-        return peers.examples_per_s(job, steps=point["steps"])
-
+    turns = {
+        "theirs": lambda: config.training.batch_size / step_seconds(run, steps=steps),
+        "ours": lambda: peers.examples_per_s(job, steps=steps),
+    }
     versions = peers.versions(point["python"], variables=variables)
-    title = f"{name} {config.model.variational}"
-    found, trips = peers.take({"theirs": theirs, "ours": ours}, rounds=point["rounds"], title=title)
+    title = f"{point['preset']} {config.model.variational}"
+    found, trips = peers.take(turns, rounds=point["rounds"], title=title)
     speeds = {"peer_examples_per_s": found["theirs"], "ours_examples_per_s": found["ours"]}
     return {"peer_versions": versions, **speeds, "round_trips_ns": trips}
 
@@ -194,18 +197,13 @@ def export(dataset: Dataset, folder: Path) -> None:
             file[split] = getattr(dataset, split).astype("float32")
 
 
-def surroundings(point: Point, *, folder: Path) -> dict[str, str]:
+def surroundings(point: Point, *, device: Device, folder: Path) -> dict[str, str]:
     """The variables of a script's process: the stand-ins can be imported and find the data; nothing is left in the checkout.
 
     A cache of compiled programs would make the first of two runs compile and the second not.
     """
-    variables = {
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
-        "TFDS_DATA_DIR": str(folder),
-        "JAX_PLATFORMS": point["device"],
-    }
-    if point["stand_ins"] is not None:
+    variables = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "TFDS_DATA_DIR": str(folder), "JAX_PLATFORMS": device}
+    if point["stand_ins"]:
         variables["PYTHONPATH"] = point["stand_ins"]
     return peers.inherited(without=("JAX_COMPILATION_CACHE_DIR",), **variables)
 
@@ -249,8 +247,8 @@ def step_seconds(run: Callable[[int], float], *, steps: int) -> float:
 
 def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
     """The rows among those that the results folder's report has of earlier."""
-    name = reports.of_device(skeleton.name_of(sys.modules[__name__]), asked.device)
     failed = any(row["reason"] and not lacking(point) for point, row in measured)
+    name = reports.of_device("ancestor", asked.device)
     return {"rows": peers.among_earlier([row for _, row in measured], name, asked.results), "failed": failed}
 
 

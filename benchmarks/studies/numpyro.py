@@ -5,6 +5,7 @@ All contenders are one point: a ratio is of two turns of one round, and NumPyro'
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import statistics
@@ -19,10 +20,10 @@ import tyro
 
 from benchmarks.harness import peers
 from benchmarks.harness.environment import ROOT
-from benchmarks.harness.peers import NotRunError, Row
+from benchmarks.harness.peers import NotRunError
 from benchmarks.harness.presets import STANDARD
 from benchmarks.harness.runs import Job
-from benchmarks.studies import ancestor, skeleton
+from benchmarks.studies import ancestor
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import config, data
 from common.config import Config
@@ -37,64 +38,58 @@ parts, failed = ancestor.parts, ancestor.failed
 
 
 @dataclass(kw_only=True)
-class Arguments(skeleton.Arguments):
+class Arguments(ancestor.Turns):
     python: Annotated[str, tyro.conf.arg(help="The Python of an environment made from environments/numpyro.txt.")]
     backend: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of {', '.join(BACKENDS)}; all by default.")] = ()
     precision: Annotated[tuple[OnCpu, ...], tyro.conf.arg(help="One or both of ours; NumPyro's is float32.")] = ("full",)
-    rounds: Annotated[int, tyro.conf.arg(help="Turns of each contender.")] = 5
-    steps: Annotated[int, tyro.conf.arg(help="Steps on the clock, a turn.")] = 1_000
-    data: Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")] = "binarized-mnist"
-    data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
 
 
 def check(asked: Arguments) -> None:
     peers.check(STANDARD, rounds=asked.rounds, steps=asked.steps)
-    dataset = data.load(asked.data, data_dir=asked.data_dir)
-    settings = STANDARD.replace(image_shape=dataset.image_shape)
-    config.check(settings, train_images=len(dataset.train), test_images=len(dataset.test))
 
 
 def plan(asked: Arguments) -> dict[str, Point]:
-    names = ("python", "backend", "precision", "rounds", "steps", "data")
+    """One point: every backend and precision of ours, by the name of its row."""
+    dataset = data.load(asked.data, data_dir=asked.data_dir)
     data_dir = str(asked.data_dir.resolve()) if asked.data_dir else None
-    return {"turns": {name: getattr(asked, name) for name in names} | {"data_dir": data_dir}}
+    jobs = {}
+    for backend, precision in itertools.product(asked.backend, asked.precision):
+        settings = STANDARD.replace(image_shape=dataset.image_shape, precision=precision)
+        config.check(settings, train_images=len(dataset.train), test_images=len(dataset.test))
+        name = f"standard, {backend}" if precision == "full" else f"standard, {backend}, {precision}"
+        jobs[name] = Job(backend, "standard", asked.data, data_dir, settings, results="", resume=False).as_json()
+    return {"turns": {"python": asked.python, "rounds": asked.rounds, "steps": asked.steps, "jobs": jobs}}
 
 
 def run(point: Point) -> Result:
     """Rows, one a backend and precision; or the reason why they have no speeds."""
-    dataset = data.load(point["data"], data_dir=Path(point["data_dir"]) if point["data_dir"] else None)
-    settings = STANDARD.replace(image_shape=dataset.image_shape)
-    jobs = {}
-    for backend, precision in itertools.product(point["backend"], point["precision"]):
-        ours = f"standard, {backend}" if precision == "full" else f"standard, {backend}, {precision}"
-        own = settings.replace(precision=precision)
-        jobs[ours] = Job(backend, "standard", point["data"], point["data_dir"], own, results="", resume=False)
+    jobs = {ours: Job.from_json(text) for ours, text in point["jobs"].items()}
     named = {"peer": PEER, "family": "mean-field", "device": "cpu", "steps": point["steps"], "target": None}
-    rows: list[Row] = [peers.row(ours=ours, **named) for ours in jobs]
+    rows = {ours: peers.row(ours=ours, **named) for ours in jobs}
     reason = None
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            images = Path(folder) / "train.npy"
-            np.save(images, dataset.train)
-            measure(rows, jobs, point, settings=settings, images=images)
+        for ours, speeds in measured_speeds(jobs, point).items():
+            rows[ours] |= speeds
     except NotRunError as error:
         reason = str(error)
         print(error, file=sys.stderr)
-        for row in rows:
+        for row in rows.values():
             row["reason"] = reason
-    return {"rows": rows, "reason": reason}
+    return {"rows": list(rows.values()), "reason": reason}
 
 
-def measure(rows: list[Row], jobs: dict[str, Job], point: Point, *, settings: Config, images: Path) -> None:
-    """Fill the rows in, by turns. Raises `NotRunError` where a contender fails."""
-    versions = peers.versions(point["python"])
-    turns = {PEER: lambda: examples_per_s(point, settings=settings, images=images)}
-    for ours, job in jobs.items():
-        turns[ours] = lambda job=job: peers.examples_per_s(job, steps=point["steps"])
-    speeds, trips = peers.take(turns, rounds=point["rounds"], title="standard")
-    for row in rows:
-        row |= {"peer_versions": versions, "peer_examples_per_s": speeds[PEER], "round_trips_ns": trips}
-        row["ours_examples_per_s"] = speeds[row["ours"]]
+def measured_speeds(jobs: dict[str, Job], point: Point) -> dict[str, Result]:
+    """The versions and speeds of each row, by turns. Raises `NotRunError` where a contender fails."""
+    any_job = next(iter(jobs.values()))
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "train.npy"
+        np.save(images, any_job.dataset().train)
+        turns = {ours: functools.partial(peers.examples_per_s, job, steps=point["steps"]) for ours, job in jobs.items()}
+        theirs = functools.partial(examples_per_s, point, settings=any_job.config, images=images)
+        versions = peers.versions(point["python"])
+        speeds, trips = peers.take({PEER: theirs, **turns}, rounds=point["rounds"], title="standard")
+    both = {"peer_versions": versions, "peer_examples_per_s": speeds[PEER], "round_trips_ns": trips}
+    return {ours: both | {"ours_examples_per_s": speeds[ours]} for ours in jobs}
 
 
 def examples_per_s(point: Point, *, settings: Config, images: Path) -> float:
