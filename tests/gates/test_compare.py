@@ -97,7 +97,7 @@ def test_a_side_answers_a_turn_with_seconds() -> None:
         assert side.answer() == "ready\n"
         seconds = side.turn()
         assert seconds.keys() == {"placement", "products"}
-        assert all(0 < each < 10 for each in seconds.values())
+        assert all(each > 0 for each in seconds.values())
     assert side.process.returncode == 0
 
 
