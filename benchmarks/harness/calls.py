@@ -55,14 +55,31 @@ class Calls:
 
     def work(self, kind: str, *, batch: int, steps: int) -> Work:
         """One call: `steps` steps of `batch` images each. Raises `KeyError` for an unknown kind."""
-        kinds: dict[str, Callable[[int, int], Work]] = {
-            "train": self._train,
-            "gradient": self._gradient,
-            "log_weights": self._log_weights,
-            "sampling": self._sampling,
-            "placement": self._placement,
+        rows = np.arange(batch, dtype=np.int32)
+        latents = self.draws.standard_normal((1, batch, self.config.model.latent_size))
+        images, z = np.array(self.images[:batch]), latents[0].astype(self.config.dtype)
+        if kind == "train":
+            chunk: dict[str, Any] = {
+                "indices": minibatches(images=IMAGES, batch_size=batch, seed=0, first_step=0, steps=steps),
+                "learning_rates": np.full(steps, 1e-4),
+                "kl_weights": np.ones(steps),
+            }
+            return lambda: self.session.train(self.handle, **chunk, first_step=0, seed=0, noise=None)
+        if kind == "gradient":
+            return functools.partial(self._gradient(rows, noise=latents, kl_weight=1.0), steps)
+        step: dict[str, Work] = {
+            "log_weights": lambda: self.session.log_weights(self.handle, rows, samples=range(SAMPLES), seed=0, noise=None),
+            "sampling": lambda: self.session.decode(z),
+            "placement": lambda: self.session.place(images),
         }
-        return kinds[kind](batch, steps)
+        return functools.partial(repeat, step[kind], steps)
+
+    def _gradient(self, rows: np.ndarray, **arguments: Any) -> Launch:
+        if self.probes:
+            return self.probes.gradient(self.session, self.handle, rows, **arguments)
+        if not hasattr(self.session, "gradient"):
+            raise UserError("This revision is too old to time the gradient alone; choose other benchmarks with -k.")
+        return self.session.gradient(self.handle, rows, **arguments)
 
     def products(self, products: Products) -> Launch:
         """These matrix products, compiled, in the config's precision."""
@@ -75,51 +92,10 @@ class Calls:
         launch(1)  # compiles
         return launch
 
-    def _train(self, batch: int, steps: int) -> Work:
-        chunk: dict[str, Any] = {
-            "indices": minibatches(images=IMAGES, batch_size=batch, seed=0, first_step=0, steps=steps),
-            "learning_rates": np.full(steps, 1e-4),
-            "kl_weights": np.ones(steps),
-        }
-        return lambda: self.session.train(self.handle, **chunk, first_step=0, seed=0, noise=None)
 
-    def _gradient(self, batch: int, steps: int) -> Work:
-        noise = self.draws.standard_normal((1, batch, self.config.model.latent_size))
-        rows = np.arange(batch, dtype=np.int32)
-        if self.probes:
-            launch = self.probes.gradient(self.session, self.handle, rows, noise=noise, kl_weight=1.0)
-        elif hasattr(self.session, "gradient"):
-            launch = self.session.gradient(self.handle, rows, noise=noise, kl_weight=1.0)
-        else:
-            raise UserError("This revision is too old to time the gradient alone; choose other benchmarks with -k.")
-        return lambda: launch(steps)
-
-    def _log_weights(self, batch: int, steps: int) -> Work:
-        rows, samples = np.arange(batch, dtype=np.int32), range(SAMPLES)
-
-        def work() -> None:
-            for _ in range(steps):
-                self.session.log_weights(self.handle, rows, samples=samples, seed=0, noise=None)
-
-        return work
-
-    def _sampling(self, batch: int, steps: int) -> Work:
-        latents = self.draws.standard_normal((batch, self.config.model.latent_size)).astype(self.config.dtype)
-
-        def work() -> None:
-            for _ in range(steps):
-                self.session.decode(latents)
-
-        return work
-
-    def _placement(self, batch: int, steps: int) -> Work:
-        images = np.array(self.images[:batch])
-
-        def work() -> None:
-            for _ in range(steps):
-                self.session.place(images)
-
-        return work
+def repeat(step: Work, steps: int) -> None:
+    for _ in range(steps):
+        step()
 
 
 def created(backend: Any, config: Config, state: parameters.State) -> Any:

@@ -30,9 +30,10 @@ from benchmarks.harness.cases import Bench, Case, host_copy
 from benchmarks.harness.floor import WORD, flop, forward
 from benchmarks.harness.memory import forget_peak, peak, resident
 from benchmarks.harness.presets import STANDARD
+from benchmarks.outputs.figures import COLOURS
 from benchmarks.outputs.table import Part, Table
 from benchmarks.studies import skeleton
-from benchmarks.studies.skeleton import COLOURS, Measured, Point, Result
+from benchmarks.studies.skeleton import Measured, Point, Result
 from common import cache, estimators, protocol
 from common.clock import timed
 from common.config import Config, Device, Variational
@@ -113,28 +114,19 @@ def run(point: Point) -> Result:
     return min(tries, key=lambda result: float(result["others_busy"]))
 
 
-@dataclass(frozen=True)
-class Usage:
-    """Seconds of the clock; of all cores' work, for whatever process or another machine on the host; and of this process's and
-    its ended children's, a compiler's among them."""
+def usage() -> np.ndarray:
+    """Seconds: of the clock; of all cores' work, for any process or another machine on the host; of this process's own work and
+    its ended children's, such as a compiler's."""
+    times = psutil.cpu_times()._asdict()
+    idle = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is in the user's too
+    work = sum(seconds for name, seconds in times.items() if name not in idle)
+    return np.array([time.perf_counter(), work, sum(os.times()[:4])])
 
-    clock: float
-    cores: float
-    own: float
 
-    @classmethod
-    def now(cls) -> Usage:
-        times = psutil.cpu_times()._asdict()
-        guests = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is the user's too
-        return cls(
-            clock=time.perf_counter(),
-            cores=sum(seconds for name, seconds in times.items() if name not in guests),
-            own=sum(os.times()[:4]),
-        )
-
-    def others_since(self, before: Usage) -> float:
-        """Cores that others kept busy."""
-        return max((self.cores - before.cores - self.own + before.own) / (self.clock - before.clock), 0.0)
+def others_since(before: np.ndarray) -> float:
+    """Cores that other processes kept busy since this `usage`."""
+    clock, work, own = usage() - before
+    return max(float((work - own) / clock), 0.0)
 
 
 def page_faults() -> int:
@@ -151,7 +143,6 @@ def work_of(bench: Bench, axis: str) -> Case:
         steps = int(np.clip(CALL_FLOP / flop(config), LEAST_STEPS, MOST_STEPS))
         return bench.case("train", config.training.batch_size, steps=steps)
     evaluation, images = config.evaluation, np.arange(IMAGES, dtype=np.int32)
-    arguments = {"image_batch": evaluation.image_batch, "sample_block": evaluation.sample_block}
     block = min(evaluation.samples, evaluation.sample_block)
     blocks = -(-evaluation.samples // block)
     times = -(-LEAST_BLOCKS // blocks)
@@ -163,9 +154,10 @@ def work_of(bench: Bench, axis: str) -> Case:
                 bench.handle,
                 images=images,
                 samples=evaluation.samples,
+                image_batch=evaluation.image_batch,
+                sample_block=evaluation.sample_block,
                 seed=0,
                 report=lambda done: None,
-                **arguments,
             )
 
     products = list(forward(config.model, batch=IMAGES, samples=block).values())
@@ -204,7 +196,7 @@ def measure(point: Point, base: Config = STANDARD) -> Result:
     )
     case = work_of(bench, point["axis"])
     set_up = resident()
-    begun = Usage.now()
+    begun = usage()
     forget_peak()
     first_s = case.seconds()
     compiling = peak()
@@ -212,25 +204,24 @@ def measure(point: Point, base: Config = STANDARD) -> Result:
     cpu_s, faults = time.process_time(), page_faults()
     warm_s = case.seconds() + case.seconds()
     cpu_s, faults, working = time.process_time() - cpu_s, page_faults() - faults, peak()
-    others_first = Usage.now().others_since(begun)
+    others_first = others_since(begun)
     cores_busy, device_peak = cpu_s / warm_s, protocol.probes(point["backend"]).device_peak(device)
     case.floor_seconds()  # compiles
 
     def once() -> tuple[float, float, float]:
         case.least(1)  # the first work after an idle moment takes some ms more
-        before = Usage.now()
-        return case.floor_seconds(), case.seconds(), Usage.now().others_since(before)
+        before = usage()
+        return case.floor_seconds(), case.seconds(), others_since(before)
 
     floors: list[float] = []
     rounds: list[float] = []
-    others: list[float] = []
-    trips: list[cores.RoundTrip] = []
+    others, trips = [], []
     while sum(floors) + sum(rounds) < point["seconds"] or len(rounds) < LEAST_ROUNDS:
-        (floor_s, round_s, others_s), ends = cores.together(once)  # a point is too long for its two ends
+        (floor_s, round_s, busy), ends = cores.together(once)  # a point is too long for its two ends
         floors.append(floor_s)
         rounds.append(round_s)
-        others.append(others_s)
-        trips.extend(ends)
+        others.append(busy)
+        trips += ends
     median, examples = statistics.median(rounds), case.steps * case.examples
     low, high = np.percentile(rounds, [25, 75])
     return {
@@ -323,11 +314,6 @@ def exponent(before: Row, row: Row) -> float:
     return math.log(seconds[1] / seconds[0]) / math.log(row["value"] / before["value"])
 
 
-def updated_ms(report: dict[str, Any], row: Row) -> float:
-    """Of moving what Adam must: each parameter's value, gradient and two moments, three of them written again."""
-    return float(1e3 * 7 * WORD * row["parameters"] / report["copy_bytes_per_s"])
-
-
 def table(report: dict[str, Any], axis: AxisName) -> list[Part]:
     """The axis's block in docs/growth.md."""
     found, training, gpu = rows(report, axis), axis != "samples", report["device"] != "cpu"
@@ -346,8 +332,8 @@ def table(report: dict[str, Any], axis: AxisName) -> list[Part]:
         }
         if training:
             result["GFLOP/s of products"] = f"{row['flop'] / row['floor_step_s'] / 1e9:,.0f}"
-        if training and report["copy_bytes_per_s"]:
-            result["Adam's bytes (ms)"] = f"{updated_ms(report, row):.3g}"
+        if training and report["copy_bytes_per_s"]:  # each parameter's value, gradient, two moments; three written again
+            result["Adam's bytes (ms)"] = f"{1e3 * 7 * WORD * row['parameters'] / report['copy_bytes_per_s']:.3g}"
         result |= {
             "cores busy": f"{row['cores_busy']:.2f}",
             "mapped anew (MiB)": f"{row['faults_per_step'] * report['page_bytes'] / MIB:.1f}",
@@ -399,55 +385,55 @@ def parts(report: dict[str, Any]) -> list[Part]:
 BLOCKS = {f"growth-{axis}": ("growth", functools.partial(table, axis=axis)) for axis in AXES} | {"growth": ("growth", remarks)}
 
 
-# --- the picture ---
+# --- the figure ---
 
 FIGURES = {"examples_per_s": "examples/s", "compile_s": "compile (s)", "peak": "peak memory over import (MiB)"}
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """A column a setting that grows, a row a figure; the picture of `docs/growth.md`."""
+    """A column for each setting that grows, a row for each of FIGURES."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FixedLocator, LogLocator
 
-    grown = [axis for axis in AXES if rows(report, axis)]
-    every = [row for axis in grown for row in rows(report, axis)]
+    by_axis = {axis: found for axis in AXES if (found := rows(report, axis))}
+    every = [row for found in by_axis.values() for row in found]
     most = {name: max((row[name] for row in every if row[name] is not None), default=1.0) for name in FIGURES}
-    figure = Figure(figsize=(3.2 * len(grown), 8), layout="constrained")
-    panels = figure.subplots(len(FIGURES), len(grown), sharex="col", squeeze=False)
-    for axis, column in zip(grown, panels.T, strict=True):
-        found = rows(report, axis)
-        for name, panel in zip(FIGURES, column, strict=True):
+    figure = Figure(figsize=(3.2 * len(by_axis), 8), layout="constrained")
+    panels = figure.subplots(len(FIGURES), len(by_axis), sharex="col", squeeze=False)
+    for (axis, found), (speed, compiling, memory) in zip(by_axis.items(), panels.T, strict=True):
+        for name, panel in zip(FIGURES, (speed, compiling, memory), strict=True):
             lines(panel, found, name, unit=MIB if name == "peak" else 1)
-            panel.set_xscale("log")
-            panel.set_yscale("log")
-            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panel.yaxis.set_major_formatter(FuncFormatter(plain))
-            panel.yaxis.set_minor_locator(NullLocator())
+            panel.set(xscale="log", yscale="log")
+            ticks(panel.yaxis, LogLocator(subs=(1, 2, 5)))
             panel.grid(alpha=0.3)
-        floor(column[0], found)
-        column[1].set_yscale("symlog", linthresh=0.5, linscale=0.4)  # PyTorch's is zero, or noise
-        column[1].set_ylim(-0.1, 1.5 * most["compile_s"])
-        column[1].yaxis.set_major_locator(FixedLocator([0, 0.5, 1, 2, 5, 10, 20]))
-        column[1].yaxis.set_major_formatter(FuncFormatter(plain))
-        column[2].set_ylim(50, 1.5 * most["peak"] / MIB)
-        values = sorted({row["value"] for row in found})
-        column[2].xaxis.set_major_locator(FixedLocator(values))
-        column[2].xaxis.set_minor_locator(NullLocator())
-        column[2].xaxis.set_major_formatter(FuncFormatter(plain))
-        column[2].tick_params(axis="x", labelsize=8)
-        column[2].set_xlabel(AXES[axis].label)
-        column[0].set_title(f"{found[0]['family']}: {AXES[axis].label}", fontsize=10)
+        best: dict[int, float] = {}
+        for row in found:
+            best[row["value"]] = max(best.get(row["value"], 0.0), row["floor_examples_per_s"])
+        label = "products alone, the fastest"
+        speed.plot(list(best), list(best.values()), color="black", linestyle=":", linewidth=1.2, label=label)
+        speed.set_title(f"{found[0]['family']}: {AXES[axis].label}", fontsize=10)
         if axis == "samples":
-            column[0].set_ylabel("samples/s")
+            speed.set_ylabel("samples/s")
+        compiling.set_yscale("symlog", linthresh=0.5, linscale=0.4)  # some are zero, or noise
+        compiling.set_ylim(-0.1, 1.5 * most["compile_s"])
+        ticks(compiling.yaxis, FixedLocator([0, 0.5, 1, 2, 5, 10, 20]))
+        memory.set_ylim(50, 1.5 * most["peak"] / MIB)
+        ticks(memory.xaxis, FixedLocator(sorted(best)))
+        memory.tick_params(axis="x", labelsize=8)
+        memory.set_xlabel(AXES[axis].label)
     for panel, label in zip(panels[:, 0], FIGURES.values(), strict=True):
         panel.set_ylabel(label)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110))
 
 
-def plain(value: float, _: int) -> str:
-    """1,000 rather than 10^3."""
-    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+def ticks(axis: Any, locator: Any) -> None:
+    """Ticks at the locator's places alone, as 1,000 rather than 10^3."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    axis.set_major_locator(locator)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
 
 
 def lines(panel: Any, found: list[Row], name: str, *, unit: float) -> None:
@@ -464,13 +450,3 @@ def lines(panel: Any, found: list[Row], name: str, *, unit: float) -> None:
             linewidth=1.2,
             label=backend,
         )
-
-
-def floor(panel: Any, found: list[Row]) -> None:
-    """The products alone, in the backend that is fastest at them."""
-    best: dict[int, float] = {}
-    for row in found:
-        best[row["value"]] = max(best.get(row["value"], 0.0), row["floor_examples_per_s"])
-    panel.plot(
-        list(best), list(best.values()), color="black", linestyle=":", linewidth=1.2, label="products alone, the fastest"
-    )

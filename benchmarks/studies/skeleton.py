@@ -16,9 +16,9 @@ and, where the study has it:
     BLOCKS                      {block of docs/: (report, parts)}, where one block doesn't show the whole report
     failed(report)              whether the command ends with exit code 1, the report written
 
-`title` is a file's name. The skeleton adds "resume" to each point: whether what lies in the results folder may be used.
-Where Arguments has `backend`, the plan sees the backends that can be used here; where it has `device`, each kind of device has
-a report, a figure and points of its own.
+`title` is a file's name. A result with a `reason` says why there is none: --resume measures its point anew. The skeleton adds
+"resume" to each point: whether what lies in the results folder may be used. Where Arguments has `backend`, the plan sees the
+backends that can be used here; where it has `device`, each kind of device has a report, a figure and points of its own.
 """
 
 from __future__ import annotations
@@ -49,9 +49,8 @@ Result = dict[str, Any]
 Measured = list[tuple[Point, Result]]
 Study = Any  # a module that says what this file's docstring lists
 
-APART = ("__init__", "command", "roofline", "skeleton")  # files of this folder that are no studies
+APART = ("__init__", "command", "skeleton")  # files of this folder that are no studies
 FIGURES = ROOT / "docs" / "figures"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # of a figure's backends, in their order
 
 
 @dataclass(kw_only=True)
@@ -93,8 +92,6 @@ def blocks() -> documents.Blocks:
     found: dict[str, tuple[str, Any]] = {}
     for name in names():
         study = load(name)
-        if not hasattr(study, "Arguments"):  # not on the skeleton yet
-            continue
         for block, (report, parts) in getattr(study, "BLOCKS", {name: (name, study.parts)}).items():
             found[block] = (report, lambda report, parts=parts: markdown.page(parts(report)))
     return found
@@ -112,6 +109,7 @@ def main(study: Study, arguments: list[str]) -> int:
     figure = f"{reports.of_device(getattr(study, 'FIGURE', name), device)}.png"
     if asked.draw:
         return _redrawn(study, asked, report_name, figure)
+    asked.results = asked.results.resolve()  # a point's process may run in another folder
     cores.within()  # refused here, not in each point
     if hasattr(study, "check"):
         study.check(asked)
@@ -125,14 +123,16 @@ def main(study: Study, arguments: list[str]) -> int:
     if measured is None:
         print("The time is over before all is measured: --resume goes on.", file=sys.stderr)
         return 1
-    content = study.content(asked, measured) | {"environment": before | {"load_after": environment.load()}}
-    path = reports.write(report_name, content, asked.results)
+    path = reports.write(report_name, study.content(asked, measured), asked.results, environment=before)
     report = reports.read(report_name, asked.results)
     terminal.page(study.parts(report), Console())
     print(f"The report is {path}.", file=sys.stderr)
     if hasattr(study, "draw"):
-        study.draw(report, path.with_name(figure))
-        print(f"The figure is {path.with_name(figure)}.", file=sys.stderr)
+        try:
+            study.draw(report, path.with_name(figure))
+            print(f"The figure is {path.with_name(figure)}.", file=sys.stderr)
+        except UserError as error:  # a part of the study may have a table alone
+            print(f"No figure: {error}", file=sys.stderr)
     return int(hasattr(study, "failed") and study.failed(report))
 
 
@@ -174,7 +174,8 @@ def _measured(study: Study, points: dict[str, Point], asked: Any, *, environment
     found: Measured = []
     for number, (title, planned) in enumerate(points.items(), 1):
         point = json.loads(json.dumps(planned))  # as the file has it
-        result = _kept(folder / f"{title}.json", {"point": point} | place) if asked.resume else None
+        path = folder / f"{title}.json"
+        result = _kept(path, point | place) if asked.resume else None
         if result is None:
             if time.monotonic() > end:
                 return None
@@ -184,23 +185,24 @@ def _measured(study: Study, points: dict[str, Point], asked: Any, *, environment
                 result = study.run(question)
             else:
                 result = processes.ask(f"{study.__name__}:measure", question, title=title)
-            text = json.dumps({"point": point} | place | {"result": result}, allow_nan=False)
-            write_text(folder / f"{title}.json", text + "\n")
+            write_text(path, json.dumps({"of": point | place, "result": result}, allow_nan=False) + "\n")
         found.append((point, result))
     return found
 
 
-def _kept(path: Path, what: dict[str, Any]) -> Result | None:
+def _kept(path: Path, now: dict[str, Any]) -> Result | None:
     """The result that this file holds, if it is of the same point and place. Raises `UserError` where it can't be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        other = [key for key, value in what.items() if found[key] != value]
-        result = dict(found["result"])
+        then, result = dict(found["of"]), dict(found["result"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"The point {path} can't be read ({error!r}); remove it, or leave out --resume.") from error
-    if other:
-        print(f"{path} is of another {other[0]}: measured anew.", file=sys.stderr)
+    if result.get("reason"):
         return None
-    return result
+    if then == now:
+        return result
+    other = next(key for key in (*now, *then) if then.get(key) != now.get(key))
+    print(f"{path} is of another {other}: measured anew.", file=sys.stderr)
+    return None
