@@ -19,51 +19,62 @@ export VAEBENCH_DATA_DIR := $(DATA_DIR)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-throughput bench-compare bench-prove bench-ancestor bench-numpyro regress roofline growth overhead test test-slow parity mutations lint format list tables cross-evaluate agreement ablation shape-checks bfloat16 clean always
+.PHONY: help setup bench bench-throughput bench-compare regress parity tables list test test-slow mutations lint format clean always
 
-help: ## List the targets and the variables (the default)
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo
-	@awk -F ' *## ' '/^# [A-Z_]+=.* ## / {printf "%-25s %s\n", substr($$1, 3), $$2}' $(firstword $(MAKEFILE_LIST))
-# ARGS="--seed 1" ## more arguments for the command behind bench, test, list, tables or reproduce-*
+help: # List the targets and the variables (the default)
+	@awk -F ':.*## ' '/^##@ / {print substr($$0, 5)} \
+		/^[a-z][a-z0-9%-]*:.*## / {sub(/%/, "NAME", $$1); printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo Variables
+	@awk -F ' *## ' '/^# [A-Z_]+=.* ## / {printf "  %-25s %s\n", substr($$1, 3), $$2}' $(firstword $(MAKEFILE_LIST))
+# ARGS="--seed 1" ## more arguments for the command behind a target; ARGS=--help lists them
 # PYTHON=python3.12 ## the Python that .venv is made with, instead of the first that fits
 # TORCH_INDEX=url ## one more package index to make .venv from, such as PyTorch's index of CPU builds
 # DATA_DIR=folder ## where the files of binarized-mnist are
-# BASE=revision ## what bench-compare compares this checkout with; HEAD by default
+# BASE=revision ## the revision that bench-compare compares this checkout with; HEAD by default
 # SAVED=file ## or a run that bench-throughput saved under .benchmarks/
-# ANCESTOR=folder ## the checkout of the older scripts that bench-ancestor times
+# ANCESTOR=folder ## the checkout of the older scripts that study-ancestor times
 
-setup: .venv/ready-dev ## Make .venv with all that the targets below need; each makes its part itself
-
+##@ Models
 bench: .venv/ready ## Train, test and time all six models on the 8×8 digits; ends in a table
 	$(PY) -m benchmarks run --preset quick $(ARGS)
 
-bench-throughput: .venv/ready-dev ## Time every call of the contract by itself; ARGS="-k 'train and 128'" for some
-	$(PY) -m benchmarks throughput $(ARGS)
+list: .venv/ready ## Show the backends that are installed here with their devices, or why one is unavailable
+	$(PY) -m benchmarks list $(ARGS)
+
+##@ Proofs
+parity: .venv/ready ## Compare the backends rung by rung (minutes); ARGS="--checkpoints FILE …" compares trained models
+	$(PY) -m benchmarks parity $(ARGS)
 
 bench-compare: .venv/ready-dev ## Fail if this checkout is slower than BASE=revision, or than SAVED=file of bench-throughput
 	$(PY) -m benchmarks compare $(if $(SAVED),--saved "$(SAVED)",--base "$(or $(BASE),HEAD)") $(ARGS)
 
-bench-prove: .venv/ready-dev ## Put bench-compare to the test: unchanged code passes, 15 % slower code is caught
-	$(PY) -m benchmarks prove-compare $(ARGS)
-
-bench-ancestor: .venv/ready ## Time the older scripts in ANCESTOR=folder in turns with their presets here (docs/peers.md)
-	$(PY) -m benchmarks ancestor "$(ANCESTOR)" $(ARGS)
-
-bench-numpyro: .venv/ready .venv-numpyro/ready ## Time NumPyro's SVI, in an environment of its own, in turns with ours
-	$(PY) -m benchmarks numpyro --python .venv-numpyro/bin/python $(ARGS)
-
 regress: .venv/ready ## After an upgrade: fail if parity, quality or speed is worse than benchmarks/baselines/ (minutes)
 	$(PY) -m benchmarks regress $(ARGS)
 
-roofline: .venv/ready ## Draw docs/figures/roofline.png from the committed report of bench-throughput
-	$(PY) -m benchmarks roofline $(ARGS)
+reproduce-quick: ## Run the published rows of the table "quick" again and compare (minutes)
+reproduce-standard: ## The same for the table "standard" (hours on a CPU)
+reproduce-ancestor: ## The same for the table "ancestor" (hours on a CPU)
+reproduce-quick reproduce-standard reproduce-ancestor: .venv/ready always
+	$(PY) -m benchmarks reproduce $(@:reproduce-%=%) $(ARGS)
 
-growth: .venv/ready ## Speed, compile time and memory as batch, hidden size, flow depth or K grows; ARGS=--resume goes on
-	$(PY) -m benchmarks growth $(ARGS)
+##@ Publications
+bench-throughput: .venv/ready-dev ## Time every call of the contract by itself; ARGS="-k 'train and 128'" for some
+	$(PY) -m benchmarks study throughput $(ARGS)
 
-overhead: .venv/ready ## What the suite itself costs: beside a bare loop, outside of its steps, from the command to the first
-	$(PY) -m benchmarks overhead $(ARGS)
+study-%: .venv/ready always ## Measure a study of docs/, its table and its figure; ARGS=--resume goes on
+	$(PY) -m benchmarks study $* $(STUDY_FIRST) $(ARGS)
+study-throughput: .venv/ready-dev
+study-numpyro: .venv-numpyro/ready
+study-numpyro: STUDY_FIRST = --python .venv-numpyro/bin/python
+study-ancestor: STUDY_FIRST = $(if $(ANCESTOR),"$(ANCESTOR)")
+STUDY_FIRST :=
+always:
+
+tables: .venv/ready ## Write the tables of README.md and docs/ from benchmarks/records/
+	$(PY) -m benchmarks tables $(ARGS)
+
+##@ Code
+setup: .venv/ready-dev ## Make .venv with all that the targets need; each target makes its part itself
 
 test: .venv/ready-dev ## Run the tests, two at a time; ARGS="-n 0 -k name" for some of them
 	$(PY) -m pytest $(TWO_AT_A_TIME) $(ARGS)
@@ -71,10 +82,7 @@ test: .venv/ready-dev ## Run the tests, two at a time; ARGS="-n 0 -k name" for s
 test-slow: .venv/ready-dev ## Run the tests that `make test` leaves out, since they take long (minutes)
 	$(PY) -m pytest $(TWO_AT_A_TIME) -m slow $(ARGS)
 
-parity: .venv/ready ## Compare the backends rung by rung at the standard sizes (minutes)
-	$(PY) -m benchmarks parity $(ARGS)
-
-mutations: .venv/ready-dev ## Inject every fault of benchmarks/mutations.py: each must be caught (minutes)
+mutations: .venv/ready-dev ## Inject every fault of tests/parity/mutations.py: each must be caught (minutes)
 	$(PY) -m pytest -n 2 --benchmark-disable tests/parity/every_mutation.py $(ARGS)
 
 lint: .venv/ready-dev ## Check format, style and types
@@ -82,41 +90,26 @@ lint: .venv/ready-dev ## Check format, style and types
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-format: .venv/ready-dev ## Format the code and fix what can be fixed without thought
+format: .venv/ready-dev ## Format the code and fix what can be fixed automatically
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
-
-list: .venv/ready ## Show the backends that are installed here with their devices, or why one is unavailable
-	$(PY) -m benchmarks list $(ARGS)
-
-tables: .venv/ready ## Write the tables of README.md and docs/ from benchmarks/records/
-	$(PY) -m benchmarks tables $(ARGS)
-
-cross-evaluate: .venv/ready ## Evaluate the standard runs of results/, or checkpoints in ARGS, in every backend
-	$(PY) -m benchmarks cross-evaluate $(or $(ARGS),results/standard_*.h5)
-
-agreement: .venv/ready ## Train the backends side by side on the same noise, in both precisions
-	$(PY) -m benchmarks agreement $(ARGS)
-
-ablation: .venv/ready ## From the older scripts' settings, one difference at a time made equal
-	$(PY) -m benchmarks ablation $(ARGS)
-
-shape-checks: .venv/ready ## Time training with shape checks on and off (minutes)
-	$(PY) -m benchmarks shape-checks $(ARGS)
-
-bfloat16: .venv/ready ## Measure what --precision bfloat16 gains in speed and costs in log p(x)
-	$(PY) -m benchmarks bfloat16 $(ARGS)
-
-reproduce-quick: ## Run the rows of README.md's table "quick" again and compare (minutes)
-reproduce-standard: ## The same for its table "standard" (hours on a CPU)
-reproduce-ancestor: ## The same for its table "ancestor" (hours on a CPU)
-reproduce-%: .venv/ready always
-	$(PY) -m benchmarks reproduce $* $(ARGS)
-always:
 
 clean: ## Remove .venv, .venv-numpyro and the tools' caches; results/ and .benchmarks/ stay
 	rm -rf .venv .venv-numpyro .mypy_cache .ruff_cache .pytest_cache
 	find backends benchmarks common tests -name __pycache__ -prune -exec rm -rf {} +
+
+# An older target answers with its present name.
+NOW_bench-ancestor := make study-ancestor
+NOW_bench-numpyro := make study-numpyro
+NOW_bench-prove := make test-slow
+NOW_cross-evaluate := make parity ARGS="--checkpoints FILE …"
+NOW_roofline := make study-throughput ARGS=--draw
+NOW_shape-checks := docs/shapes.md
+$(foreach name,ablation agreement bfloat16 growth overhead,$(eval NOW_$(name) := make study-$(name)))
+OLD_TARGETS := $(patsubst NOW_%,%,$(filter NOW_%,$(.VARIABLES)))
+.PHONY: $(OLD_TARGETS)
+$(OLD_TARGETS):
+	@echo '"make $@" is now "$(NOW_$@)".' >&2; exit 2
 
 # .venv has two stamps, each written only after success: `ready` for cpu.txt, `ready-dev` for dev.txt too. They bear the time of
 # the set-up's start, so that pins changed during it count. Where `ready` is missing or older than its pins, .venv is made anew.

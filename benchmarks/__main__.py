@@ -18,25 +18,19 @@ COMMANDS = {
     "evaluate": "commands.evaluate",
     "export": "commands.export",
     "list": "commands.list",
-    "tables": "commands.tables",
     "parity": "parity.command",
     "compare": "gates.compare",
     "regress": "gates.regress",
     "reproduce": "gates.reproduce",
     "study": "studies.command",
+    "tables": "commands.tables",
 }
 # What a command's own processes are asked → its function.
 PROCESSES = {
     "answer": "harness.processes:answer",
     "describe": "harness.cli:describe",
     "worker": "harness.runs:worker",
-    "compare-worker": "harness.turns:worker",
-    "regress-quality-worker": "gates.quality:worker",
-    "regress-speed-worker": "gates.speed:worker",
-    "agreement-worker": "studies.agreement:worker",
-    "ablation-speed": "studies.ablation:speed_worker",
     "peers-worker": "harness.ours:worker",
-    "growth-worker": "studies.growth:worker",
     "overhead-worker": "studies.overhead:worker",
 }
 STUDIES = ("ablation", "agreement", "ancestor", "bfloat16", "growth", "numpyro", "overhead", "throughput")
@@ -46,6 +40,7 @@ OLD_NAMES |= {name: f"study {name}" for name in STUDIES}
 OLD_NAMES |= {"prove-compare": "make test-slow", "prove-regress": "make test-slow", "shape-checks": "docs/shapes.md"}
 # Spellings of the scripts that this suite replaces, where another name means the same here.
 OLD_SPELLINGS = {"--max-iterations": "--steps", "--n-samples": "--samples", "--train-dir": "--results"}
+GPU = {"true": "cuda", "True": "cuda", "false": "cpu", "False": "cpu"}  # a value of --use-gpu → that of --device
 RESUMED = ("run", "reproduce", "study")  # they have --resume
 HELP = """python -m benchmarks COMMAND …        COMMAND --help says more
 
@@ -67,14 +62,16 @@ Publications
 
 
 def translate(arguments: list[str]) -> list[str]:
-    """The old scripts' spellings as this suite's."""
+    """The old scripts' spellings as this suite's. Raises `UserError` for a --use-gpu that is neither true nor false."""
     result = []
     for argument in arguments:
         flag, equals, value = argument.partition("=")
-        if flag.replace("_", "-") == "--use-gpu":
-            result += ["--device", "cuda"]
-            continue
-        result.append(OLD_SPELLINGS.get(flag.replace("_", "-"), flag) + equals + value)
+        if flag.replace("_", "-") != "--use-gpu":
+            result.append(OLD_SPELLINGS.get(flag.replace("_", "-"), flag) + equals + value)
+        elif (wanted := value if equals else "true") in GPU:
+            result += ["--device", GPU[wanted]]
+        else:
+            raise UserError(f"--use-gpu is '{value}'; it must be true or false, or give --device cuda or cpu.")
     return result
 
 

@@ -83,8 +83,8 @@ class Training:
     noise: Literal["device", "shared"] = setting(
         "device", "Who draws the training noise: each framework on its device, or NumPy, the same for all."
     )
-    chunk: int = setting(100, "Steps a compiled call; changes no result, not by a bit.")
-    compile_from: int = setting(20_000, "PyTorch compiles a run of so many steps or more: a shorter one doesn't repay it.")
+    chunk: int = setting(100, "Steps a compiled call; changes the speed, and no result by a bit.")
+    compile_from: int = setting(20_000, "PyTorch: use torch.compile for runs of at least this many steps.")
     log_interval: int = setting(500, "Steps between points of the training curve.")
     validation_interval: int = setting(1_000, "Steps between validations and checkpoints.")
     selection: Literal["last", "best-validation"] = setting("last", "Which state is tested.")
@@ -95,7 +95,7 @@ class Evaluation:
     """How a trained model is judged."""
 
     samples: int = setting(1_000, "K: importance samples an image for log p(x), used exactly.")
-    images: int = setting(0, "Test images, a seeded random subset; 0 for the whole set.")
+    images: int = setting(0, "Test images, a random subset, the same for every seed; 0 for the whole set.")
     image_batch: int = setting(100, "Images a call; changes results by rounding alone.")
     sample_block: int = setting(
         25, "Samples an image a call, rounded up to a multiple of 25; changes results by rounding alone."

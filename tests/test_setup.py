@@ -195,16 +195,53 @@ def test_changed_pins_of_the_tools_leave_bench_alone(checkout):
 
 
 def test_numpyro_has_an_environment_of_its_own(checkout):
-    own = [f"{PIP} -r environments/numpyro.txt", "benchmarks numpyro --python .venv-numpyro/bin/python"]
-    assert checkout.make("bench-numpyro")[1] == ["venv", f"{PIP} {CPU}", COMPILED, "venv", *own]
-    assert checkout.make("bench-numpyro")[1] == own[1:]
+    own = [f"{PIP} -r environments/numpyro.txt", "benchmarks study numpyro --python .venv-numpyro/bin/python"]
+    assert checkout.make("study-numpyro")[1] == ["venv", f"{PIP} {CPU}", COMPILED, "venv", *own]
+    assert checkout.make("study-numpyro")[1] == own[1:]
     checkout.make("clean")
     assert not (checkout.folder / ".venv-numpyro").exists()
 
 
 def test_the_older_scripts_are_named_by_their_folder(checkout):
     checkout.make("bench")
-    assert checkout.make("bench-ancestor", "ANCESTOR=some folder")[1] == ["benchmarks ancestor some folder"]
+    assert checkout.make("study-ancestor", "ANCESTOR=some folder")[1] == ["benchmarks study ancestor some folder"]
+    assert checkout.make("study-ancestor", "ARGS=--help")[1] == ["benchmarks study ancestor --help"]
+
+
+def test_a_target_passes_its_arguments_on(checkout):
+    checkout.make("setup")
+    for target, asked in {
+        "study-growth": "study growth",
+        "bench-throughput": "study throughput",
+        "study-throughput": "study throughput",
+        "parity": "parity",
+        "reproduce-standard": "reproduce standard",
+        "regress": "regress",
+        "bench-compare": "compare --base HEAD",
+    }.items():
+        assert checkout.make(target, "ARGS=--checkpoints a.h5")[1] == [f"benchmarks {asked} --checkpoints a.h5"]
+    assert checkout.make("bench-compare", "BASE=HEAD~2")[1] == ["benchmarks compare --base HEAD~2"]
+    assert checkout.make("bench-compare", "SAVED=a file")[1] == ["benchmarks compare --saved a file"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        *((name, f"make study-{name}") for name in ("ablation", "agreement", "bfloat16", "growth", "overhead")),
+        ("bench-ancestor", "make study-ancestor"),
+        ("bench-numpyro", "make study-numpyro"),
+        ("bench-prove", "make test-slow"),
+        ("cross-evaluate", 'make parity ARGS="--checkpoints FILE …"'),
+        ("roofline", "make study-throughput ARGS=--draw"),
+        ("shape-checks", "docs/shapes.md"),
+    ],
+)
+def test_an_old_target_answers_with_the_new_one(checkout, old, new):
+    done, asked = checkout.make(old)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == f'"make {old}" is now "{new}".'
+    assert asked == []
+    assert not (checkout.folder / ".venv").exists()
 
 
 def test_one_more_index_is_passed_on(checkout):
@@ -237,9 +274,12 @@ def test_the_makefiles_check_accepts_this_python():
 
 def test_help_lists_every_target(checkout):
     done, _ = checkout.make()
-    listed = set(re.findall(r"^make ([a-z0-9-]+) +\S", done.stdout, re.MULTILINE))
-    assert listed == set(re.findall(r"^([a-z][a-z0-9-]*):", MAKEFILE, re.MULTILINE)) - {"always"}
-    assert {"bench", "test", "bfloat16", "reproduce-standard"} <= listed
+    listed = re.findall(r"^  make ([a-zA-Z0-9-]+) +\S", done.stdout, re.MULTILINE)
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", MAKEFILE, re.MULTILINE))
+    studies = {target for target in targets if target.startswith("study-")}
+    assert {*listed} == targets - studies - {"help", "always"} | {"study-NAME"}
+    assert {"bench", "test", "reproduce-standard"} <= {*listed}
+    assert len(listed) <= 18
 
 
 def test_pre_commit_runs_what_make_lint_runs(checkout):
@@ -300,7 +340,7 @@ LOOKUPS = (
     "common/protocol.py",
     "benchmarks/__main__.py",
     "benchmarks/harness/processes.py",
-    "benchmarks/studies/command.py",
+    "benchmarks/studies/skeleton.py",
 )
 
 

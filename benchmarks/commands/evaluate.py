@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     class Evaluate:
         checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="An .h5 file that a run wrote.")]
         samples: Annotated[int | None, tyro.conf.arg(help="K; as in the run by default.")] = None
-        images: Annotated[int | None, tyro.conf.arg(help="Test images, a seeded random subset; 0 for all.")] = None
+        images: Annotated[int | None, tyro.conf.arg(help="Test images, the same for every seed; 0 for all.")] = None
         backend: Annotated[str | None, tyro.conf.arg(help="Any backend; the one that trained by default.")] = None
         device: Annotated[Device, tyro.conf.arg(help="Where the model lives.")] = "cpu"
         precision: Annotated[Precision | None, tyro.conf.arg(help="full, tf32 or bfloat16; as in the run by default.")] = None

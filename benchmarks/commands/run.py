@@ -15,23 +15,40 @@ from benchmarks.harness.cli import parse, warn_of
 from benchmarks.harness.presets import PRESETS, preset
 from benchmarks.harness.processes import UNAVAILABLE
 from benchmarks.outputs import tables
-from common import checkpoints, data, protocol
+from common import checkpoints, protocol
 from common.config import SECTIONS, TOP, Config, Variational
 from common.errors import UserError
 
 FAMILIES = ("mean-field", "flow")
+SEVERAL = ("variational", "seed")  # settings of which a command can have several values, a run each
+# Settings that --help shows; --help-all shows the others too.
+MAIN = ("latent_size", "hidden_size", "flow_depth", "learning_rate", "batch_size", "steps", "samples", "images", "device")
+
+Field = tuple[str, Any, Any]  # of a dataclass: name, type with its help, default
 
 
-def setting_fields(config: Config, *, leave_out: tuple[str, ...]) -> list[tuple[str, Any, Any]]:
-    """Every setting as (name, type with its help, default), for a flat command line."""
-    owners = [(getattr(config, section), name) for section, names in SECTIONS.items() for name in names]
-    owners += [(config, name) for name in TOP]
+def option(kind: Any, help: str, **more: Any) -> Any:
+    return Annotated[kind, tyro.conf.arg(help=help, **more)]
+
+
+def setting_fields(config: Config, *, everything: bool) -> list[Field]:
+    """A field for each section of the settings and one for those of no section; their own fields are flags.
+
+    Unless `everything` is wanted, the flags are those of MAIN, under one heading.
+    """
+    owners = [(section, getattr(config, section), names) for section, names in SECTIONS.items()]
     result = []
-    for owner, name in owners:
-        field = {f.name: f for f in dataclasses.fields(owner)}[name]
-        if "help" in field.metadata and name not in leave_out:
-            kind = typing.get_type_hints(type(owner))[name]
-            result.append((name, Annotated[kind, tyro.conf.arg(help=field.metadata["help"])], getattr(owner, name)))
+    for title, owner, names in [*owners, ("arithmetic", config, TOP)]:
+        kinds = typing.get_type_hints(type(owner))
+        fields = {field.name: field for field in dataclasses.fields(owner)}
+        flags = [
+            (name, option(kinds[name], fields[name].metadata["help"]), getattr(owner, name))
+            for name in names
+            if "help" in fields[name].metadata and name not in SEVERAL and (everything or name in MAIN)
+        ]
+        section = dataclasses.make_dataclass(title.capitalize(), flags)
+        heading = tyro.conf.OmitArgPrefixes if everything else tyro.conf.arg(name="")
+        result.append((title, Annotated[section, heading], dataclasses.field(default_factory=section)))
     return result
 
 
@@ -46,66 +63,53 @@ def named(arguments: list[str], flag: str, default: str) -> str:
     return value
 
 
-def main(arguments: list[str]) -> int:
+def asked_of(arguments: list[str]) -> tuple[Any, Config, checkpoints.Checkpoint | None]:
+    """(the arguments parsed, the config that they change, the checkpoint of --from)."""
     origin = named(arguments, "--from", "")
     start = checkpoints.load(Path(origin)) if origin else None
     name = named(arguments, "--preset", start.preset if start else "quick")
     default = start.config if start and name == start.preset else preset(name)
+    families = (default.model.variational,) if start else FAMILIES
+    everything = "--help-all" in arguments or not {"-h", "--help"} & {*arguments}
     kind = dataclasses.make_dataclass(
         "Run",
         [
-            ("preset", Annotated[str, tyro.conf.arg(help=f"Named settings: {', '.join(PRESETS)}.")], name),
-            (
-                "backend",
-                Annotated[
-                    tuple[str, ...], tyro.conf.arg(help=f"One or more of {', '.join(protocol.BACKENDS)}; all by default.")
-                ],
-                (),
-            ),
-            (
-                "variational",
-                Annotated[tuple[Variational, ...], tyro.conf.arg(help="One or both families.")],
-                (default.model.variational,) if start else FAMILIES,
-            ),
-            (
-                "seed",
-                Annotated[tuple[int, ...], tyro.conf.arg(help="One or more seeds, a run each.")],
-                (default.training.seed,),
-            ),
+            ("preset", option(str, f"Named settings: {', '.join(PRESETS)}."), name),
+            ("backend", option(tuple[str, ...], f"Some of {', '.join(protocol.BACKENDS)}; all by default."), ()),
+            ("variational", option(tuple[Variational, ...], "One or both families."), families),
+            ("seed", option(tuple[int, ...], "One or more seeds, a run each."), (default.training.seed,)),
             (
                 "data",
-                Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")],
+                option(str, "binarized-mnist, binarized-digits or an .h5 file."),
                 start.dataset if start else "binarized-digits",
             ),
-            ("data_dir", Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")], None),
-            ("results", Annotated[Path, tyro.conf.arg(help="Folder for records and checkpoints.")], Path("results")),
-            (
-                "resume",
-                Annotated[bool, tyro.conf.arg(help="Go on from the checkpoints in the results folder.")],
-                False,
-            ),
+            ("data_dir", option(Path | None, "Folder of the binarized MNIST files."), None),
+            ("results", option(Path, "Folder for records and checkpoints."), Path("results")),
+            ("resume", option(bool, "Go on from the checkpoints in the results folder."), False),
             (
                 "from_",
-                Annotated[
-                    Path | None,
-                    tyro.conf.arg(
-                        name="from",
-                        help="Go on from this checkpoint, of any backend; its settings and its backend are the defaults.",
-                    ),
-                ],
+                option(Path | None, "Go on from this checkpoint: its settings and backend are the defaults.", name="from"),
                 None,
             ),
-            *setting_fields(default, leave_out=("variational", "seed")),
+            *setting_fields(default, everything=everything),
         ],
     )
-    asked = parse(kind, arguments, command="run", description="Train and test models; each ends in a record.")
-    for flag in ("backend", "variational", "seed"):
+    description = "Train, test and time models; each ends in a record and a checkpoint."
+    if not everything:
+        description += " --help-all has all settings."
+    given = ["--help" if argument == "--help-all" else argument for argument in arguments]
+    return parse(kind, given, command="run", description=description), default, start
+
+
+def main(arguments: list[str]) -> int:
+    asked, default, start = asked_of(arguments)
+    for flag in ("backend", *SEVERAL):
         values = getattr(asked, flag)
         if f"--{flag}" in arguments and not values:
             raise UserError(f"--{flag} has no value; give at least one, or leave it out.")
         if len(set(values)) < len(values):
             raise UserError(f"--{flag} names one twice; once is one run.")
-    settings = {field: getattr(asked, field) for field, *_ in setting_fields(default, leave_out=("variational", "seed"))}
+    settings = {name: value for section in (*SECTIONS, "arithmetic") for name, value in vars(getattr(asked, section)).items()}
     backends = asked.backend or ((start.backend,) if start else protocol.BACKENDS)
     jobs = [
         runs.Job(
@@ -134,16 +138,21 @@ def main(arguments: list[str]) -> int:
             tables.terminal(done)  # what went before is not lost
             return 2
         if code:
-            record = job.blank(dataset=data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None))
-            missing = "its framework can't be imported; `python -m benchmarks list` says why"
-            reason = missing if code == UNAVAILABLE else f"its process ended with code {code}"
-            status = "not-run" if code == UNAVAILABLE else "failed"
-            record |= {"status": status, "reason": f"{job.backend}: {reason}."}
+            record = without_result(job, code)
             worst = max(worst, 0 if code == UNAVAILABLE else 1)
             if code == UNAVAILABLE and job.record.exists():
-                done.append(record)  # what isn't run replaces no result
+                done.append(record)  # a run that did not begin replaces no result
                 continue
             records.write(record, Path(job.results))
         done.append(records.read(job.record))
     tables.terminal(done)
     return max([worst, *(1 for record in done if record["status"] == "failed")])
+
+
+def without_result(job: runs.Job, code: int) -> records.Record:
+    """The record of a run whose process ended with this code."""
+    if code == UNAVAILABLE:
+        status, reason = "not-run", "its framework can't be imported; `python -m benchmarks list` says why"
+    else:
+        status, reason = "failed", f"its process ended with code {code}"
+    return job.blank(dataset=job.dataset()) | {"status": status, "reason": f"{job.backend}: {reason}."}

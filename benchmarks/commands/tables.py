@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-
 from benchmarks.harness import peers
 from benchmarks.harness.cli import Nothing, parse
 from benchmarks.outputs import documents, markdown, tables
 from benchmarks.parity import checkpoints, comparison
-from benchmarks.studies import ablation, agreement, ancestor, bfloat16, growth_report, numpyro, overhead, roofline, throughput
+from benchmarks.studies import ancestor, numpyro, overhead, roofline, skeleton, throughput
 
 # Block name → (the report that it is made from, how).
 BLOCKS: documents.Blocks = {
@@ -19,11 +17,7 @@ BLOCKS: documents.Blocks = {
     "throughput-cuda": ("throughput-cuda", throughput.markdown),
     "machine-cuda": ("throughput-cuda", roofline.markdown),
     "overhead": (overhead.REPORT, overhead.table),
-    "bfloat16": (bfloat16.REPORT, bfloat16.table),
-    "ablation": ("ablation", ablation.table),
-    **{f"growth-{axis}": ("growth", functools.partial(growth_report.table, axis=axis)) for axis in growth_report.SETTINGS},
-    "growth": ("growth", growth_report.measured),
-    "agreement": ("agreement", agreement.table),
+    **skeleton.blocks(),
     "ancestor": (ancestor.REPORT, peers.markdown),
     "numpyro": (numpyro.REPORT, peers.markdown),
 }

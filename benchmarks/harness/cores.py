@@ -39,7 +39,7 @@ def round_trip() -> RoundTrip:
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         return None
     # A fresh process forks: one whose framework has started threads must not.
-    command = [sys.executable, "-c", f"from benchmarks import cores; print(cores.exchange({EXCHANGES}))"]
+    command = [sys.executable, "-c", f"from benchmarks.harness import cores; print(cores.exchange({EXCHANGES}))"]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     return float(done.stdout) if done.returncode == 0 else None
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from common.config import Config, Model
-from common.parameters import Layer, Product, layers
+from common.parameters import Layer, Product, layers, shapes
 from common.protocol import Probes
 
 REPEATS = 3  # steps' worth of products a measurement
+WORD = 4  # bytes of a float32
 
 
 def rows(layer: Layer, *, batch: int, samples: int) -> int:
@@ -31,6 +33,22 @@ def products(config: Config) -> list[Product]:
             del own["input's gradient"]
         result += own.values()
     return result
+
+
+def flop(config: Config) -> float:
+    """FLOP of one training step's matrix products: two a multiplication and addition."""
+    return sum(2.0 * m * k * n for m, k, n in products(config))
+
+
+def moved(config: Config) -> float:
+    """Bytes that one training step must read and write, in float32.
+
+    Each product's two factors and its result once; for Adam each parameter's value, gradient and two moments, of which it
+    writes three again.
+    """
+    factors = sum(m * k + k * n + m * n for m, k, n in products(config))
+    parameters = sum(math.prod(shape) for shape in shapes(config.model).values())
+    return float(WORD * (factors + 7 * parameters))
 
 
 class Floor:

@@ -110,7 +110,14 @@ def key(row: Row) -> tuple[str, ...]:
     return row["peer"], row["ours"], row["variational"], row["device"]
 
 
-def publish(name: str, rows: Iterable[Row], folder: Path, *, among_all: Callable[[list[Row]], None] | None = None) -> Report:
+def publish(
+    name: str,
+    rows: Iterable[Row],
+    folder: Path,
+    *,
+    environment: dict[str, Any],
+    among_all: Callable[[list[Row]], None] | None = None,
+) -> Report:
     """The report with these rows among its earlier ones, written and returned. What wasn't run replaces no measurement.
 
     `among_all` may change what a row says of itself among all of them.
@@ -123,7 +130,7 @@ def publish(name: str, rows: Iterable[Row], folder: Path, *, among_all: Callable
     merged = list(found.values())
     if among_all:
         among_all(merged)
-    path = reports.write(name, {"rows": merged}, folder)
+    path = reports.write(name, {"rows": merged}, folder, environment=environment)
     report = reports.read(name, path.parent)
     assert report is not None
     return report
@@ -148,9 +155,7 @@ def markdown(report: Report) -> str:
             ]
             peers = ", ".join(f"{package} {version}" for package, version in row["peer_versions"].items())
             load = f"load {row['environment']['load']:.1f} before the first turn, {cores.said(row.get('round_trips_ns', []))}"
-            where = reports.measured(
-                row["environment"], setting=f"{row['device']}, float32 unless a row says otherwise, {load}"
-            )
+            where = reports.where(row["environment"], setting=f"{row['device']}, float32 unless a row says otherwise, {load}")
             places.setdefault(f"{where}. Theirs: {peers}.", []).append(f"{row['peer']} {row['variational']}")
         else:
             cells += ["", "", f"not run: {row['reason']}", ""]

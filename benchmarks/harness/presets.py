@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from common.config import Config
+from typing import Any
+
+from common.config import SECTIONS, TOP, Config
 from common.errors import UserError
 
 STANDARD = Config()
 
-# All six models in under three minutes on two cores.
+# All six models train in under three minutes on two cores.
 QUICK = STANDARD.replace(latent_size=16, hidden_size=128, steps=2_000, warm_up=500, log_interval=250, validation_interval=500)
 
 # The scripts of jaanli/variational-autoencoder. They sum the loss over a batch of B where this suite takes the mean,
@@ -54,3 +56,38 @@ def preset(name: str) -> Config:
     if name not in PRESETS:
         raise UserError(f"There is no preset '{name}'; choose from {', '.join(PRESETS)}.")
     return PRESETS[name]
+
+
+# Settings that a record's name has in parts of its own, and the shape of the data set's images.
+NAMED_APART = ("variational", "seed", "dtype", "precision", "device", "image_shape")
+# Settings that may change when a run goes on from its checkpoint: how it is tested and on which device, and how many steps a
+# call and a point of the curve have, which changes no parameter.
+MAY_CHANGE = (*SECTIONS["evaluation"], "device", "chunk", "log_interval")
+
+
+def differing(config: Config, other: Config) -> dict[str, Any]:
+    """The settings in which `config` differs from `other`, with `config`'s values.
+
+    `compile_from` counts only where it decides otherwise: at `config`'s number of steps one compiles and the other doesn't.
+    """
+    ours, theirs = flat(config), flat(other)
+    steps = config.training.steps
+    if (steps >= ours["compile_from"]) == (steps >= theirs["compile_from"]):
+        theirs["compile_from"] = ours["compile_from"]
+    return {name: value for name, value in ours.items() if theirs[name] != value}
+
+
+def changed(config: Config, name: str) -> dict[str, Any]:
+    """The settings in which a run differs from its preset, beside NAMED_APART; none where there is no such preset.
+
+    A study gives its runs names of its own, "ancestor-jax+width" say, and its report says their settings.
+    """
+    if name not in PRESETS:
+        return {}
+    return {key: value for key, value in differing(config, PRESETS[name]).items() if key not in NAMED_APART}
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Every setting of a config by its name, whichever section it is in."""
+    owners = [(getattr(config, section), name) for section, names in SECTIONS.items() for name in names]
+    return {name: getattr(owner, name) for owner, name in (*owners, *((config, name) for name in TOP))}

@@ -2,8 +2,9 @@
 
     schema, status, reason         1; ok, failed or not-run; unless ok, one sentence on why
     backend, variational, preset, seed, device, precision, config, dataset {name, sha256}
+    changed                        {setting: value} where the run's settings aren't its preset's
     environment                    {versions, commit, machine, threads, load}, from `environment.describe`; load_after;
-                                   round_trip_ns before training, round_trip_after_ns after it, from `benchmarks.cores`
+                                   round_trip_ns before training, round_trip_after_ns after it, from `harness.cores`
     trained                        [{backend, last_step}] in order: more than one where a run changed its framework half-way
     parameters                     scalars in the model
     curve                          training means {step, objective, elbo}; on validation data {valid_step, valid_elbo}
@@ -19,7 +20,7 @@
     timing.warning                 one sentence where they spread by more than `spread.BOUND` of their median
     timing.floor_s, floor_ratio    the floor of one step; a step's median time over it
     timing.evaluation_s            scoring the test images
-    peak_memory_bytes              of the run's process
+    peak_memory_bytes              the most resident memory of the run's process; null where the system doesn't say (Linux does)
     test.elbo, log_px              means over the test images; elbo_se, log_px_se their standard errors over images
     test.importance_samples, images, ess    K; images scored; effective sample size of the K, mean over images
 
@@ -28,6 +29,7 @@ Units are seconds, bytes, nats per image and examples a second. An absent number
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -36,6 +38,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import presets
 from common.config import Config
 from common.errors import UserError
 from common.files import write_text
@@ -45,6 +48,7 @@ Record = dict[str, Any]
 
 RECORDS = Path(__file__).parents[1] / "records"  # what is committed
 SCHEMA = 1
+LONGEST_DIFFERENCES = 60  # characters of a file's name
 STATUSES = ("ok", "failed", "not-run")
 
 # Other tools read these keys: none may be renamed.
@@ -90,6 +94,7 @@ def blank(
         "device": config.device,
         "precision": config.factors,
         "config": config.as_dict(),
+        "changed": presets.changed(config, preset),
         "environment": environment or dict.fromkeys(SECTIONS["environment"]),
         "trained": [],
         "parameters": None,
@@ -100,21 +105,58 @@ def blank(
     }
 
 
-def name(config: Config, backend: str, dataset_name: str, preset: str, seed: int) -> str:
-    """The record's file name. An .h5 data set goes by its file's name alone."""
-    return _name(preset, dataset_name, backend, config.model.variational, config.device, config.factors, seed)
-
-
 def name_of(record: Record) -> str:
-    """The file name that a record's content asks for."""
-    keys = ("backend", "variational", "device", "precision", "seed")
-    return _name(record["preset"], record["dataset"]["name"], *(record[key] for key in keys))
+    """The file name that a record's content asks for; an .h5 data set goes by its file's name alone.
+
+    A run of its preset's settings has the preset's name; each setting that differs adds a part: "standard+steps3000_…".
+    """
+    return f"{_name(record, record.get('changed', {}))}.json"
 
 
-def _name(preset: str, dataset_name: str, *rest: str | int) -> str:
-    *parts, seed = (preset, re.split(r"[/\\]", dataset_name)[-1].removesuffix(".h5"), *rest)
-    # "_" separates the parts, so that none may contain it.
-    return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", str(part)) for part in (*parts, f"seed{seed}")) + ".json"
+def checkpoint_name_of(record: Record) -> str:
+    """The file name of the run's checkpoint: runs that train the same have one, which can be tested in several ways."""
+    changed = record.get("changed", {})
+    return f"{_name(record, {key: value for key, value in changed.items() if key not in presets.MAY_CHANGE})}.h5"
+
+
+def changed(record: Record) -> dict[str, Any]:
+    """The settings in which the record's run differs from its preset, {} for none.
+
+    A record that was written before it could say so is compared with today's preset, in the settings that it knows and that
+    change more than rounding.
+    """
+    if "changed" in record:
+        return dict(record["changed"])
+    differing = presets.changed(Config.from_dict(record["config"]), record["preset"])
+    return {key: value for key, value in differing.items() if key not in ("image_batch", "sample_block", "compile_from")}
+
+
+def changes(record: Record) -> str:
+    """`changed` in words: "steps 3000, hidden-size 64"."""
+    return ", ".join(f"{key.replace('_', '-')} {value}" for key, value in changed(record).items())
+
+
+def _name(record: Record, changed: dict[str, Any]) -> str:
+    dataset = re.split(r"[/\\]", record["dataset"]["name"])[-1].removesuffix(".h5")
+    parts = [record["preset"], dataset, *(record[key] for key in ("backend", "variational", "device", "precision"))]
+    # "_" separates the parts and "+" the changed settings, so that no part may contain either.
+    first, *rest = (re.sub(r"[^A-Za-z0-9.-]+", "-", str(part)) for part in (*parts, f"seed{record['seed']}"))
+    return "_".join([first + _differences(changed), *rest])
+
+
+def _differences(changed: dict[str, Any]) -> str:
+    """ "+steps3000+no-data-bias"; a hash of the settings where that is long."""
+    parts = [_difference(key.replace("_", "-"), value) for key, value in sorted(changed.items())]
+    text = "".join(f"+{part}" for part in parts)
+    if len(text) <= LONGEST_DIFFERENCES:
+        return text
+    return "+" + hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _difference(flag: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return flag if value else f"no-{flag}"
+    return f"{flag}-{value}" if isinstance(value, str) else f"{flag}{value}".replace("+", "")  # 1e+20
 
 
 def write(record: Record, folder: Path) -> Path:
@@ -210,6 +252,8 @@ def _fault(record: Any) -> str | None:
         return f"is of a backend '{record['backend']}', which is none of {', '.join(BACKENDS)}"
     if record["status"] not in STATUSES:
         return f"has status '{record['status']}', which is none of {', '.join(STATUSES)}"
+    if not isinstance(record.get("changed", {}), dict):
+        return "has a 'changed' that is not an object"
     if record["status"] != "ok" and not (isinstance(record["reason"], str) and record["reason"]):
         return f"is {record['status']} without a reason"
     if not isinstance(record["seed"], int) or not isinstance(record["dataset"]["name"], str):

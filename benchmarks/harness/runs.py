@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -13,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import cores, environment, records, spread
+from benchmarks.harness import cores, environment, memory, presets, records, spread
 from benchmarks.harness.cli import known, writable
 from benchmarks.harness.floor import Floor
 from benchmarks.harness.processes import UNAVAILABLE
 from benchmarks.harness.progress import Progress
 from common import checkpoints, data, estimators, parameters, protocol, training
 from common.checkpoints import Checkpoint
-from common.config import Config, check
+from common.config import Config, Training, check
 from common.data import Dataset
 from common.errors import UserError
 from common.noise import TEST, seed_for
@@ -48,22 +49,23 @@ class Job:
         values = json.loads(text)
         return cls(**values | {"config": Config.from_dict(values["config"])})
 
-    def blank(self, *, dataset: Dataset) -> records.Record:
-        """The record of a run that has no result yet."""
-        return records.blank(
-            self.config, backend=self.backend, dataset_name=dataset.name, dataset_sha256=dataset.sha256, preset=self.preset
-        )
+    def dataset(self) -> Dataset:
+        return data.load(self.data, data_dir=Path(self.data_dir) if self.data_dir else None)
+
+    def blank(self, *, dataset: Dataset | None) -> records.Record:
+        """The record of a run that has no result yet; without the data set it lacks the latter's SHA-256."""
+        name, sha256 = (dataset.name, dataset.sha256) if dataset else (str(Path(self.data)), None)
+        return records.blank(self.config, backend=self.backend, dataset_name=name, dataset_sha256=sha256, preset=self.preset)
 
     @property
     def record(self) -> Path:
         """Where its record goes."""
-        name = records.name(self.config, self.backend, self.data, self.preset, self.config.training.seed)
-        return Path(self.results) / name
+        return Path(self.results) / records.name_of(self.blank(dataset=None))
 
     @property
     def checkpoint(self) -> Path:
-        """Beside the record."""
-        return self.record.with_suffix(".h5")
+        """Where its checkpoint goes: beside the record, and shared with runs that train the same."""
+        return Path(self.results) / records.checkpoint_name_of(self.blank(dataset=None))
 
 
 def in_process(job: Job, *, command: tuple[str, ...] = ("worker",), folder: Path | None = None) -> int:
@@ -86,7 +88,7 @@ def evaluate(
 ) -> estimators.Estimates:
     """Judge these parameters on the test images that the config names."""
     session = judging(backend, selected, config=config)
-    images = data.subset(images=config.evaluation.images, of=len(dataset.test), seed=config.training.seed)
+    images = data.subset(images=config.evaluation.images, of=len(dataset.test))
     with progress.phase("test", total=len(images), unit="images") as advance:
         return estimators.estimate(
             session,
@@ -125,11 +127,12 @@ def run(job: Job, *, import_s: float) -> records.Record:
     """
     began = time.perf_counter()
     config = job.config
-    dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
+    dataset = job.dataset()
     backend = protocol.load(job.backend)
     record = job.blank(dataset=dataset) | {"environment": environment.describe(config.device)}
     checkpoint, session = begin(job, backend=backend, dataset=dataset)
     setup_s = time.perf_counter() - began
+    refuse_overwriting(job, dataset=dataset)
     floor = Floor(protocol.probes(job.backend), config, seconds=checkpoint.history.setdefault("floor_seconds", []))
     progress = Progress(f"{job.backend} {config.model.variational}")
     first_step = int(checkpoint.state["step"])
@@ -162,10 +165,10 @@ def run(job: Job, *, import_s: float) -> records.Record:
         "curve": {
             column: [int(v) if column.endswith("step") else v for v in checkpoint.history[column]] for column in training.CURVE
         },
-        "timing": timing(checkpoint.history, batch_size=config.training.batch_size)
+        "timing": timing(checkpoint.history, config.training)
         | {"programs_compiled": None if first_step else protocol.probes(job.backend).programs_compiled()}
         | {"import_s": import_s, "setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": memory.peak(),
         "test": dataclasses.asdict(test),
     }
     record["environment"]["load_after"] = environment.load()
@@ -175,49 +178,48 @@ def run(job: Job, *, import_s: float) -> records.Record:
 
 
 def finished(job: Job) -> bool:
-    """Whether its record has a result, of its settings and data; one that failed is to be resumed."""
+    """Whether its record has a result, of its settings and data; a failed run is to be resumed."""
     if not job.record.exists():
         return False
     record = records.read(job.record)
-    dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
-    same = (Config.from_dict(record["config"]), record["dataset"]["sha256"]) == (job.config, dataset.sha256)
-    return record["status"] == "ok" and same
+    return record["status"] == "ok" and _difference(job, of_record(record), dataset=job.dataset()) is None
+
+
+Origin = tuple[Config, str, str]  # of a result: its settings, its data set's name and SHA-256
+
+
+def of_record(record: records.Record) -> Origin:
+    return Config.from_dict(record["config"]), record["dataset"]["name"], record["dataset"]["sha256"]
+
+
+def _difference(job: Job, origin: Origin, *, dataset: Dataset, may_change: tuple[str, ...] = ()) -> str | None:
+    """The first setting in which the job, on this data set, differs from a result's origin, in words."""
+    config, name, sha256 = origin
+    theirs = presets.flat(config)
+    for setting, value in presets.differing(job.config, config).items():
+        if setting not in may_change:
+            return f"{setting} {theirs[setting]}, not {value}"
+    return None if sha256 == dataset.sha256 else f"data set {name}, not {dataset.name}"
 
 
 def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
     """The checkpoint of a file, the job's backend to go on with. Raises `UserError` where its settings or data are others.
 
-    Another number of steps is no other setting under a constant learning rate, if a validation falls on the last one done.
+    Those of `presets.MAY_CHANGE` may differ. With a constant learning rate `steps` may too, if the checkpoint lies on a
+    validation step.
     """
     checkpoint = checkpoints.load(path)
-    theirs, ours = checkpoint.config.as_dict(), job.config.as_dict()
-    # None changes what was trained.
-    for settings in (theirs, ours):
-        del settings["evaluation"], settings["device"]
-    done = int(checkpoint.state["step"])
-    if (
-        job.config.optimizer.schedule == "constant"
-        and job.config.training.steps >= done
-        and done % job.config.training.validation_interval == 0
-    ):
-        theirs["training"]["steps"] = ours["training"]["steps"]
-    differing = [
-        f"{name} {theirs[section][name]}, not {value}"
-        for section, values in ours.items()
-        if isinstance(values, dict)
-        for name, value in values.items()
-        if theirs[section][name] != value
-    ]
-    differing += [f"{name} {theirs[name]}, not {ours[name]}" for name in ("dtype", "precision") if theirs[name] != ours[name]]
-    if checkpoint.sha256 != dataset.sha256:
-        differing.append(f"data set {checkpoint.dataset}, not {dataset.name}")
-    if differing:
+    theirs, ours, done = checkpoint.config, job.config.training, int(checkpoint.state["step"])
+    if job.config.optimizer.schedule == "constant" and ours.steps >= done and done % ours.validation_interval == 0:
+        theirs = theirs.replace(steps=ours.steps)
+    origin = (theirs, checkpoint.dataset, checkpoint.sha256)
+    if difference := _difference(job, origin, dataset=dataset, may_change=presets.MAY_CHANGE):
         raise UserError(
-            f"The checkpoint {path} has {differing[0]}; "
+            f"The checkpoint {path} has {difference}; "
             "go on with its own settings, or leave out --resume or --from and begin anew."
         )
     if checkpoint.backend != job.backend:
-        if done == job.config.training.steps:
+        if done == ours.steps:
             raise UserError(
                 f"The checkpoint {path} is at its last step, {done}: {job.backend} has nothing to train; "
                 f"`python -m benchmarks evaluate {path} --backend {job.backend}` judges it there."
@@ -236,28 +238,31 @@ def check_start(job: Job) -> None:
         raise UserError("--from goes on from one checkpoint, --resume from those in the results folder; leave one out.")
     if own.exists() and own.resolve() != Path(job.start).resolve():
         raise UserError(f"{own} exists and is another run's; go on from that one, or give another folder as --results.")
-    resumed(job, Path(job.start), dataset=data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None))
+    resumed(job, Path(job.start), dataset=job.dataset())
 
 
-def timing(history: dict[str, list[float]], *, batch_size: int) -> dict[str, Any]:
+def timing(history: dict[str, list[float]], settings: Training) -> dict[str, Any]:
     """A record's `timing`, from the chunks that trained; null where too few were timed.
 
-    A process's first chunk of its length compiles: it is kept out of the median, and what it took beyond a median chunk of its
-    steps is compile_s.
+    The median is of the chunks of the run's own full length alone: a resumed run can have others before. A process's first
+    chunk of its length compiles: it is kept out of the median, and what it took beyond a median chunk of its steps is
+    compile_s.
     """
     steps, seconds, first = (np.array(history[column]) for column in training.CLOCK)
-    steady = (first == 0) & (steps == steps.max())
+    full = min(settings.chunk, settings.log_interval, settings.validation_interval, settings.steps)
+    steady = (first == 0) & (steps == full)
     result: dict[str, Any] = dict.fromkeys((*records.SECTIONS["timing"], *records.LATER["timing"]))
     result |= {"placement_s": float(sum(history["placement_seconds"])), "first_chunk_s": float(seconds[0])}
     if not steady.any():
         return result
     step_s = seconds[steady] / steps[steady]
     compile_s = float(np.maximum(seconds - np.median(step_s) * steps, 0)[first == 1].sum())
-    low, high = np.percentile(batch_size / step_s, [25, 75])
+    rates = settings.batch_size / step_s
+    low, high = np.percentile(rates, [25, 75])
     result |= {
         "compile_s": compile_s,
         "steady_s": float(seconds.sum()) - compile_s,
-        "examples_per_s": float(batch_size / np.median(step_s)),
+        "examples_per_s": settings.batch_size / float(np.median(step_s)),
         "examples_per_s_iqr": float(high - low),
         "chunks": int(steady.sum()),
     }
@@ -268,29 +273,41 @@ def timing(history: dict[str, list[float]], *, batch_size: int) -> dict[str, Any
     return result
 
 
-def peak_memory_bytes() -> int | None:
-    """The most memory this process has held; None on Windows."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def checked(job: Job) -> Dataset:
-    """The job's data set, its settings checked against it and its results folder against the disk, before anything is run."""
-    dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
+    """The job's data set, once nothing stands in the way of its run: asked before anything is trained.
+
+    Raises `UserError` for settings that don't fit one another or the data set, an unknown backend, a results folder that can't
+    be written, and where `refuse_overwriting` does.
+    """
+    dataset = job.dataset()
     check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
     known([job.backend])
     writable(Path(job.results))
+    refuse_overwriting(dataclasses.replace(job, config=job.config.replace(image_shape=dataset.image_shape)), dataset=dataset)
     return dataset
+
+
+def refuse_overwriting(job: Job, *, dataset: Dataset) -> None:
+    """Raises `UserError` where the job would overwrite the record or the checkpoint of other settings or other data.
+
+    Names say a preset and what differs from it, but an older record's doesn't, and presets and files of data change.
+    """
+    path, difference = job.record, None
+    if path.exists() and (old := records.read(path))["status"] != "not-run":
+        difference = _difference(job, of_record(old), dataset=dataset)
+    if difference is None and job.checkpoint.exists():
+        path = job.checkpoint
+        with contextlib.suppress(UserError):  # a damaged checkpoint is no loss
+            found = checkpoints.load(path)
+            origin = (found.config, found.dataset, found.sha256)
+            difference = _difference(job, origin, dataset=dataset, may_change=presets.MAY_CHANGE)
+    if difference:
+        raise UserError(f"{path} is another run's, with {difference}; give another folder as --results, or move it away.")
 
 
 def with_pixels(job: Job) -> Job:
     """The job, checked, with the image shape of its data set."""
-    dataset = checked(job)
-    return dataclasses.replace(job, config=job.config.replace(image_shape=dataset.image_shape))
+    return dataclasses.replace(job, config=job.config.replace(image_shape=checked(job).image_shape))
 
 
 def worker(arguments: list[str]) -> int:

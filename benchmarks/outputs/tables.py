@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.harness import cores, reports, spread
-from benchmarks.harness.records import RECORDS, Record, read_all
+from benchmarks.harness.records import RECORDS, Record, changed, changes, read_all
 from benchmarks.outputs import terminal as _terminal
 from benchmarks.outputs.table import Table
 from common.errors import UserError
@@ -172,7 +172,7 @@ def distances(records: Sequence[Record]) -> list[str]:
 
 
 def rows(table: str, records: Iterable[Record]) -> list[Record]:
-    """The records of a README table, in its order; an ancestor's preset counts on its own framework alone.
+    """The records of a README table, in its order: of its presets' own settings, an ancestor's on its own framework alone.
 
     Raises `UserError` for a table that isn't in TABLES.
     """
@@ -184,6 +184,7 @@ def rows(table: str, records: Iterable[Record]) -> list[Record]:
         for record in records
         if record["preset"] in wanted.presets
         and record["dataset"]["name"] == wanted.dataset
+        and not changed(record)
         and record["backend"] == ANCESTORS.get(record["preset"], record["backend"])
     )
 
@@ -271,11 +272,14 @@ def check(*, records_dir: Path = RECORDS, readme: Path = README) -> None:
 
 
 def terminal(records: Iterable[Record], *, console: Console | None = None) -> None:
-    """Print a table for each preset and data set, and the reason of each row without a result."""
+    """Print a table for each preset, what is changed of it and data set, and the reason of each row without a result."""
     console = console or Console()
     groups: dict[str, list[Record]] = {}
     for record in in_order(records):
-        groups.setdefault(f"{record['preset']}, {record['dataset']['name']}", []).append(record)
+        title = f"{record['preset']}, {record['dataset']['name']}"
+        if changed(record):
+            title += f"; changed: {changes(record)}"
+        groups.setdefault(title, []).append(record)
     for title, found in groups.items():
         columns = shown(TERMINAL_COLUMNS, found)
         ends = [i for i in range(1, len(found)) if found[i]["variational"] != found[i - 1]["variational"]]

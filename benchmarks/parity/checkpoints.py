@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.harness import reports
+from benchmarks.harness import environment, reports
 from benchmarks.harness.processes import ask
 from benchmarks.outputs import tables, terminal
 from benchmarks.outputs.table import Part, Table
@@ -46,6 +46,7 @@ def compare(
     """
     if not paths:
         raise UserError("Which checkpoints? `python -m benchmarks run` writes them into its results folder, as .h5 files.")
+    here = environment.describe(device)
     loaded = [checkpoints.load(path) for path in paths]
     question = {"device": device, "data_dir": str(data_dir) if data_dir else None, "checkpoints": [str(path) for path in paths]}
     for path, checkpoint in zip(paths, loaded, strict=True):
@@ -70,7 +71,8 @@ def compare(
     terminal.show(table(rows), Console())
     for name, reason in unavailable.items():
         print(f"{name}: not run: {reason}")
-    print(f"Wrote {reports.write(reports.of_device(REPORT, device), {'device': device, 'rows': rows}, results)}.")
+    path = reports.write(reports.of_device(REPORT, device), {"device": device, "rows": rows}, results, environment=here)
+    print(f"Wrote {path}.")
     uneven = [each for each in rows if not even(each)]
     for each in uneven:
         print(
@@ -178,5 +180,5 @@ def parts(report: reports.Report) -> list[Part]:
         for its in each.get("evaluated", {}).values():
             trained.add(f"{setting}; {its['images']:,} test images, K = {its['importance_samples']:,}")
     where = "; ".join(sorted({f"{each['device']}, {each['precision']}" for each in rows}))
-    notes = [*sorted(trained), reports.measured(report["environment"], setting=where)]
+    notes = [*sorted(trained), reports.where(report["environment"], setting=where)]
     return [table(rows), "\n".join(f"- {note}." for note in notes)]

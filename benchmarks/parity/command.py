@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from benchmarks.harness import reports
+from benchmarks.harness import environment, reports
 from benchmarks.harness.cli import known, parse
 from benchmarks.harness.presets import STANDARD
 from benchmarks.parity import checkpoints, comparison, ladder
@@ -41,6 +41,7 @@ class Parity:
 
 def main(arguments: list[str]) -> int:
     asked: Parity = parse(Parity, arguments, command="parity", description="Are the backends the same function?")
+    here = environment.describe(asked.device)
     known(asked.backend)
     if len(set(asked.backend)) == 1:
         raise UserError(f"There is nothing to compare {asked.backend[0]} with; give two backends or more.")
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> int:
     for backend, reason in unavailable.items():
         print(f"{backend}: not run: {reason}")
     content = comparison.content(found, unavailable, sizes=asked.sizes, images=name) | {"device": asked.device}
-    path = reports.write(reports.of_device("parity", asked.device), content, asked.results)
+    path = reports.write(reports.of_device("parity", asked.device), content, asked.results, environment=here)
     print(f"Every rung holds: {path}")
     return 0
 

@@ -252,7 +252,7 @@ def parts(report: Report) -> list[Part]:
     columns = ["precision", "quantity", "allowed", *(" – ".join(pair) for pair in pairs)]
     notes = [f"- {backend}: not run: {reason}" for backend, reason in report["unavailable"].items()]
     notes.append(f"- Sizes: {report['sizes']}; images: {report['images']}.")
-    notes.append(f"- {reports.measured(report['environment'], setting=report.get('device', 'cpu'))}.")
+    notes.append(f"- {reports.where(report['environment'], setting=report.get('device', 'cpu'))}.")
     return [Table(columns=columns, rows=rows, left=("precision", "quantity")), "\n".join(notes)]
 
 

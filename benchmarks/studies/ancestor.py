@@ -24,7 +24,7 @@ from typing import Annotated
 import h5py
 import tyro
 
-from benchmarks.harness import ours
+from benchmarks.harness import environment, ours
 from benchmarks.harness import peers as turns
 from benchmarks.harness.cli import parse
 from benchmarks.harness.peers import NotRunError, Row
@@ -101,6 +101,7 @@ class Ancestor:
 
 def main(arguments: list[str]) -> int:
     asked = parse(Ancestor, arguments, command="ancestor", description="The older scripts and ours, in turns.")
+    here = environment.describe(asked.device)
     for name in asked.preset:
         if name not in SCRIPTS:
             raise UserError(f"There is no older script '{name}' to time; choose from {', '.join(SCRIPTS)}.")
@@ -133,8 +134,8 @@ def main(arguments: list[str]) -> int:
                 except NotRunError as error:
                     row["reason"], failed = str(error), True
                     print(error, file=sys.stderr)
-                turns.publish(REPORT, rows, asked.results)
-    print(turns.markdown(turns.publish(REPORT, rows, asked.results)))
+                turns.publish(REPORT, rows, asked.results, environment=here)
+    print(turns.markdown(turns.publish(REPORT, rows, asked.results, environment=here)))
     return 1 if failed else 0
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from benchmarks.harness import ours
+from benchmarks.harness import environment, ours
 from benchmarks.harness import peers as turns
 from benchmarks.harness.cli import parse, usable
 from benchmarks.harness.environment import ROOT
@@ -46,6 +46,7 @@ class NumPyro:
 
 def main(arguments: list[str]) -> int:
     asked = parse(NumPyro, arguments, command="numpyro", description="NumPyro's SVI and ours, in turns.")
+    here = environment.describe()
     ours.check(STANDARD, rounds=asked.rounds, steps=asked.steps)
     dataset = data.load(asked.data, data_dir=asked.data_dir)
     config = STANDARD.replace(image_shape=dataset.image_shape)
@@ -67,7 +68,8 @@ def main(arguments: list[str]) -> int:
         failed = True
         for row in rows.values():
             row["reason"] = str(error)
-    print(turns.markdown(turns.publish(REPORT, rows.values(), asked.results, among_all=aim)))
+    report = turns.publish(REPORT, rows.values(), asked.results, environment=here, among_all=aim)
+    print(turns.markdown(report))
     return 1 if failed else 0
 
 

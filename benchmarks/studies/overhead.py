@@ -31,7 +31,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks.harness import cores, records, reports, runs
+from benchmarks.harness import cores, environment, records, reports, runs
 from benchmarks.harness.cases import FAMILIES
 from benchmarks.harness.cli import parse, usable
 from benchmarks.harness.environment import ROOT
@@ -64,6 +64,7 @@ class Overhead:
 
 def main(arguments: list[str]) -> int:
     asked = parse(Overhead, arguments, command=REPORT, description="What this suite itself costs.")
+    here = environment.describe()
     for name, least in (("processes", 1), ("turns", 6), ("steps", STANDARD.training.chunk), ("starts", 1)):
         if getattr(asked, name) < least:
             raise UserError(f"--{name} is {getattr(asked, name)}; it must be at least {least}.")
@@ -86,7 +87,7 @@ def main(arguments: list[str]) -> int:
         "chunk": STANDARD.training.chunk,
         "start_chunk": preset(START).training.chunk,
     }
-    path = reports.write(REPORT, content, asked.results)
+    path = reports.write(REPORT, content, asked.results, environment=here)
     print(table(reports.read(REPORT, path.parent) or {}))
     return 0
 
@@ -300,4 +301,4 @@ def table(report: Report) -> str:
         f"cpu, float32, chunks of {report['chunk']} steps beside the bare loop, one of {report['start_chunk']} after a start, "
         f"{cores.said(report.get('round_trips_ns', []))} beside the bare loop"
     )
-    return "\n".join([*lines, "", f"- {reports.measured(report['environment'], setting=setting)}."]) + "\n"
+    return "\n".join([*lines, "", f"- {reports.where(report['environment'], setting=setting)}."]) + "\n"

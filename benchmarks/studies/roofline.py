@@ -104,7 +104,7 @@ def markdown(report: dict[str, Any]) -> str:
                 f"| {1e3 * point['bytes'] / best['copy']:.3g} |"
             )
     lines += ["", spread.statement("timing.md#the-timing-contract"), ""]
-    lines.append(f"- {reports.measured(report['environment'], setting=report['device'] + ', float32')}.")
+    lines.append(f"- {reports.where(report['environment'], setting=report['device'] + ', float32')}.")
     return "\n".join(lines) + "\n"
 
 

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from benchmarks.harness import cores, reports, spread
-from benchmarks.harness.cases import IMAGES
+from benchmarks.harness import cores, environment, reports, spread
+from benchmarks.harness.calls import IMAGES
 from benchmarks.harness.cli import parse, usable
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
@@ -53,6 +53,7 @@ def main(arguments: list[str]) -> int:
         ] = False
 
     asked = parse(Throughput, arguments, command="throughput", description="Time every call of the contract, one at a time.")
+    here = environment.describe(asked.device)
     if importlib.util.find_spec("pytest_benchmark") is None:
         raise UserError("The suite needs pytest-benchmark; `make setup` installs environments/dev.txt.")
     if asked.saved and asked.report:
@@ -78,7 +79,8 @@ def main(arguments: list[str]) -> int:
     print(f"Saved: {', '.join(map(str, saved))}")
     if asked.report:
         name = reports.of_device("throughput", asked.device)
-        print(f"Report: {reports.write(name, {'device': asked.device, 'rows': found}, Path('results'))}")
+        content = {"device": asked.device, "rows": found}
+        print(f"Report: {reports.write(name, content, Path('results'), environment=here)}")
     return 0
 
 
@@ -201,5 +203,5 @@ def markdown(report: dict[str, Any]) -> str:
     trips = [trip for row in rows for trip in row.get("round_trips_ns", [])]
     lines.append(f"- Between rounds {cores.said(trips)}.")
     setting = f"{report['device']}, float32" + (" unless a row says otherwise" if "precision" in columns else "")
-    lines.append(f"- {reports.measured(report['environment'], setting=setting)}.")
+    lines.append(f"- {reports.where(report['environment'], setting=setting)}.")
     return "\n".join(lines) + "\n"

@@ -16,9 +16,10 @@ import numpy as np
 import psutil
 import pytest
 
-from benchmarks.__main__ import COMMANDS, RESUMED, main, translate
+from benchmarks.__main__ import COMMANDS, OLD_NAMES, RESUMED, main, translate
 from benchmarks.harness import cli, environment, records, runs
 from benchmarks.harness.presets import PRESETS
+from benchmarks.studies import command as studies
 from common import cache, checkpoints, data, parameters, shapes
 from common.checkpoints import Checkpoint
 from common.config import SECTIONS, Config
@@ -137,17 +138,15 @@ def test_other_commands_refuse(refused: Callable[..., str], arguments: str) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("agreement --backend jax", "two backends or more"),
-        ("agreement --steps 0", "from 1 to the preset's own, 30,000"),
-        ("agreement --steps 30001", "from 1 to the preset's own, 30,000"),
-        ("bfloat16 --limit nan", "--limit is nan"),
-        ("growth --seconds nan", "--seconds is nan"),
+        ("study agreement --backend jax", "two backends or more"),
+        ("study agreement --steps 0", "from 1 to the preset's own, 30,000"),
+        ("study agreement --steps 30001", "from 1 to the preset's own, 30,000"),
+        ("study bfloat16 --limit nan", "--limit is nan"),
+        ("study growth --seconds nan", "--seconds is nan"),
         ("parity --backend jax", "two backends or more"),
-        ("prove-compare --slowed -1", "--slowed is -1"),
-        ("prove-compare --pairs 0", "--pairs is 0"),
-        ("throughput --seconds 0", "--seconds is 0.0"),
-        ("throughput --seconds inf", "--seconds is inf"),
-        ("throughput --sweeps 0", "--sweeps is 0"),
+        ("study throughput --seconds 0", "--seconds is 0.0"),
+        ("study throughput --seconds inf", "--seconds is inf"),
+        ("study throughput --sweeps 0", "--sweeps is 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_measured(
@@ -157,7 +156,9 @@ def test_what_makes_no_sense_is_refused_before_anything_is_measured(
     assert words in refused(*arguments.split())
 
 
-@pytest.mark.parametrize("command", ["overhead", "shape-checks", "growth", "regress", "parity", "reproduce quick", "agreement"])
+@pytest.mark.parametrize(
+    "command", ["regress", "parity", "reproduce quick", "study overhead", "study growth", "study agreement"]
+)
 def test_a_results_folder_is_tried_before_anything_is_measured(
     refused: Callable[..., str], tmp_path: Path, command: str
 ) -> None:
@@ -165,20 +166,48 @@ def test_a_results_folder_is_tried_before_anything_is_measured(
     assert "can't be written" in refused(*command.split(), f"--results={tmp_path / 'file'}")
 
 
-@pytest.mark.parametrize("command", ["list", "tables"])
-def test_a_command_without_arguments_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "study"])
+def test_a_commands_help_fits_a_screen(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
+    printed = capsys.readouterr().out
     assert ended.value.code == 0
-    assert f"python -m benchmarks {command}" in capsys.readouterr().out
+    assert f"python -m benchmarks {command}" in printed
+    assert printed.count("\n") <= 40
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"], ["help"]])
+def test_the_help_says_every_command_in_a_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines() if line.startswith("  ")] == list(COMMANDS)
+    assert printed.count("\n") < 25
+
+
+@pytest.mark.parametrize(("old", "new"), OLD_NAMES.items())
+def test_an_old_name_answers_with_the_new_one(capsys: pytest.CaptureFixture[str], old: str, new: str) -> None:
+    assert main([old, "--pairs", "3"]) == 2
+    assert capsys.readouterr().err == f"'{old}' is now '{new}'.\n"
+    command, *rest = new.split()
+    assert command in (*COMMANDS, "make", "docs/shapes.md")
+    assert command != "study" or rest[0] in studies.names()
+
+
+@pytest.mark.parametrize("command", ["run", "parity", "regress", "study growth", "study agreement"])
+def test_an_unknown_backend_is_refused_alike_everywhere(refused: Callable[..., str], tmp_path: Path, command: str) -> None:
+    words = refused(*command.split(), "--backend", "jax", "numpy", f"--results={tmp_path / 'results'}")
+    assert words == "There is no backend 'numpy'; choose from pytorch, jax, tensorflow.\n"
 
 
 def test_too_large_a_model_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def too_large(_: list[str]) -> int:
         raise MemoryError("Unable to allocate 8.88 PiB")
 
-    monkeypatch.setitem(COMMANDS, "worker", too_large)
-    assert main(["worker"]) == 2
+    monkeypatch.setattr("benchmarks.commands.list.main", too_large)
+    assert main(["list"]) == 2
     assert "There isn't enough memory (Unable to allocate 8.88 PiB)" in capsys.readouterr().err
 
 
@@ -288,13 +317,29 @@ def test_old_spellings_mean_the_same(jobs: list[runs.Job], tmp_path: Path) -> No
     assert (job.data_dir, job.results) == ("X", str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("spelling", "device"),
+    [("--use-gpu", "cuda"), ("--use_gpu=true", "cuda"), ("--use-gpu=True", "cuda"), ("--use_gpu=false", "cpu")],
+)
+def test_use_gpu_is_a_device(jobs: list[runs.Job], tmp_path: Path, spelling: str, device: str) -> None:
+    assert translate([spelling]) == ["--device", device]
+    assert main(["run", spelling, f"--results={tmp_path}"]) == 2
+    assert jobs[0].config.device == device
+
+
+@pytest.mark.parametrize("value", ["", "yes", "cuda"])
+def test_use_gpu_is_true_or_false(refused: Callable[..., str], tmp_path: Path, value: str) -> None:
+    words = refused("run", f"--use-gpu={value}", f"--results={tmp_path / 'results'}")
+    assert words == f"--use-gpu is '{value}'; it must be true or false, or give --device cuda or cpu.\n"
+
+
 def test_every_setting_is_a_flag_with_its_help_and_the_presets_default(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "1000")
     for name, config in PRESETS.items():
         with pytest.raises(SystemExit) as end:
-            main(["run", "--preset", name, "--help"])
+            main(["run", "--preset", name, "--help-all"])
         assert end.value.code == 0
         text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
         fields = [
@@ -418,9 +463,9 @@ def test_rows_are_run_again_unless_those_of_the_folder_are_asked_for(jobs: list[
 
 
 def test_what_is_said_to_resume_has_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in {*list(COMMANDS)} - {"list", "tables"}:  # they take no arguments
+    for command in COMMANDS:
         with pytest.raises(SystemExit):
-            COMMANDS[command](["--help"])
+            main([*command.replace("study", "study growth").split(), "--help"])
         assert ("--resume" in capsys.readouterr().out) == (command in RESUMED), command
 
 

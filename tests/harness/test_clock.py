@@ -25,7 +25,7 @@ from benchmarks.harness import environment, runs, spread
 from common import clock as common_clock
 from common import training
 from common.checkpoints import Checkpoint
-from common.config import Config
+from common.config import Config, Training
 from common.data import Dataset
 from common.protocol import BACKENDS, Session, load, probes
 from tests.parity.conftest import IMAGES, random_state, session, small
@@ -108,7 +108,7 @@ def history(known: Known) -> dict[str, list[float]]:
 def right(found: dict[str, list[float]]) -> None:
     """The clock's times are those of the chunks alone, and compiling, the first chunk and placing data are apart."""
     assert found["chunk_seconds"] == [WORK + COMPILING, WORK, WORK, WORK]
-    timing = runs.timing(found, batch_size=BATCH)
+    timing = runs.timing(found, settings().training)
     assert timing["examples_per_s"] == CHUNK * BATCH / WORK
     assert (timing["compile_s"], timing["first_chunk_s"]) == (COMPILING, WORK + COMPILING)
     assert (timing["steady_s"], timing["placement_s"]) == (4 * WORK, 2 * PLACING)
@@ -266,6 +266,8 @@ def test_tensorflow_waits_for_its_devices_and_copies_nothing(monkeypatch: pytest
 
 # What is said of times
 
+OUTSIDE: dict[str, list[float]] = {"floor_seconds": [], "placement_seconds": [0.5]}
+
 
 def test_a_spread_beyond_the_bound_is_a_warning_on_the_record() -> None:
     def timing(seconds: list[float]) -> dict[str, Any]:
@@ -274,7 +276,7 @@ def test_a_spread_beyond_the_bound_is_a_warning_on_the_record() -> None:
             "chunk_seconds": seconds,
             "chunk_first": [1.0] + [0.0] * (len(seconds) - 1),
         }
-        return runs.timing(chunks | {"floor_seconds": [], "placement_seconds": [0.5]}, batch_size=20)
+        return runs.timing(chunks | OUTSIDE, Training(batch_size=20, chunk=10))
 
     quiet, loud = timing([3.0, 1.0, 1.02, 1.04, 1.06]), timing([3.0, 1.0, 1.2, 1.4, 1.6])
     assert quiet["warning"] is None
@@ -282,6 +284,19 @@ def test_a_spread_beyond_the_bound_is_a_warning_on_the_record() -> None:
     assert "spreads over" in loud["warning"]
     assert "10%" in loud["warning"]
     assert (quiet["chunks"], quiet["first_chunk_s"], quiet["placement_s"]) == (4, 3.0, 0.5)
+
+
+@pytest.mark.parametrize(("chunk", "seconds"), [(10, 1.0), (20, 1.8), (40, None)])
+def test_the_median_is_of_the_runs_own_chunks_alone(chunk: int, seconds: float | None) -> None:
+    """Ten steps a chunk, then resumed with twenty; or with forty, when nothing was left to train."""
+    clock = {
+        "chunk_steps": [10.0, 10, 10, 20, 20, 20],
+        "chunk_seconds": [3.0, 1, 1, 4, 1.8, 1.8],
+        "chunk_first": [1.0, 0, 0, 1, 0, 0],
+    }
+    timing = runs.timing(clock | OUTSIDE, Training(batch_size=5, chunk=chunk))
+    assert timing["examples_per_s"] == (None if seconds is None else pytest.approx(5 * chunk / seconds))
+    assert timing["chunks"] == (None if seconds is None else 2)
 
 
 def test_the_environment_says_load_clock_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.harness import environment, records, reports
+from benchmarks.harness import environment, presets, records, reports
 from common.config import Config
 from common.errors import UserError
 
@@ -52,12 +52,60 @@ def test_a_blank_record_has_every_key_and_no_number(tmp_path: Path) -> None:
 
 
 def test_name() -> None:
-    config = Config().replace(variational="flow")
-    assert records.name(config, "jax", "binarized-mnist", "standard", 0) == (
-        "standard_binarized-mnist_jax_flow_cpu_float32_seed0.json"
-    )
-    assert records.name(config, "jax", "../my data/faces_64.h5", "quick", 7) == "quick_faces-64_jax_flow_cpu_float32_seed7.json"
     assert records.name_of(example()) == "standard_binarized-mnist_jax_flow_cpu_float32_seed0.json"
+    other = example(preset="quick", seed=7, dataset={"name": "../my data/faces_64.h5", "sha256": None})
+    assert records.name_of(other) == "quick_faces-64_jax_flow_cpu_float32_seed7.json"
+
+
+MANY = {"steps": 9, "warm_up": 3, "hidden_size": 8, "latent_size": 2, "ema_decay": 0.9}
+REST = "_binarized-mnist_jax_mean-field_cpu_float32_seed0"
+
+
+def changed(preset: str = "standard", **settings: Any) -> records.Record:
+    """A run of a preset with some settings changed."""
+    config = presets.PRESETS.get(preset, Config()).replace(**settings)
+    return records.blank(config, backend="jax", dataset_name="binarized-mnist", dataset_sha256=None, preset=preset)
+
+
+@pytest.mark.parametrize(
+    ("settings", "record", "checkpoint"),
+    [
+        ({}, "", ""),
+        ({"image_shape": (8, 8)}, "", ""),
+        ({"steps": 3000}, "+steps3000", "+steps3000"),
+        ({"steps": 3000, "data_bias": False}, "+no-data-bias+steps3000", "+no-data-bias+steps3000"),
+        ({"optimizer": "rmsprop", "adam_epsilon": 1e-9}, "+adam-epsilon1e-09+optimizer-rmsprop", None),
+        ({"samples": 7, "images": 50, "chunk": 9, "log_interval": 3}, "+chunk9+images50+log-interval3+samples7", ""),
+        ({"compile_from": 29_999}, "", ""),  # it still compiles
+        ({"compile_from": 30_001}, "+compile-from30001", "+compile-from30001"),
+        (MANY | {"learning_rate": 0.5}, "+ec3f24d4c8", None),
+    ],
+)
+def test_what_differs_from_the_preset_is_in_the_name(settings: dict[str, Any], record: str, checkpoint: str | None) -> None:
+    made = changed(**settings)
+    assert records.name_of(made) == f"standard{record}{REST}.json"
+    assert records.checkpoint_name_of(made) == f"standard{record if checkpoint is None else checkpoint}{REST}.h5"
+    assert records.changed(made) == {key: value for key, value in settings.items() if key in made["changed"]}
+    assert bool(records.changed(made)) == bool(record)
+
+
+def test_every_other_setting_has_another_name() -> None:
+    rates = [1e-4, 1e20, 1e-20, 0.5]
+    names = {records.name_of(changed(learning_rate=rate)) for rate in rates}
+    names |= {records.name_of(changed(**MANY, learning_rate=rate)) for rate in rates}
+    assert len(names) == 2 * len(rates)
+
+
+def test_a_study_names_its_runs_itself() -> None:
+    assert records.name_of(changed("ancestor-jax+width", steps=7)) == f"ancestor-jax-width{REST}.json"
+
+
+def test_an_older_record_keeps_its_name_and_is_held_against_its_preset() -> None:
+    record = changed(steps=3000, sample_block=100)
+    del record["changed"]
+    assert records.name_of(record) == f"standard{REST}.json"
+    assert records.changed(record) == {"steps": 3000}, "rounding alone is no other setting"
+    assert records.changes(record) == "steps 3000"
 
 
 @pytest.mark.parametrize("key", ["preset", "backend", "variational", "device", "precision", "seed"])
@@ -128,6 +176,7 @@ def test_keys_that_came_later_may_be_missing(tmp_path: Path) -> None:
         (None, "backend", None),
         (None, "backend", "theano"),
         (None, "timing", 3),
+        (None, "changed", ["steps"]),
         (None, "peak_memory_bytes", "much"),
         ("test", "elbo", "-90"),
         ("test", "elbo", True),

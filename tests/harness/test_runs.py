@@ -5,19 +5,21 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import records, runs
+from benchmarks.harness import presets, records, runs
 from benchmarks.harness.presets import preset
-from common import checkpoints, protocol, training
+from common import checkpoints, data, estimators, protocol, training
 from common.checkpoints import Checkpoint
 from tests.harness.identical import assert_same_arrays, assert_same_run
 
@@ -49,6 +51,10 @@ def run(folder: Path, *arguments: str) -> int:
 def record_in(folder: Path) -> records.Record:
     (record,) = records.read_all(folder)
     return record
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def checkpoint_in(folder: Path) -> Checkpoint:
@@ -120,7 +126,6 @@ def test_a_run_in_its_own_process_and_its_checkpoint_judged_again(
     assert "\r" not in answer.stderr
 
     record, (path,) = record_in(folder), folder.glob("*.h5")
-    assert path.with_suffix(".json").exists()
     assert (record["status"], record["reason"], record["backend"]) == ("ok", None, "jax")
     assert record["curve"]["step"] == record["curve"]["valid_step"] == [20, 40, 60]
     test = record["test"]
@@ -176,15 +181,30 @@ def test_a_run_resumed_and_in_other_chunks_is_the_uninterrupted_one(
         whole, _ = own_process
     else:
         assert run(whole, *settings) == 0
-    settings = (*settings, "--chunk", "20")
     stop_after_first_checkpoint()
     assert run(halves, *settings) == 1
     assert record_in(halves)["status"] == "failed"
     assert int(checkpoint_in(halves).state["step"]) == 20
-    assert run(halves, *settings, "--resume") == 0
+    (path,) = halves.glob("*.json")
+    path.unlink()
+    assert run(halves, *settings, "--chunk", "5", "--compile-from", "61", "--resume") == 0
 
     assert_same_run(halves, whole, other_settings=True)
     assert record_in(halves)["timing"]["programs_compiled"] is None, "the last process knows of its own programs alone"
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_run_resumed_with_another_log_interval_has_the_same_weights_and_other_points(
+    tmp_path: Path, stop_after_first_checkpoint: Callable[[], None]
+) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert run(whole, "--backend", "pytorch") == 0
+    stop_after_first_checkpoint()
+    assert run(halves, "--backend", "pytorch") == 1
+    assert run(halves, "--backend", "pytorch", "--log-interval", "5", "--resume") == 0
+    assert_same_arrays(checkpoint_in(halves).state, checkpoint_in(whole).state)
+    assert checkpoint_in(halves).history["step"] == [20, *range(25, 61, 5)]
+    assert checkpoint_in(halves).history["valid_elbo"] == checkpoint_in(whole).history["valid_elbo"]
 
 
 def test_another_command_in_the_same_folder_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,30 +217,94 @@ def test_resume_leaves_a_finished_run_and_tests_it_anew_where_only_the_test_diff
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(tmp_path, "--backend", "pytorch") == 0
-    (path,) = tmp_path.glob("*.json")
-    before = path.read_bytes()
+    before, first = contents(tmp_path), record_in(tmp_path)
     monkeypatch.setattr(checkpoints, "save", lambda *_: pytest.fail("it trains"))
     assert run(tmp_path, "--backend", "pytorch", "--resume") == 0
-    assert path.read_bytes() == before
-    curve = record_in(tmp_path)["curve"]
+    assert contents(tmp_path) == before
     assert run(tmp_path, "--backend", "pytorch", "--resume", "--samples", "40") == 0
-    assert (record_in(tmp_path)["test"]["importance_samples"], record_in(tmp_path)["curve"]) == (40, curve)
+    assert contents(tmp_path).items() > before.items()
+    (other,) = (record for record in records.read_all(tmp_path) if record != first)
+    assert (other["test"]["importance_samples"], other["curve"]) == (40, first["curve"])
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_checkpoint_of_other_settings_is_not_resumed(
+def test_a_run_of_other_settings_is_another_run_in_the_same_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], stop_after_first_checkpoint: Callable[[], None]
 ) -> None:
-    """Neither half-way nor at the end, where its record must not pass for the one that was asked for."""
+    """With --resume too: neither a checkpoint half-way nor a finished record passes for the one that was asked for."""
     stop_after_first_checkpoint()
-    for code in (1, 0):
-        assert run(tmp_path, "--backend", "pytorch") == code
-        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-        for other in ("--hidden-size=9", "--steps=80", "--learning-rate=0.01", "--ema-decay=0.5", "--no-data-bias"):
-            capsys.readouterr()
-            assert run(tmp_path, "--backend", "pytorch", "--resume", other) == 2
-            assert "--resume" in capsys.readouterr().err
-            assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert run(tmp_path, "--backend", "pytorch") == 1
+    before = contents(tmp_path)
+    assert run(tmp_path, "--backend", "pytorch", "--resume", "--steps=80") == 0
+    assert run(tmp_path, "--backend", "pytorch", "--no-data-bias") == 0
+    assert contents(tmp_path).items() > before.items()
+    assert len(contents(tmp_path)) == 6
+    found = {record["config"]["training"]["steps"]: record for record in records.read_all(tmp_path)}
+    assert found[80]["trained"] == [{"backend": "pytorch", "last_step": 80}]
+    assert found[80]["changed"]["steps"] == 80
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("kept", [".json", ".h5"])
+@pytest.mark.parametrize("flags", [(), ("--resume",)])
+def test_a_result_of_other_settings_under_the_same_name_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kept: str, flags: tuple[str, ...]
+) -> None:
+    """As where an older version named a record by its preset alone, or a preset has changed since."""
+    ours = ("--backend", "pytorch", *flags)
+    monkeypatch.setattr(presets, "changed", lambda config, name: {})
+    assert run(tmp_path, "--backend", "pytorch", "--learning-rate", "0.01") == 0
+    (gone,) = (path for path in tmp_path.iterdir() if path.suffix != kept)
+    gone.unlink()
+    before = contents(tmp_path)
+    capsys.readouterr()
+    assert run(tmp_path, *ours) == 2
+    assert "is another run's, with learning_rate 0.01, not 0.001; give another folder" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_result_of_other_data_under_the_same_name_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, share in (("a", 0.3), ("b", 0.7)):
+        (tmp_path / folder).mkdir()
+        draws = np.random.default_rng(0)
+        with h5py.File(tmp_path / folder / "mine.h5", "w") as file:
+            for split in data.SPLITS:
+                file[split] = draws.random((200, 9)) < share
+    assert run(tmp_path / "results", "--backend", "pytorch", "--data", str(tmp_path / "a" / "mine.h5")) == 0
+    before = contents(tmp_path / "results")
+    assert run(tmp_path / "results", "--backend", "pytorch", "--data", str(tmp_path / "b" / "mine.h5")) == 2
+    assert f"with data set {tmp_path / 'a' / 'mine.h5'}, not {tmp_path / 'b' / 'mine.h5'}" in capsys.readouterr().err
+    assert contents(tmp_path / "results") == before
+
+
+def test_the_peak_of_a_run_is_its_own(tmp_path: Path) -> None:
+    """A child of a large process isn't large: the system's `ru_maxrss` would be its parent's."""
+    asked = "from benchmarks.harness import memory; print(memory.peak())"
+    held = np.ones(2**28, np.uint8)
+    found = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True).stdout.strip()
+    if found == "None":
+        pytest.skip("this system doesn't say")
+    assert 2**23 < int(found) < held.nbytes
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_every_seed_is_scored_on_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[list[int]] = []
+    estimate = estimators.estimate
+
+    def noted(*arguments: Any, images: np.ndarray, samples: int, **settings: Any) -> Any:
+        if samples > 1:  # not a validation
+            scored.append(images.tolist())
+        return estimate(*arguments, images=images, samples=samples, **settings)
+
+    monkeypatch.setattr(estimators, "estimate", noted)
+    assert run(tmp_path, "--backend", "pytorch", "--seed", "0", "1") == 0
+    assert len(scored) == 2
+    assert scored[0] == scored[1]
+    assert len(scored[0]) == 50
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -242,10 +326,7 @@ def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(
         if job.backend == "jax":
             return -9
         records.write(
-            records.blank(
-                job.config, backend=job.backend, dataset_name="binarized-digits", dataset_sha256=None, preset=job.preset
-            )
-            | {"status": "ok", "reason": None},
+            job.blank(dataset=None) | {"status": "ok", "reason": None},
             Path(job.results),
         )
         return 0
@@ -338,13 +419,15 @@ def test_a_finished_run_of_a_constant_rate_goes_on_for_more_steps(tmp_path: Path
     cosine = tmp_path / "cosine"
     assert run(cosine, "--backend", "pytorch") == 0
     (path,) = cosine.glob("*.h5")
+    taken = tmp_path / "taken"
+    shutil.copytree(cosine, taken)
     capsys.readouterr()
     for words, arguments in (
         ("steps 60, not 80", ("--steps", "80")),
         ("hidden_size 8, not 9", ("--hidden-size", "9")),
         ("seed 0, not 1", ("--seed", "1")),
         ("--resume", ("--resume",)),
-        ("another run's", ("--results", str(whole))),
+        ("another run's", ("--results", str(taken))),
         ("no checkpoint", ("--from", str(tmp_path / "absent.h5"))),
     ):
         assert main(["run", "--from", str(path), "--results", str(tmp_path / "new"), *arguments]) == 2

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import reports
+from benchmarks.harness import environment, reports
 from benchmarks.outputs import documents
 from common.errors import UserError
 
@@ -28,7 +28,7 @@ def test_a_block_is_made_from_its_report_and_an_edit_is_found(root: Path) -> Non
     folder = root / "reports"
     documents.write(root=root, folder=folder)
     assert "Not measured yet." in (root / "docs/parity.md").read_text()
-    reports.write("parity", {"worst": 1e-13}, folder)
+    reports.write("parity", {"worst": 1e-13}, folder, environment=environment.describe())
     with pytest.raises(UserError, match="make tables"):
         documents.check(root=root, folder=folder)
     documents.write(root=root, folder=folder)
@@ -39,7 +39,7 @@ def test_a_block_is_made_from_its_report_and_an_edit_is_found(root: Path) -> Non
 
 
 def test_a_report_that_lacks_what_its_table_shows_is_named(root: Path) -> None:
-    reports.write("parity", {"best": 1e-13}, root / "reports")
+    reports.write("parity", {"best": 1e-13}, root / "reports", environment=environment.describe())
     with pytest.raises(UserError, match=r"parity\.json lacks what its table shows \(KeyError: 'worst'\); measure it again"):
         documents.write(root=root, folder=root / "reports")
 
@@ -63,5 +63,5 @@ def test_a_malformed_report_is_named(tmp_path: Path, content: str) -> None:
 
 def test_a_number_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
-        reports.write("parity", {"worst": float("nan")}, tmp_path)
+        reports.write("parity", {"worst": float("nan")}, tmp_path, environment=environment.describe())
     assert list(tmp_path.iterdir()) == []

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from benchmarks.harness import records
+from benchmarks.harness.presets import PRESETS
 from benchmarks.outputs import tables
-from common.config import Config
 from common.errors import UserError
 
 EMPTY = "# Title\n" + "".join(f"\n<!-- table: {name} -->\nold\n<!-- end table -->\ntext\n" for name in tables.TABLES)
@@ -19,7 +19,7 @@ EMPTY = "# Title\n" + "".join(f"\n<!-- table: {name} -->\nold\n<!-- end table --
 
 def record(preset: str = "standard", backend: str = "jax", variational: Any = "flow", **test: Any) -> records.Record:
     """A finished run's record, on the data set of the preset's table."""
-    config = Config().replace(variational=variational)
+    config = PRESETS[preset].replace(variational=variational)
     dataset = "binarized-digits" if preset == "quick" else "binarized-mnist"
     made = records.blank(config, backend=backend, dataset_name=dataset, dataset_sha256="ab" * 32, preset=preset)
     made |= {"status": "ok", "reason": None, "peak_memory_bytes": 777 * 2**20}
@@ -115,6 +115,14 @@ def test_every_number_of_a_row_follows_its_record() -> None:
     row = tables.cells(empty)
     for column in tables.RESULTS:
         assert row[column] == (tables.ABSENT if column != "steps" else "30,000")
+
+
+def test_a_run_of_other_settings_is_no_published_row_and_the_terminal_says_what_differs() -> None:
+    other = record()
+    other["changed"] = {"steps": 3000}
+    assert tables.rows("standard", [record(), other]) == [record()]
+    assert "standard, binarized-mnist; changed: steps 3000" in printed([record(), other])
+    assert "changed" not in printed([record()])
 
 
 def test_a_table_takes_its_own_presets_on_its_own_data() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import cores, ours, reports, runs
+from benchmarks.harness import cores, environment, ours, reports, runs
 from benchmarks.harness import peers as turns
 from benchmarks.harness.peers import NotRunError
 from benchmarks.harness.presets import QUICK, preset
@@ -329,7 +329,7 @@ def test_rows_are_added_to_earlier_ones_and_a_failure_replaces_no_measurement(tm
             return blank | {"reason": "no luck"}
         return blank | {"peer_examples_per_s": [100.0, 200.0, 100.0], "ours_examples_per_s": [speed] * 3}
 
-    publish = functools.partial(turns.publish, "peers", folder=tmp_path)
+    publish = functools.partial(turns.publish, "peers", folder=tmp_path, environment=environment.describe())
     publish([row("flow", speed=None)])
     publish([row("mean-field", speed=100.0), row("flow", speed=300.0)])
     report = publish([row("mean-field", speed=None)])
