@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.files import write_whole
 from common.parameters import masks_applied
 
-# What people call the format → the backend that writes it.
+# A format's usual name → the backend that writes it.
 FORMATS = {"pytorch": "pytorch", "jax": "jax", "keras": "tensorflow"}
 
 
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
         ]
         output: Annotated[Path | None, tyro.conf.arg(help="The file to write; beside the checkpoint by default.")] = None
 
-    asked = parse(Export, arguments, command="export", description="The weights that a run is judged by, for use elsewhere.")
+    asked = parse(Export, arguments, command="export", description="A checkpoint's tested weights in a framework's own format.")
     path = export(asked.checkpoint, to=asked.to, output=asked.output)
     print(f"Wrote {path}; docs/examples/load_{asked.to}.py shows how to load it.")
     return 0

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pynvml
 
-from benchmarks.harness.cores import WITHIN
+from benchmarks.harness.cores import WITHIN, count
 
 ROOT = Path(__file__).parents[2]
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -76,8 +76,8 @@ def describe(device: str = "cpu") -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    """`cores.count()`."""
+    return count()
 
 
 def load() -> float:

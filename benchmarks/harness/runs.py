@@ -1,4 +1,4 @@
-"""One run, from a job to a record, inside a process of its own; and the parent's side of that process."""
+"""One run, from a job to a record, in a process of its own; and the parent's side of that process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from common.parameters import State
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker process is asked to do."""
+    """A run that a worker process is asked for."""
 
     backend: str
     preset: str
@@ -39,7 +39,7 @@ class Job:
     config: Config
     results: str
     resume: bool
-    start: str | None = None  # a checkpoint to go on from, of whatever backend
+    start: str | None = None  # the checkpoint to go on from, of any backend
 
     def as_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -71,15 +71,15 @@ class Job:
 def in_process(job: Job, *, command: tuple[str, ...] = ("worker",), folder: Path | None = None) -> int:
     """Run the job in a process of its own, so that no framework's threads, memory or imports touch another's.
 
-    `folder` is another copy of this checkout to run it in. Returns the exit code; when that is 0, what the command writes is
-    there: for "worker", the record at `job.record`.
+    `folder` is the checkout whose code runs, by default this one. Returns the exit code; after code 0 of "worker" the record is
+    at `job.record`.
     """
     arguments = [sys.executable, "-m", "benchmarks", *command]
     return subprocess.run(arguments, input=job.as_json(), text=True, check=False, cwd=folder).returncode
 
 
 def judging(backend: protocol.Backend, selected: State, *, config: Config) -> protocol.Session:
-    """A session whose judged parameters are these: the moving average, if any, is in them already."""
+    """A session whose judged parameters are the `selected` ones, which a moving average has gone into already."""
     settings = dataclasses.replace(config.training, ema_decay=0.0)
     state = parameters.fresh_state(selected, optimizer=config.optimizer, training=settings, dtype=config.dtype)
     return backend.create(
@@ -96,7 +96,7 @@ def judging(backend: protocol.Backend, selected: State, *, config: Config) -> pr
 def evaluate(
     backend: protocol.Backend, selected: State, *, config: Config, dataset: Dataset, progress: Progress
 ) -> estimators.Estimates:
-    """Judge these parameters on the test images that the config names."""
+    """ELBO and log p(x) of the `selected` parameters on the config's test images."""
     session = judging(backend, selected, config=config)
     images = data.subset(images=config.evaluation.images, of=len(dataset.test))
     with progress.phase("test", total=len(images), unit="images") as advance:
@@ -113,9 +113,9 @@ def evaluate(
 
 
 def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Checkpoint, protocol.Session]:
-    """The run's checkpoint, as it was left or at step 0, and a session that holds its state.
+    """(the run's checkpoint, at step 0 or where a process left it; a session that holds its state).
 
-    Raises `UserError` for a checkpoint of other settings.
+    Raises `UserError` as `resumed` does.
     """
     config = job.config
     start = job.checkpoint if job.resume and job.checkpoint.exists() else job.start
@@ -140,9 +140,10 @@ def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Che
 
 
 def run(job: Job, *, import_s: float) -> records.Record:
-    """Train, test, write the record and return it; `import_s` is what importing the framework took.
+    """Train, test, write the record and return it; `import_s` is the seconds that importing the framework took.
 
-    Raises `UserError` for a checkpoint of other settings, and whatever the data set, the backend or the disk refuse.
+    Raises `UserError` for a checkpoint of other settings, a result that would be overwritten, and where the data set, the
+    backend or the disk is unusable.
     """
     began = time.perf_counter()
     config = job.config
@@ -204,10 +205,11 @@ def finished(job: Job) -> bool:
     return record["status"] == "ok" and _difference(job, of_record(record), dataset=job.dataset()) is None
 
 
-Origin = tuple[Config, str, str]  # of a result: its settings, its data set's name and SHA-256
+Origin = tuple[Config, str, str]  # a result's settings, its data set's name and SHA-256
 
 
 def of_record(record: records.Record) -> Origin:
+    """The origin of a record."""
     return Config.from_dict(record["config"]), record["dataset"]["name"], record["dataset"]["sha256"]
 
 
@@ -250,7 +252,7 @@ def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
 
 
 def check_start(job: Job) -> None:
-    """Raises `UserError` where `job.start` isn't a checkpoint to go on from, or its run would overwrite another."""
+    """Raises `UserError` where the job can't go on from the checkpoint `job.start`, or would overwrite another run's."""
     assert job.start is not None
     own = job.checkpoint
     if job.resume:
