@@ -30,16 +30,6 @@ PROCESSES = {
     "answer": "harness.processes:answer",
     "describe": "harness.cli:describe",
     "worker": "harness.runs:worker",
-    "parity-worker": "parity.command:worker",
-    "cross-evaluate-worker": "parity.checkpoints:worker",
-    "compare-worker": "harness.turns:worker",
-    "regress-quality-worker": "gates.quality:worker",
-    "regress-speed-worker": "gates.speed:worker",
-    "agreement-worker": "studies.agreement:worker",
-    "ablation-speed": "studies.ablation:speed_worker",
-    "peers-worker": "harness.ours:worker",
-    "growth-worker": "studies.growth:worker",
-    "overhead-worker": "studies.overhead:worker",
 }
 STUDIES = ("ablation", "agreement", "ancestor", "bfloat16", "growth", "numpyro", "overhead", "throughput")
 # A command's older name → its present one.

@@ -6,6 +6,7 @@ A field made by `setting` is a command-line flag; the field's name is the flag's
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +22,12 @@ Factors = Literal["float32", "float64", "tf32", "bfloat16"]
 Device = Literal["cpu", "cuda"]
 
 
+def square_or_row(pixels: int) -> tuple[int, int]:
+    """The shape of images of this many pixels where none is stated: a square if that fits, else one row."""
+    side = math.isqrt(pixels)
+    return (side, side) if side * side == pixels else (1, pixels)
+
+
 def setting(default: Any, help: str) -> Any:
     """A dataclass field that is also a command-line flag."""
     return field(default=default, metadata={"help": help})
@@ -28,20 +35,24 @@ def setting(default: Any, help: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What is trained. Two equal models have the same parameters, in every backend."""
+    """The model. Two equal models have the same parameters, in every backend."""
 
     variational: Variational = setting(
         "mean-field", "Family of q(z|x): a diagonal Gaussian, or an inverse autoregressive flow."
     )
-    pixels: int = 784  # not a flag: the data set decides
+    image_shape: tuple[int, int] = (28, 28)  # rows and columns; not a flag: the data set decides
     latent_size: int = setting(128, "Dimensions of z.")
     hidden_size: int = setting(512, "Width of both hidden layers of the encoder, the decoder and each MADE.")
     flow_depth: int = setting(2, "Inverse autoregressive blocks (flow only).")
 
+    @property
+    def pixels(self) -> int:
+        return self.image_shape[0] * self.image_shape[1]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """The update rule, every term of it. Moments are of the gradient of the loss, minus the objective's batch mean."""
+    """The update rule. Moments are those of the loss's gradient; the loss is minus the mean objective of the batch."""
 
     optimizer: Literal["adam", "rmsprop"] = setting("adam", "Update rule.")
     learning_rate: float = setting(1e-3, "Learning rate at step 0.")
@@ -59,7 +70,7 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How long, on what, and which state is kept."""
+    """Steps, batches, initial values, noise, and which state is kept."""
 
     seed: int = setting(0, "Seeds initial weights, the order of minibatches and all noise, a stream each.")
     batch_size: int = setting(128, "Images a step.")
@@ -70,7 +81,7 @@ class Training:
     data_bias: bool = setting(True, "Start the decoder's output bias at the training pixels' log-odds.")
     ema_decay: float = setting(0.0, "Exponential moving average of the parameters, used wherever they are judged; 0 for none.")
     noise: Literal["device", "shared"] = setting(
-        "device", "Who draws the training noise: each framework on its device, or NumPy, the same for all."
+        "device", "The source of the training noise: the framework on its device, or NumPy, the same noise for all."
     )
     chunk: int = setting(100, "Steps a compiled call; changes the speed, and no result by a bit.")
     compile_from: int = setting(20_000, "PyTorch: use torch.compile for runs of at least this many steps.")
@@ -93,7 +104,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A run's settings, whole: with a backend and a data set they determine its numbers."""
+    """All settings of a run. With a backend and a data set they determine its numbers."""
 
     model: Model = Model()
     optimizer: Optimizer = Optimizer()
@@ -102,13 +113,13 @@ class Config:
     dtype: Dtype = setting("float32", "Precision of parameters and arithmetic; TF32 is off.")
     precision: Precision = setting(
         "full",
-        "What matrix products are computed in: the dtype, or TF32 (on a GPU) or bfloat16 with sums in float32; "
-        "all else is the dtype's.",
+        "Precision of matrix products: full, the dtype's; or TF32 (on a GPU) or bfloat16, with sums in float32. "
+        "Everything else is computed in the dtype.",
     )
     device: Device = setting("cpu", "Where the model lives.")
 
     def replace(self, **changes: Any) -> Config:
-        """This config with some settings changed, each named by its field, whichever section that is in.
+        """This config with some settings changed. Each is named by its field, whatever section the field is in.
 
         Raises `UserError` for a name that no section has.
         """
@@ -126,21 +137,33 @@ class Config:
 
     @property
     def factors(self) -> Factors:
-        """What the factors of matrix products are rounded to: a run's label beside float32 and float64."""
+        """The precision of the factors of matrix products; also the run's label in names and tables."""
         return factors(self.dtype, self.precision)
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Plain data for JSON: a dictionary a section.
+
+        A model has its `pixels`, and its `image_shape` only where that isn't `square_or_row` of them.
+        """
+        values = dataclasses.asdict(self)
+        rows, columns = values["model"].pop("image_shape")
+        values["model"]["pixels"] = rows * columns
+        if (rows, columns) != square_or_row(rows * columns):
+            values["model"]["image_shape"] = [rows, columns]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
-        """The inverse of `as_dict`.
+        """The inverse of `as_dict`; reads what earlier versions wrote, too.
 
-        What was written before there was a `precision` was computed in full, and before there was a `compile_from` eagerly.
+        A config without `precision` was computed in full, and one without `compile_from` eagerly.
         """
+        model = dict(values["model"])
+        shape = model.pop("image_shape", None) or square_or_row(model["pixels"])
+        model.pop("pixels", None)
         eager = {"compile_from": values["training"]["steps"] + 1}
         return cls(
-            model=Model(**values["model"]),
+            model=Model(**model, image_shape=(int(shape[0]), int(shape[1]))),
             optimizer=Optimizer(**values["optimizer"]),
             training=Training(**eager | values["training"]),
             evaluation=Evaluation(**values["evaluation"]),
@@ -151,12 +174,12 @@ class Config:
 
 
 def factors(dtype: Dtype, precision: Precision) -> Factors:
-    """What a run of these rounds the factors of its matrix products to."""
+    """The precision of the factors of matrix products."""
     return dtype if precision == "full" else precision
 
 
 def stored(factors: Factors) -> str:
-    """The dtype of such factors in memory: to TF32 the device rounds float32 within the product."""
+    """The dtype of these factors in memory: the device rounds float32 to TF32 within the product."""
     return "float32" if factors == "tf32" else factors
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
-import math
 import os
 import sys
 import tempfile
@@ -19,9 +18,10 @@ import h5py
 import numpy as np
 
 from common import cache
+from common.config import square_or_row
 from common.errors import UserError
 from common.files import DAMAGED_HDF5, write_whole
-from common.noise import generator
+from common.noise import DATA_ORDER, SUBSET, generator
 
 Splits = dict[str, np.ndarray]  # "train", "valid", "test" → uint8 [images, pixels] of 0 and 1
 
@@ -312,8 +312,7 @@ def _read_split(file: h5py.File, split: str, *, path: Path) -> np.ndarray:
 def _image_shape(stored: Any, *, pixels: int, path: Path) -> tuple[int, int]:
     """Rows and columns from the attribute as it is stored, or None; raises `UserError` where it isn't two sizes of `pixels`."""
     if stored is None:
-        side = math.isqrt(pixels)
-        return (side, side) if side * side == pixels else (1, pixels)
+        return square_or_row(pixels)
     shape = np.asarray(stored)
     if shape.shape != (2,) or shape.dtype.kind not in "iu" or shape.min() < 1 or int(shape[0]) * int(shape[1]) != pixels:
         raise UserError(f"The attribute image_shape of {path} is {stored}; it must be two integers whose product is {pixels}.")
@@ -343,7 +342,7 @@ def minibatches(*, images: int, batch_size: int, first_step: int, steps: int, se
 
 @functools.lru_cache(maxsize=4)  # consecutive calls share an epoch
 def _permutation(images: int, seed: int, epoch: int) -> np.ndarray:
-    permutation = generator(seed, "data order", epoch).permutation(images).astype(np.int32)
+    permutation = generator(seed, DATA_ORDER, epoch).permutation(images).astype(np.int32)
     permutation.setflags(write=False)
     return permutation
 
@@ -356,7 +355,7 @@ def subset(*, images: int, of: int) -> np.ndarray:
     """
     if images > of:
         raise UserError(f"A subset of {images} images was asked for, but there are only {of}; set --images to at most that.")
-    chosen = generator(SUBSET_SEED, "subset").permutation(of)[: images or of]
+    chosen = generator(SUBSET_SEED, SUBSET).permutation(of)[: images or of]
     return np.sort(chosen).astype(np.int32)
 
 

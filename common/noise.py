@@ -1,4 +1,4 @@
-"""Where every random number of the suite comes from: named streams, and noise that frameworks can share."""
+"""The source of every random number of the suite: named streams, and noise that the frameworks can share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,25 @@ import numpy as np
 # Evaluation noise is drawn in blocks of this many samples an image. A constant of the protocol: another value is other noise.
 NOISE_BLOCK = 25
 
+# The streams, each with the position that follows its name. Another name is other draws: a name never changes.
+TRAINING_NOISE = "training noise"  # step
+EVALUATION_NOISE = "evaluation noise"  # image, block of samples
+VALIDATION = "validation"  # gives the seed of a run's validation noise
+TEST = "test"  # gives the seed of a run's test noise
+DATA_ORDER = "data order"  # epoch
+SUBSET = "subset"  # the test images of --images
+CHECKPOINTS_NOISE = "cross-evaluation noise"  # of `parity --checkpoints`
+GALLERY = "gallery"  # the latents of the study of that name
+LADDER_START = "ladder's start"
+LADDER_FORWARD = "ladder's forward noise"
+LADDER_EVALUATION = "ladder's evaluation noise"
+GALLERY = "gallery"  # the latents that the study of this name decodes
+
+
+def initial_values(parameter: str) -> str:
+    """The stream of this parameter's initial values."""
+    return f"initial {parameter}"
+
 
 def sequence(seed: int, stream: str, *position: int) -> np.random.SeedSequence:
     """The seed of one draw: a hash of the run's seed, the stream's name and the position in the stream (a step, an epoch …)."""
@@ -16,25 +35,25 @@ def sequence(seed: int, stream: str, *position: int) -> np.random.SeedSequence:
 
 
 def seed_for(seed: int, stream: str, *position: int) -> int:
-    """`sequence` as 32 bits: what a framework's own generator takes."""
+    """`sequence` as 32 bits, the seed of a framework's own generator."""
     return int(sequence(seed, stream, *position).generate_state(1)[0])
 
 
 def generator(seed: int, stream: str, *position: int) -> np.random.Generator:
-    """NumPy's Philox at the start of `sequence`."""
+    """A NumPy Philox generator, seeded by `sequence`."""
     return np.random.Generator(np.random.Philox(sequence(seed, stream, *position)))
 
 
 def training_noise(*, seed: int, first_step: int, steps: int, shape: tuple[int, int, int], dtype: str) -> np.ndarray:
     """Standard normal draws [steps, samples, batch, latent] for steps first_step …, each a function of (seed, step) alone."""
-    draws = [generator(seed, "training noise", first_step + t).standard_normal(shape) for t in range(steps)]
+    draws = [generator(seed, TRAINING_NOISE, first_step + t).standard_normal(shape) for t in range(steps)]
     return np.stack(draws).astype(dtype)
 
 
 def noise_blocks(samples: range) -> range:
     """The evaluation noise blocks that hold these samples; the first sample must open a block.
 
-    Raises `ValueError` where it doesn't, or where samples are not consecutive.
+    Raises `ValueError` for samples that don't start a block or aren't consecutive.
     """
     if samples.step != 1 or samples.start % NOISE_BLOCK or len(samples) == 0:
         raise ValueError(f"{samples} must be consecutive samples from a multiple of {NOISE_BLOCK}")

@@ -2,8 +2,8 @@
 
 The portable state is a flat dictionary of arrays:
 
-    parameters/NAME                what is trained; NAME as in `layers`, weights [in, out]
-    ema/NAME                       their moving average, where there is one
+    parameters/NAME                a trained array; NAME and its axes as in `axes`
+    ema/NAME                       its moving average, where the config has one
     optimizer/first_moment/NAME    Adam: of the gradient; centered RMSprop: its mean
     optimizer/second_moment/NAME   of the squared gradient
     step                           steps done, int64 []
@@ -12,25 +12,64 @@ The portable state is a flat dictionary of arrays:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from common.config import InitialWeights, Model, Optimizer, Training
 from common.masks import made_masks
-from common.noise import generator
+from common.noise import generator, initial_values
 
 State = dict[str, np.ndarray]
 
 
+Kind = Literal["dense", "masked", "convolution"]
+Axes = dict[str, int]  # name → size, in the order of the portable state
+Product = tuple[int, int, int]  # (m, k, n) of the matrix product [m, k]·[k, n]
+
+
 @dataclass(frozen=True)
 class Layer:
-    """A linear layer, x·weight + bias, weight [inputs, outputs]; `mask` of the same shape for a masked one."""
+    """A linear layer; `axes` are those of its weight.
+
+    dense          in, out                   x·weight + bias
+    masked         in, out                   x·(weight ∘ mask) + bias, the mask of the weight's shape
+    convolution    height, width, in, out    the weight moves over the image
+    """
 
     name: str
-    inputs: int
-    outputs: int
+    kind: Kind
+    axes: Axes
     bias: bool = True
     mask: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight."""
+        return tuple(self.axes.values())
+
+    def products(self, rows: int) -> dict[str, Product]:
+        """The matrix products of a pass forward and backward over this many rows, a masked weight as a dense one.
+
+        Raises `NotImplementedError` for a convolution, which isn't one matrix product.
+        """
+        if self.kind == "convolution":
+            raise NotImplementedError(f"{self.name} is a convolution: the floor of a step has no entry for it yet.")
+        inputs, outputs = self.shape
+        return {
+            "forward": (rows, inputs, outputs),
+            "weight's gradient": (inputs, rows, outputs),
+            "input's gradient": (rows, outputs, inputs),
+        }
+
+
+def dense(name: str, inputs: int, outputs: int, *, bias: bool = True) -> Layer:
+    return Layer(name, "dense", {"in": inputs, "out": outputs}, bias=bias)
+
+
+def masked(name: str, mask: np.ndarray) -> Layer:
+    inputs, outputs = mask.shape
+    return Layer(name, "masked", {"in": inputs, "out": outputs}, mask=mask)
 
 
 def layers(model: Model) -> list[Layer]:
@@ -38,76 +77,83 @@ def layers(model: Model) -> list[Layer]:
     pixels, hidden, latent = model.pixels, model.hidden_size, model.latent_size
     flow = model.variational == "flow"
     encoder = [
-        Layer("encoder.first", pixels, hidden),
-        Layer("encoder.second", hidden, hidden),
-        Layer("encoder.out", hidden, (3 if flow else 2) * latent),
+        dense("encoder.first", pixels, hidden),
+        dense("encoder.second", hidden, hidden),
+        dense("encoder.out", hidden, (3 if flow else 2) * latent),
     ]
     masks = made_masks(latent_size=latent, hidden_size=hidden)
     blocks = [
         layer
         for i in range(model.flow_depth if flow else 0)
         for layer in (
-            Layer(f"flow.blocks.{i}.made.first", latent, hidden, mask=masks["first"]),
-            Layer(f"flow.blocks.{i}.made.context", latent, hidden, bias=False),
-            Layer(f"flow.blocks.{i}.made.second", hidden, hidden, mask=masks["second"]),
-            Layer(f"flow.blocks.{i}.made.out", hidden, 2 * latent, mask=masks["out"]),
+            masked(f"flow.blocks.{i}.made.first", masks["first"]),
+            dense(f"flow.blocks.{i}.made.context", latent, hidden, bias=False),
+            masked(f"flow.blocks.{i}.made.second", masks["second"]),
+            masked(f"flow.blocks.{i}.made.out", masks["out"]),
         )
     ]
     decoder = [
-        Layer("decoder.first", latent, hidden),
-        Layer("decoder.second", hidden, hidden),
-        Layer("decoder.out", hidden, pixels),
+        dense("decoder.first", latent, hidden),
+        dense("decoder.second", hidden, hidden),
+        dense("decoder.out", hidden, pixels),
     ]
     return encoder + blocks + decoder
 
 
-def shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    """Name → shape of every parameter."""
-    result: dict[str, tuple[int, ...]] = {}
+def axes(model: Model) -> dict[str, Axes]:
+    """Name → axes of every parameter."""
+    result: dict[str, Axes] = {}
     for layer in layers(model):
-        result[f"{layer.name}.weight"] = (layer.inputs, layer.outputs)
+        result[f"{layer.name}.weight"] = layer.axes
         if layer.bias:
-            result[f"{layer.name}.bias"] = (layer.outputs,)
+            result[f"{layer.name}.bias"] = {"out": layer.axes["out"]}
     if model.variational == "flow":
         for i in range(model.flow_depth):
-            result[f"flow.blocks.{i}.gate_bias"] = (model.latent_size,)
+            result[f"flow.blocks.{i}.gate_bias"] = {"out": model.latent_size}
     return result
 
 
+def shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Name → shape of every parameter."""
+    return {name: tuple(sizes.values()) for name, sizes in axes(model).items()}
+
+
 def count(model: Model) -> int:
-    """Number of trained values that can differ from zero: masked weights do not count."""
+    """The number of trained values, without masked weights, which stay 0."""
     masked = sum(int((layer.mask == 0).sum()) for layer in layers(model) if layer.mask is not None)
     return sum(int(np.prod(shape)) for shape in shapes(model).values()) - masked
 
 
 def initial_weight(layer: Layer, *, distribution: InitialWeights, draws: np.random.Generator) -> np.ndarray:
-    """One layer's weights, float64 [in, out]; fan_in is the number of unmasked inputs of each output.
+    """One layer's weight, float64, of the layer's shape. Masked weights are 0.
 
+    fan_in: the number of unmasked weights that lead to an output; fan_out: of those that lead from an input.
     lecun-normal: N(0, 1/fan_in). glorot: U(±√(6/(fan_in + fan_out))) (Glorot and Bengio 2010, eq. 16).
-    torch-linear: U(±1/√fan_in), as `torch.nn.Linear` starts. Masked weights are 0.
+    torch-linear: U(±1/√fan_in), as `torch.nn.Linear` starts.
     """
-    shape = (layer.inputs, layer.outputs)
-    mask = np.ones(shape) if layer.mask is None else layer.mask
-    fan_in = np.maximum(mask.sum(axis=0, keepdims=True), 1)
-    fan_out = np.maximum(mask.sum(axis=1, keepdims=True), 1)
+    mask = np.ones(layer.shape) if layer.mask is None else layer.mask
+    to_an_output = tuple(i for i, axis in enumerate(layer.axes) if axis != "out")
+    from_an_input = tuple(i for i, axis in enumerate(layer.axes) if axis != "in")
+    fan_in = np.maximum(mask.sum(axis=to_an_output, keepdims=True), 1)
+    fan_out = np.maximum(mask.sum(axis=from_an_input, keepdims=True), 1)
     if distribution == "lecun-normal":
-        return mask * draws.standard_normal(shape) / np.sqrt(fan_in)
+        return mask * draws.standard_normal(layer.shape) / np.sqrt(fan_in)
     if distribution == "glorot":
-        return mask * draws.uniform(-1, 1, shape) * np.sqrt(6 / (fan_in + fan_out))
-    return mask * draws.uniform(-1, 1, shape) / np.sqrt(fan_in)
+        return mask * draws.uniform(-1, 1, layer.shape) * np.sqrt(6 / (fan_in + fan_out))
+    return mask * draws.uniform(-1, 1, layer.shape) / np.sqrt(fan_in)
 
 
 def initial_parameters(model: Model, *, training: Training, pixel_log_odds: np.ndarray) -> State:
-    """Name → initial value, float64, a function of (seed, name). Biases are 0 but for:
+    """Name → initial value, float64, a function of (seed, name).
 
-    the decoder's output bias, the data's log-odds [pixels] (`data_bias`); gate_bias, 2. MADE's output weights are 0, so
-    that a block starts as z ← σ(2)·z exactly.
+    Biases are 0, with two exceptions: with `data_bias` the decoder's output bias is the data's log-odds [pixels], and gate_bias
+    is 2. MADE's output weights are 0, so that a block starts as z ← σ(2)·z exactly.
     """
     values = {name: np.zeros(shape) for name, shape in shapes(model).items()}
     for layer in layers(model):
         if not layer.name.endswith("made.out"):
             name = f"{layer.name}.weight"
-            draws = generator(training.seed, f"initial {name}")
+            draws = generator(training.seed, initial_values(name))
             values[name] = initial_weight(layer, distribution=training.initial_weights, draws=draws)
     if training.data_bias:
         values["decoder.out.bias"] = np.array(pixel_log_odds, dtype=np.float64)
@@ -137,11 +183,11 @@ def group(state: State, prefix: str) -> State:
 
 
 def masks_applied(parameters: State, model: Model) -> State:
-    """The parameters with each masked weight set to 0: plain linear layers of these are the model's masked ones."""
+    """The parameters with each masked weight set to 0: with these, plain linear layers compute what masked ones do."""
     masks = {f"{layer.name}.weight": layer.mask for layer in layers(model) if layer.mask is not None}
     return {name: value * masks[name].astype(value.dtype) if name in masks else value for name, value in parameters.items()}
 
 
 def judged(state: State) -> State:
-    """The parameters that validation, selection, test and export use: the moving average where there is one."""
+    """The parameters of validation, selection, test and export: the moving average where there is one."""
     return group(state, "ema") or group(state, "parameters")

@@ -1,7 +1,7 @@
 """The contract between the harness and a backend: NumPy at the border, keyword arguments, no default.
 
-A backend is a package `backends/NAME` whose module `session` offers the functions of `Backend`. Shapes are named
-[samples, batch, latent]; values are nats per image.
+A backend is a package `backends/NAME`: its module `session` has the functions of `Backend`, its module `probes` those of
+`Probes`. Shapes are named [samples, batch, latent]; values are nats per image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from common.config import Device, Dtype, Factors, Model, Optimizer, Precision, Training
+from common.config import Config, Device, Factors
 from common.errors import UserError
 from common.parameters import State
 
@@ -26,20 +26,54 @@ BACKENDS = ("pytorch", "jax", "tensorflow")
 
 @dataclass(frozen=True)
 class Description:
-    """Which versions and devices a backend has here."""
+    """The versions and devices of a backend on this machine."""
 
     versions: dict[str, str]
     devices: dict[str, str]  # "cpu" or "cuda" → the hardware's name
 
 
-class Session(Protocol):
-    """A model with its optimizer on a device."""
+class Scorer(Protocol):
+    """A model's parameters on a device. Nothing is trained: there is no optimizer, and no moving average beside them."""
 
     def place(self, images: np.ndarray) -> Any:
-        """A data set, uint8 [images, pixels], onto the device, once. The handle is for this session only.
+        """Copy a data set, uint8 [images, pixels], onto the device, once. The handle is valid in this session only.
 
         Returns when the images are there.
         """
+
+    def log_weights(
+        self, handle: Any, indices: np.ndarray, *, samples: range, seed: int, noise: np.ndarray | None
+    ) -> np.ndarray:
+        """log p(x,z) − log q(z|x), z ~ q(z|x), [samples, batch], for images indices [batch], by the judged parameters.
+
+        The noise is a function of (seed, image, block of NOISE_BLOCK samples), unless given: [samples, batch, latent].
+        `samples` starts at the first sample of a block (see `noise.noise_blocks`).
+        """
+
+    def inspect(self, handle: Any, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float) -> dict[str, np.ndarray]:
+        """Every quantity of the model by name, and `gradient/NAME` of the objective for every parameter.
+
+        A training session inspects the trained parameters, not their moving average.
+        """
+
+    def encode(self, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """z ~ q(z|x), [samples, batch, latent], through the whole posterior (a flow's blocks too), by the judged parameters.
+
+        For images [batch, pixels] and standard normal noise [samples, batch, latent].
+        """
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """p(x = 1|z), [batch, pixels], for latents [batch, latent], by the judged parameters."""
+
+    def export(self, file: Path) -> None:
+        """Write the judged parameters in the framework's own format; the file's name ends in the backend's EXPORT_SUFFIX."""
+
+    def synchronize(self) -> None:
+        """Return when the device is idle."""
+
+
+class Session(Scorer, Protocol):
+    """A model in training. Its judged parameters are the moving average where the config has one, else the trained ones."""
 
     def train(
         self,
@@ -54,91 +88,71 @@ class Session(Protocol):
     ) -> tuple[np.ndarray, np.ndarray]:
         """A chunk of steps: (objective [steps], elbo [steps]), each the minibatch's mean before its step; the ELBO has β = 1.
 
-        indices [steps, batch], learning_rates [steps], kl_weights [steps]. Noise is drawn on the device, a function of
+        indices [steps, batch], learning_rates [steps], kl_weights [steps]. The noise is drawn on the device, a function of
         (seed, step), unless given: [steps, samples, batch, latent]. Returns when the device is idle.
         """
-
-    def log_weights(
-        self, handle: Any, indices: np.ndarray, *, samples: range, seed: int, noise: np.ndarray | None
-    ) -> np.ndarray:
-        """log p(x,z) − log q(z|x), z ~ q(z|x), [samples, batch], for images indices [batch], by the judged parameters.
-
-        Noise is a function of (seed, image, block of NOISE_BLOCK samples), unless given: [samples, batch, latent].
-        `samples` opens a block (see `noise.noise_blocks`).
-        """
-
-    def inspect(self, handle: Any, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float) -> dict[str, np.ndarray]:
-        """Every quantity of the model by name, and `gradient/NAME` of the objective for every parameter."""
-
-    def gradient(self, handle: Any, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float) -> Callable[[int], None]:
-        """A function that computes the objective's gradient `repeats` times, and returns when the device is idle.
-
-        It's there to be timed. `train` can't stand in for it, since at a learning rate of 0 it still updates; nor can
-        `inspect`, which copies every quantity to the host and isn't compiled.
-        """
-
-    def encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(loc, scale) of the Gaussian base of q(z|x), [batch, latent] each, for images [batch, pixels]."""
-
-    def decode(self, latents: np.ndarray) -> np.ndarray:
-        """p(x = 1|z), [batch, pixels], for latents [batch, latent]."""
-
-    def export(self, file: Path) -> None:
-        """Write the judged parameters in the framework's own format; the file's name ends in the backend's EXPORT_SUFFIX."""
 
     def state(self) -> State:
         """The portable state as it is now."""
 
-    def synchronize(self) -> None:
-        """Return when the device is idle."""
-
 
 class Backend(Protocol):
-    """What `backends.NAME.session` offers."""
+    """The functions of the module `backends.NAME.session`.
 
-    EXPORT_SUFFIX: str  # of the files of `Session.export`
+    The config says model, device, dtype and precision. With precision "bfloat16", each layer of the encoder, the decoder and
+    MADE rounds its input, weights and bias to bfloat16, sums their products in float32 and returns bfloat16; a network's output
+    is cast back to the dtype. Everything else is computed in the dtype: moments, z, densities, the objective. With "tf32" the
+    device rounds the factors of float32 products; a process can't have sessions with and without it: see common/tf32.py.
+    """
+
+    EXPORT_SUFFIX: str  # of the files of `Scorer.export`
 
     def describe(self) -> Description: ...
 
-    def programs_compiled(self) -> int | None:
-        """How many programs this process has compiled since `cache.programs()` lacked them; None where nothing uses it."""
+    def create(self, config: Config, state: State) -> Session:
+        """A session that trains, from this portable state."""
 
-    def create(
-        self,
-        model: Model,
-        state: State,
-        *,
-        optimizer: Optimizer,
-        training: Training,
-        device: Device,
-        dtype: Dtype,
-        precision: Precision,
-    ) -> Session:
-        """With precision "bfloat16", each layer of the encoder, the decoder and MADE rounds its input, weights and bias to
-        bfloat16, sums their products in float32 and gives bfloat16; a network's output is cast back to the dtype. All else is
-        the dtype's, whatever the precision: parameters, moments, z, densities, the objective. With "tf32" the device rounds the
-        factors of float32 products, and a process that has one such session can have none without: see common/tf32.py.
-        """
+    def score(self, config: Config, parameters: State) -> Scorer:
+        """A session that judges these parameters (name → array), whatever the config's moving average."""
 
-    def probe(self, *, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
-        """A function that runs these products, [m, k]·[k, n] each, `repeats` times, and returns when the device is idle.
 
-        Factors are of this dtype, sums of at least float32.
-        """
+class Probes(Protocol):
+    """The functions of the module `backends.NAME.probes`: what is there only to be timed or counted.
+
+    A launch function does its work `repeats` times and returns when the device is idle.
+    """
+
+    def products(self, *, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
+        """The launch function of products [m, k]·[k, n], with factors of this dtype and sums of at least float32."""
 
     def copy(self, *, size: int, device: Device) -> Callable[[int], None]:
-        """A function that reads `size` bytes of the device's memory and writes as many, `repeats` times, x + 1 of each float32,
-        and returns when the device is idle.
+        """The launch function of x + 1 over float32: it reads `size` bytes of the device's memory and writes as many."""
+
+    def gradient(
+        self, session: Session, handle: Any, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float
+    ) -> Callable[[int], None]:
+        """The launch function of the objective's gradient, by a session of this backend, without the optimizer's update.
+
+        Arguments as those of `Scorer.inspect`, which copies every quantity to the host and isn't compiled.
         """
 
     def device_peak(self, device: Device) -> int | None:
-        """Bytes of the device's own memory: the most that this process has had of it so far. None where that's the host's."""
+        """The most bytes of the device's own memory that this process has had. None where the memory is the host's."""
+
+    def programs_compiled(self) -> int | None:
+        """Programs compiled in this process because the on-disk cache missed; None where nothing uses that cache."""
+
+
+DEFAULT_PROBES: dict[str, Callable[..., Any]] = {
+    "device_peak": lambda device: None,
+    "programs_compiled": lambda: None,
+}
 
 
 def load(name: str) -> Backend:
-    """The backend of that name, imported now.
+    """Import the backend of this name.
 
-    Raises `UserError` for a name that isn't in BACKENDS, or a backend whose framework can't be imported.
+    Raises `UserError` for a name that isn't in BACKENDS, and for a backend whose framework can't be imported.
     """
     if name not in BACKENDS:
         raise UserError(f"There is no backend '{name}'; choose from {', '.join(BACKENDS)}.")
@@ -150,18 +164,27 @@ def load(name: str) -> Backend:
             return cast(Backend, importlib.import_module(module))
     except UserError:
         raise
-    except Exception as error:  # an ImportError, or whatever versions that don't fit one another come to
+    except Exception as error:  # an ImportError, or any error of versions that don't fit one another
         reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         raise UserError(
             f"Backend '{name}' is unavailable ({reason}); install environments/{name}-cpu.txt or {name}-cuda.txt."
         ) from error
 
 
+def probes(name: str) -> Probes:
+    """The probes of the backend of this name, with DEFAULT_PROBES where it lacks one. Raises `UserError` as `load` does."""
+    load(name)
+    module = importlib.import_module(f"backends.{name}.probes")
+    for function, default in DEFAULT_PROBES.items():
+        vars(module).setdefault(function, default)
+    return cast(Probes, module)
+
+
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without garbage collection, which would go through what an import makes again and again, though all of it stays.
+    """Pause the garbage collector during an import: it would rescan objects that live for ever.
 
-    Nor will it later, when the framework's compiler makes as many objects: what there is by then is frozen.
+    Then freeze these objects, so that the collector skips them while the framework compiles.
     """
     collecting = gc.isenabled()
     gc.disable()

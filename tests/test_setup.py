@@ -340,7 +340,7 @@ LOOKUPS = (
     "common/protocol.py",
     "benchmarks/__main__.py",
     "benchmarks/harness/processes.py",
-    "benchmarks/studies/command.py",
+    "benchmarks/studies/skeleton.py",
 )
 
 

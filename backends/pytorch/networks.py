@@ -9,7 +9,7 @@ from backends.pytorch.shapes import checked
 
 
 class MLP(nn.Module):
-    """inputs → hidden → hidden → outputs, ReLU between; `factors` is the dtype inside, that of x the result's."""
+    """inputs → hidden → hidden → outputs, ReLU between; computes in dtype `factors` and returns x's dtype."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, *, factors: torch.dtype):
         super().__init__()

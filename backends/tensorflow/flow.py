@@ -5,13 +5,14 @@ import numpy as np
 import tensorflow as tf
 from jaxtyping import Float
 
-from backends.tensorflow.networks import Linear, bfloat16_linear
+from backends.tensorflow.bfloat16 import bfloat16_linear
+from backends.tensorflow.networks import Linear
 from backends.tensorflow.shapes import Quantities, checked
 from common.masks import made_masks
 
 
 class MaskedLinear(Linear):
-    """x·(weight ∘ mask) + bias, all three rounded to `factors`, which is the result's dtype too."""
+    """x·(weight ∘ mask) + bias, all three and the result rounded to `factors`."""
 
     def __init__(self, mask: np.ndarray, *, dtype: str, factors: str):
         inputs, outputs = mask.shape

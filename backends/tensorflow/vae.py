@@ -43,19 +43,30 @@ class VAE(keras.layers.Layer):
         return {"loc": loc, "scale": softplus(s)} | ({"context": context[0]} if context else {})
 
     @checked
-    def call(self, x: Float[tf.Tensor, "batch pixels"], noise: Float[tf.Tensor, "samples batch {self.latent}"]) -> Quantities:
-        """Every quantity by name: z [samples, batch, latent], logits [samples, batch, pixels], densities [samples, batch]."""
+    def posterior(
+        self, x: Float[tf.Tensor, "batch pixels"], noise: Float[tf.Tensor, "samples batch {self.latent}"]
+    ) -> Quantities:
+        """By name: z ~ q(z|x), [samples, batch, latent], its density log_q, [samples, batch], and the quantities before."""
         quantities = self.encode(x)
         loc, scale = quantities["loc"], quantities["scale"]
         z = loc + scale * noise
         log_q = standard_normal_log_density(noise) - tf.reduce_sum(tf.math.log(scale), -1)
-        quantities |= {"base_z": z, "base_log_q": log_q, "z": z}
+        quantities |= {"base_z": z, "base_log_q": log_q}
         if self.flow is not None:
             quantities |= self.flow(z, quantities["context"])
             z, log_q = quantities["z"], log_q - quantities["log_det"]
+        return quantities | {
+            "z": z,
+            "log_q": log_q,
+        }
+
+    @checked
+    def call(self, x: Float[tf.Tensor, "batch pixels"], noise: Float[tf.Tensor, "samples batch {self.latent}"]) -> Quantities:
+        """Every quantity by name: those of `posterior`, logits [samples, batch, pixels] and the densities [samples, batch]."""
+        quantities = self.posterior(x, noise)
+        z = quantities["z"]
         logits = self.decoder(z)
         return quantities | {
-            "log_q": log_q,
             "logits": logits,
             "log_p_x_given_z": tf.reduce_sum(x * logits - softplus(logits), -1),
             "log_p_z": standard_normal_log_density(z),

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from benchmarks.harness import runs
 from benchmarks.harness.cli import parse
 from common import checkpoints, protocol
 from common.errors import UserError
@@ -49,6 +48,6 @@ def export(source: Path, *, to: str, output: Path | None) -> Path:
     if path.exists():
         raise UserError(f"{path} exists; remove it, or give another --output.")
     config = checkpoint.config.replace(device="cpu")
-    session = runs.judging(backend, masks_applied(checkpoint.selected(), config.model), config=config)
+    session = backend.score(config, masks_applied(checkpoint.selected(), config.model))
     write_whole(path, session.export)
     return path

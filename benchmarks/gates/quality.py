@@ -1,16 +1,16 @@
 """Quality: `quick` on the digits, some seeds of each backend and family, against the same seeds' scores in the baseline.
 
-One seed has one set of initial weights and one order of minibatches in every backend and version. What a change of versions may
-move is the rounding of float32, which training blows up until the weights have nothing in common (docs/agreement.md), and at
-most the draws of the device's noise. The baseline's own backends differ in exactly these two, since they are the same function
-(parity proves it): so the spread of the backends within a seed is the spread that an innocent change has. It leaves out what a
-seed's weights and minibatches are worth, since only equal seeds are compared:
+One seed has one set of initial weights and one order of minibatches in every backend and version. A change of versions may move
+float32's rounding, which training amplifies until the weights have nothing in common (docs/agreement.md), and the draws of the
+device's noise. The baseline's backends differ in exactly these two, since they are the same function (parity proves it): their
+spread within a seed is the spread of an innocent change. Only equal seeds are compared, so that how good a seed's weights and
+minibatches are doesn't count:
 
     s² = Σ_seeds Σ_backends (score − its seed's mean)² / (seeds · (backends − 1))
     the mean of n seeds may move by t · s · √(2/n), the score of one seed by t · s · √2,
 
-t being Student's, for a chance of FALSE_ALARM that any row is wrong about unchanged code. Either way counts: a score that rises
-may as well be an estimator's fault.
+t being Student's, for a chance of FALSE_ALARM that any row is wrong about unchanged code. A rise counts as a fall does: it may
+be an estimator's fault.
 """
 
 from __future__ import annotations
@@ -18,53 +18,43 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import math
-import os
 import statistics
-import subprocess
-import sys
 from typing import Any
 
 from benchmarks.gates.rows import Row, pooled, quantile
-from benchmarks.harness import runs
-from benchmarks.harness.environment import ROOT
+from benchmarks.harness import processes, runs
+from benchmarks.harness.cases import FAMILIES
 from benchmarks.harness.presets import QUICK
 from benchmarks.harness.progress import Progress
-from benchmarks.outputs.tables import FAMILIES
 from common import data, protocol, training
 from common.config import Config
-from common.errors import UserError
 
 PRESET, DATA, SEEDS = "quick", "binarized-digits", (0, 1, 2)
 
-# Its scores to the bit, in less time: chunks of one length are compiled once, and only the last state is validated.
+# The preset's scores to the bit, in less time: chunks of one length are compiled once, and only the last state is validated.
 SETTINGS = QUICK.replace(chunk=250, validation_interval=QUICK.training.steps)
 
 Scores = dict[str, dict[str, list[float]]]  # family → backend → test log p(x) by seed, nats
 
 
 def settings() -> dict[str, Any]:
-    """What a score depends on beside backend, family and seed, as JSON has it."""
+    """What a score depends on, beside backend, family and seed, as JSON has it."""
     dataset = data.load(DATA, data_dir=None)
-    config = SETTINGS.replace(pixels=dataset.pixels)
+    config = SETTINGS.replace(image_shape=dataset.image_shape)
     return json.loads(json.dumps({"config": config.as_dict(), "data": dataset.sha256, "seeds": SEEDS}))
 
 
 # --- measuring ---
 
 
-def worker(arguments: list[str]) -> int:
-    """In a process of its own: train and test every family and seed of one backend; the scores come as a line of JSON."""
-    (name,) = arguments
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # whatever a framework prints is no answer
+def worker(name: str) -> dict[str, list[float]]:
+    """Family → test log p(x) by seed, of one backend, trained and tested in this process."""
     backend, dataset = protocol.load(name), data.load(DATA, data_dir=None)
-    scores: dict[str, list[float]] = {}
-    for family in FAMILIES:
-        for seed in SEEDS:
-            config = SETTINGS.replace(variational=family, seed=seed, pixels=dataset.pixels)
-            scores.setdefault(family, []).append(score(backend, name, config, dataset))
-    print(json.dumps(scores), file=answers, flush=True)
-    return 0
+    config = SETTINGS.replace(image_shape=dataset.image_shape)
+    return {
+        family: [score(backend, name, config.replace(variational=family, seed=seed), dataset) for seed in SEEDS]
+        for family in FAMILIES
+    }
 
 
 def score(backend: protocol.Backend, name: str, config: Config, dataset: data.Dataset) -> float:
@@ -87,17 +77,13 @@ def measure(backends: list[str]) -> Scores:
     """Each backend in a process of its own, all at the same time, since nothing is timed. Raises `UserError` if one fails."""
 
     def one(backend: str) -> dict[str, list[float]]:
-        command = [sys.executable, "-m", "benchmarks", "regress-quality-worker", backend]
         # Products this small lose more by threads that wait for one another than they gain.
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            raise UserError(f"The runs of {backend} ended with code {done.returncode}; their message stands above.")
-        return dict(json.loads(done.stdout.splitlines()[-1]))
+        threads = {"OMP_NUM_THREADS": "1"}
+        return dict(processes.ask("benchmarks.gates.quality:worker", backend, title=backend, variables=threads))
 
     with concurrent.futures.ThreadPoolExecutor(len(backends)) as pool:
-        found = dict(zip(backends, pool.map(one, backends), strict=True))
-    return {family: {backend: found[backend][family] for backend in backends} for family in FAMILIES}
+        scores = dict(zip(backends, pool.map(one, backends), strict=True))
+    return {family: {backend: scores[backend][family] for backend in backends} for family in FAMILIES}
 
 
 # --- judging ---

@@ -11,7 +11,7 @@ FALSE_ALARM = 0.01
 
 @dataclass(frozen=True)
 class Row:
-    """What was compared, and how it came out; `reason` is the sentence where it is a regression, else None."""
+    """A comparison and its verdict; `reason` is a sentence where the verdict is a regression, else None."""
 
     what: str
     backend: str
@@ -24,10 +24,11 @@ class Row:
 
 
 COLUMNS = ("what", "backend", "family", "baseline", "now", "bound", "verdict")
+LEFT = ("what", "backend", "family", "verdict")
 
 
 def quantile(*, tests: int, degrees: int, sides: int) -> float:
-    """Student's t that one of `tests` unchanged comparisons passes with a probability of FALSE_ALARM at most (Bonferroni).
+    """The Student's t that any of `tests` unchanged comparisons exceeds with a probability of at most FALSE_ALARM (Bonferroni).
 
     `degrees` of freedom of the spread; `sides` is 2 where a change either way counts, 1 where only a rise does.
     """
@@ -37,7 +38,7 @@ def quantile(*, tests: int, degrees: int, sides: int) -> float:
 
 
 def pooled(groups: list[list[float]]) -> tuple[float, int]:
-    """(standard deviation within groups, its degrees of freedom): the groups' own means are taken out of each.
+    """(standard deviation within groups, its degrees of freedom): each group's mean is subtracted.
 
     Raises `ValueError` where no group has two values.
     """

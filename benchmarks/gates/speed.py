@@ -34,12 +34,11 @@ from typing import Any
 
 from benchmarks.gates.compare import BOUNDS
 from benchmarks.gates.rows import Row, pooled, quantile
-from benchmarks.harness import cases, cores, environment
-from benchmarks.harness.cases import Bench
+from benchmarks.harness import calls, cores, environment
+from benchmarks.harness.cases import FAMILIES
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
 from benchmarks.harness.turns import Side, What
-from benchmarks.outputs.tables import FAMILIES
 
 BATCH, ROUNDS, TURNS = 128, 5, 5
 LEAST = BOUNDS["train"]
@@ -49,9 +48,9 @@ Round = dict[str, dict[str, Seconds]]  # family → backend → its turns
 
 
 def settings() -> dict[str, Any]:
-    """What a time depends on beside backend and family, as JSON has it."""
+    """What a time depends on, beside backend and family, as JSON has it."""
     config = STANDARD.as_dict()
-    return json.loads(json.dumps({"config": config, "batch": BATCH, "rows_a_call": cases.ROWS_A_CALL, "turns": TURNS}))
+    return json.loads(json.dumps({"config": config, "batch": BATCH, "rows_a_call": calls.ROWS_A_CALL, "turns": TURNS}))
 
 
 def machine() -> str:
@@ -65,49 +64,34 @@ def machine() -> str:
 # --- measuring ---
 
 
-def worker(arguments: list[str]) -> int:
-    """One backend of a round. Stdin: a line of JSON; then a line a turn. Stdout: "ready"; then the seconds of each turn."""
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # whatever a framework prints is no answer
-    what = What(**json.loads(sys.stdin.readline()))
-    case = Bench(what.backend, what.family, device=what.device).case(what.kind, what.batch)
-    case.seconds()  # compiles
-    case.seconds()
-    case.floor_seconds()
-    print("ready", file=answers, flush=True)
-    for _ in sys.stdin:
-        print(json.dumps([case.seconds(), case.floor_seconds()]), file=answers, flush=True)
-    return 0
-
-
 def turns(family: Any, backends: list[str]) -> dict[str, Seconds]:
     """A family's part of a round: fresh processes, TURNS turns each. Raises `UserError` where one ends."""
-    found: dict[str, Seconds] = {backend: {"step": [], "floor": []} for backend in backends}
+    seconds: dict[str, Seconds] = {backend: {"step": [], "floor": []} for backend in backends}
     with ExitStack() as stack:
         sides = {}
         for backend in backends:
-            what = What("train", family, BATCH, backend)
-            sides[backend] = stack.enter_context(Side(ROOT, what, command="regress-speed-worker"))
+            sides[backend] = stack.enter_context(Side(ROOT, What("train", family, BATCH, backend), floor_too=True))
             sides[backend].answer()  # one sets up at a time
         for turn in range(TURNS):
             first = turn % len(backends)
             for backend in backends[first:] + backends[:first]:
-                for kind, seconds in zip(("step", "floor"), json.loads(sides[backend].ask()), strict=True):
-                    found[backend][kind].append(float(f"{seconds:.4g}"))
-    return found
+                times = sides[backend].turn()
+                for column, kind in (("step", "train"), ("floor", "products")):
+                    seconds[backend][column].append(float(f"{times[kind]:.4g}"))
+    return seconds
 
 
 def measure(backends: list[str], *, rounds: int = ROUNDS) -> tuple[list[Round], list[cores.RoundTrip]]:
     """The rounds; and how far apart the cores were at both ends of each family's turns, see `cores.together`."""
-    found, trips = [], []
+    done, trips = [], []
     for i in range(rounds):
         one: Round = {}
         for family in FAMILIES:
             one[family], ends = cores.together(partial(turns, family, backends))
             trips += ends
-        found.append(one)
+        done.append(one)
         print(f"speed: round {i + 1} of {rounds}", file=sys.stderr, flush=True)
-    return found, trips
+    return done, trips
 
 
 # --- judging ---
@@ -115,7 +99,7 @@ def measure(backends: list[str], *, rounds: int = ROUNDS) -> tuple[list[Round], 
 
 @dataclass(frozen=True)
 class Rise:
-    """A backend's step over another time, before and now; and now/before beyond which it is slower."""
+    """A backend's step over another time, before and now; and the now/before above which it is slower."""
 
     over: str
     before: float
@@ -128,28 +112,27 @@ class Rise:
 
 
 def logs(rounds: list[Round], family: str, backend: str, over: tuple[str, str]) -> list[float]:
-    """log(the backend's step / `over`, which is (backend, "step" or "floor")) of each round."""
+    """log(the backend's step / `over`) of each round, median over its turns; `over` is (backend, "step" or "floor")."""
     other, kind = over
     return [
         statistics.median(
-            math.log(step / least)
-            for step, least in zip(found[family][backend]["step"], found[family][other][kind], strict=True)
+            math.log(step / least) for step, least in zip(one[family][backend]["step"], one[family][other][kind], strict=True)
         )
-        for found in rounds
+        for one in rounds
     ]
 
 
 def ratio(rounds: list[Round], family: str, backend: str, over: tuple[str, str]) -> float:
-    """The median over rounds of what `logs` gives, no longer as a logarithm."""
+    """The backend's step / `over`, median over rounds."""
     return math.exp(statistics.median(logs(rounds, family, backend, over)))
 
 
 def bound(base: list[Round], family: str, kind: str, *, now: int) -> float:
-    """now/before beyond which a ratio to `kind` has risen, for so many rounds `now`."""
+    """The now/before above which a ratio to `kind` has risen, for `now` rounds now."""
     backends = list(base[0][family])
     pairs = [(a, b) for a in backends for b in backends if (a == b) == (kind == "floor")]
     s, degrees = pooled([logs(base, family, a, (b, kind)) for a, b in pairs])
-    if kind == "step":  # of the ratios of each two backends, one less than there are backends say all the others
+    if kind == "step":  # of n backends, n − 1 ratios determine all others
         degrees = (len(backends) - 1) * (len(base) - 1)
     t = quantile(tests=2 * sum(map(len, base[0].values())), degrees=degrees, sides=1)
     return max(LEAST, math.exp(t * math.sqrt(math.pi / 2) * s * math.sqrt(1 / len(base) + 1 / now)))
@@ -164,19 +147,19 @@ def judge(base: list[Round], now: list[Round]) -> list[Row]:
             allowed = bound(base, family, kind, now=len(now))
             for backend in backends:
                 others = [other for other in backends if other != backend]
-                found = []
+                rises = []
                 for other in [backend, *others] if kind == "floor" else others:
                     before, after = (ratio(side, family, backend, (other, kind)) for side in (base, now))
                     name = "floor" if other == backend else f"{other}'s {kind}"
-                    found.append(Rise(name, before, after, allowed))
-                if found:
-                    rows.append(row(backend, family, found))
+                    rises.append(Rise(name, before, after, allowed))
+                if rises:
+                    rows.append(row(backend, family, rises))
     return rows
 
 
-def row(backend: str, family: str, found: list[Rise]) -> Row:
-    """Shown is the first that is within its bound; where none is, the backend is slower, and shown is the least."""
-    shown = next((rise for rise in found if rise.within), min(found, key=lambda rise: rise.now / rise.before))
+def row(backend: str, family: str, rises: list[Rise]) -> Row:
+    """Shows the first ratio within its bound; where there is none, the backend is slower, and the row shows the least rise."""
+    shown = next((rise for rise in rises if rise.within), min(rises, key=lambda rise: rise.now / rise.before))
     what = f"step / {shown.over}"
     reason = None
     if not shown.within:
@@ -189,9 +172,9 @@ def row(backend: str, family: str, found: list[Rise]) -> Row:
 
 
 def twice(base: list[Round], now: list[Round], *, again: Any) -> list[Row]:
-    """`judge`; where that suspects a backend, with as many rounds `again()`: slower is what both suspect."""
+    """`judge`; where it suspects a backend, as many rounds `again()` are judged too: slower is what both suspect."""
     first = judge(base, now)
-    if not any(found.reason for found in first):
+    if not any(row.reason for row in first):
         return first
     # A row is known by backend, family and kind; the ratio that it shows may be another the second time.
     second = judge(base, again())

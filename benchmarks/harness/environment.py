@@ -18,42 +18,36 @@ from benchmarks.harness.cores import WITHIN, count
 ROOT = Path(__file__).parents[2]
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
-# What a run's numbers depend on. Those that are not installed are left out.
+# A run's numbers depend on these packages; those that are not installed are left out.
 PACKAGES = (
-    "numpy",
-    "h5py",
-    "scikit-learn",
-    "torch",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "tensorflow",
-    "tensorflow-cpu",
-    "keras",
+    *("numpy", "h5py", "scikit-learn", "torch", "jax", "jaxlib", "flax", "optax"),
+    *("tensorflow", "tensorflow-cpu", "keras"),
 )
 # The instructions of a matrix product, widest first. A virtual machine's processor often has no name that tells it from others.
 VECTORS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "sve", "asimd")
-BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")  # what multiplies bfloat16; without it that is slower than float32
-SOURCES = ("backends", "common", "benchmarks", "environments", ":!benchmarks/records", ":!benchmarks/baselines")
+BFLOAT16 = (
+    "amx_bf16",
+    "avx512_bf16",
+    "bf16",
+)  # the instructions that multiply bfloat16; without them it is slower than float32
+# What is run or timed; docs/examples has the bare loops.
+SOURCES = (
+    "backends",
+    "common",
+    "benchmarks",
+    "environments",
+    "docs/examples",
+    ":!benchmarks/records",
+    ":!benchmarks/baselines",
+)
 THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OMP_PROC_BIND",
-    "OMP_WAIT_POLICY",
-    "GOMP_SPINCOUNT",
-    "KMP_BLOCKTIME",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "KMP_AFFINITY",
-    "TF_NUM_INTRAOP_THREADS",
-    "TF_NUM_INTEROP_THREADS",
-    "XLA_FLAGS",
-    WITHIN,
+    *("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_AFFINITY"),
+    *("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "XLA_FLAGS", WITHIN),
 )
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
-    """The `environment` of a record whose run starts now, or of a report that was measured, on this device.
+    """The `environment` of a record or report whose measurements start now on this device; `ended` completes it.
 
     versions: {package: version}, python's among them. commit: git's HEAD, and `dirty` whether a source differs from it; both
     None outside a git checkout. machine: the CPU, its family and model, and the first of VECTORS that it has, None where
@@ -67,7 +61,7 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "dirty": dirty,
         "machine": _machine() | {"gpu": gpu() if device == "cuda" else None},
         "threads": {
-            "cores": cores(),
+            "cores": count(),
             "variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         },
         "clock": clock(),
@@ -75,23 +69,29 @@ def describe(device: str = "cpu") -> dict[str, Any]:
     }
 
 
-def cores() -> int:
-    """`cores.count()`."""
-    return count()
+def ended(before: dict[str, Any]) -> dict[str, Any]:
+    """An environment that was described before measuring, with what is so afterwards.
+
+    load_after: see `load`. commit_after and dirty_after: HEAD and whether a source differs from it by now; left out where
+    neither has changed.
+    """
+    after = dict(zip(("commit_after", "dirty_after"), _commit(), strict=True))
+    changed = (after["commit_after"], after["dirty_after"]) != (before["commit"], before["dirty"])
+    return before | {"load_after": load()} | (after if changed else {})
 
 
 def load() -> float:
-    """Runnable threads of the whole system, its mean over the last minute."""
+    """Runnable threads of the whole system, mean of the last minute."""
     return psutil.getloadavg()[0]
 
 
 def own_threads() -> int:
-    """Threads of this process now, the framework's pools among them."""
+    """Threads of this process now, with those of the framework's pools."""
     return int(psutil.Process().num_threads())
 
 
 def clock() -> dict[str, Any]:
-    """The cores' frequency in MHz, now and at most, and who governs it; None where the system doesn't say."""
+    """The cores' frequency in MHz, now and at most, and its governor; None where the system doesn't say."""
     try:
         frequency = psutil.cpu_freq()
     except (AttributeError, NotImplementedError, OSError):  # some systems and virtual machines
@@ -108,7 +108,7 @@ def clock() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of those PACKAGES that are installed."""
+    """The versions of Python and of the installed PACKAGES."""
     installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

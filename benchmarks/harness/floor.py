@@ -2,47 +2,60 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from common.config import Config, Model
-from common.parameters import layers
-from common.protocol import Backend
+from common.parameters import Layer, Product, layers, shapes
+from common.protocol import Probes
 
-REPEATS = 3  # steps' worth of products a measurement
+REPEATS = 3  # steps a measurement
+WORD = 4  # bytes of a float32
 
 
-Product = tuple[int, int, int]  # (m, k, n) of [m, k]·[k, n]
+def rows(layer: Layer, *, batch: int, samples: int) -> int:
+    """Rows of a layer's input: `batch` in the encoder and the context's layer, `samples · batch` after the noise."""
+    of_images = layer.name.startswith("encoder") or layer.name.endswith("context")
+    return batch if of_images else samples * batch
 
 
 def forward(model: Model, *, batch: int, samples: int) -> dict[str, Product]:
-    """Layer → its forward product.
-
-    The encoder and the context map have `batch` rows, what follows the noise `samples · batch`.
-    """
-
-    def rows(name: str) -> int:
-        return batch if name.startswith("encoder") or name.endswith("context") else samples * batch
-
-    return {layer.name: (rows(layer.name), layer.inputs, layer.outputs) for layer in layers(model)}
+    """Layer → its forward product."""
+    return {layer.name: layer.products(rows(layer, batch=batch, samples=samples))["forward"] for layer in layers(model)}
 
 
 def products(config: Config) -> list[Product]:
-    """A step's products: forward, dW and dX of each layer, dense; no dX for the pixels."""
-    sizes = {"batch": config.training.batch_size, "samples": config.training.objective_samples}
-    result = []
-    for name, (rows, inputs, outputs) in forward(config.model, **sizes).items():
-        result.append((rows, inputs, outputs))
-        result.append((inputs, rows, outputs))
-        if name != "encoder.first":
-            result.append((rows, outputs, inputs))
+    """A step's products: each layer's forward product and those of both gradients, without the gradient of the pixels."""
+    result: list[Product] = []
+    for layer in layers(config.model):
+        own = layer.products(rows(layer, batch=config.training.batch_size, samples=config.training.objective_samples))
+        if layer.name == "encoder.first":
+            del own["input's gradient"]
+        result += own.values()
     return result
 
 
-class Floor:
-    """Seconds of one step's products, a measurement between two chunks each."""
+def flop(config: Config) -> float:
+    """FLOP of one training step's matrix products: two a multiplication and addition."""
+    return sum(2.0 * m * k * n for m, k, n in products(config))
 
-    def __init__(self, backend: Backend, config: Config, *, seconds: list[float]):
-        self.launch = backend.probe(products=products(config), device=config.device, dtype=config.factors)
+
+def moved(config: Config) -> float:
+    """Bytes that one training step must read and write, in float32.
+
+    Each product's two factors and its result once; for Adam each parameter's value, gradient and two moments, of which it
+    writes three again.
+    """
+    factors = sum(m * k + k * n + m * n for m, k, n in products(config))
+    parameters = sum(math.prod(shape) for shape in shapes(config.model).values())
+    return float(WORD * (factors + 7 * parameters))
+
+
+class Floor:
+    """Seconds of one step's products, measured once between two chunks."""
+
+    def __init__(self, probes: Probes, config: Config, *, seconds: list[float]):
+        self.launch = probes.products(products=products(config), device=config.device, dtype=config.factors)
         self.launch(1)  # compiles
         self.seconds = seconds
 

@@ -58,8 +58,8 @@ def preset(name: str) -> Config:
     return PRESETS[name]
 
 
-# Settings that a record's name has in parts of its own, and the width of the data set's images.
-NAMED_APART = ("variational", "seed", "dtype", "precision", "device", "pixels")
+# Settings that a record's name has in parts of its own, and the shape of the data set's images.
+NAMED_APART = ("variational", "seed", "dtype", "precision", "device", "image_shape")
 # Settings that may change when a run goes on from its checkpoint: how it is tested and on which device, and how many steps a
 # call and a point of the curve have, which changes no parameter.
 MAY_CHANGE = (*SECTIONS["evaluation"], "device", "chunk", "log_interval")
@@ -89,7 +89,5 @@ def changed(config: Config, name: str) -> dict[str, Any]:
 
 def flat(config: Config) -> dict[str, Any]:
     """Every setting of a config by its name, whichever section it is in."""
-    values = config.as_dict()
-    return {name: values[section][name] for section, names in SECTIONS.items() for name in names} | {
-        name: values[name] for name in TOP
-    }
+    owners = [(getattr(config, section), name) for section, names in SECTIONS.items() for name in names]
+    return {name: getattr(owner, name) for owner, name in (*owners, *((config, name) for name in TOP))}

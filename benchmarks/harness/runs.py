@@ -24,7 +24,7 @@ from common.checkpoints import Checkpoint
 from common.config import Config, Training, check
 from common.data import Dataset
 from common.errors import UserError
-from common.noise import seed_for
+from common.noise import TEST, seed_for
 from common.parameters import State
 
 
@@ -68,44 +68,29 @@ class Job:
         return Path(self.results) / records.checkpoint_name_of(self.blank(dataset=None))
 
 
-def in_process(job: Job, *, command: tuple[str, ...] = ("worker",), folder: Path | None = None) -> int:
+def in_process(job: Job, *, folder: Path | None = None) -> int:
     """Run the job in a process of its own, so that no framework's threads, memory or imports touch another's.
 
-    `folder` is the checkout whose code runs, by default this one. Returns the exit code; after code 0 of "worker" the record is
-    at `job.record`.
+    `folder` is the checkout whose code runs, by default this one. Returns the exit code; after code 0 the record is at
+    `job.record`.
     """
-    arguments = [sys.executable, "-m", "benchmarks", *command]
+    arguments = [sys.executable, "-m", "benchmarks", "worker"]
     return subprocess.run(arguments, input=job.as_json(), text=True, check=False, cwd=folder).returncode
-
-
-def judging(backend: protocol.Backend, selected: State, *, config: Config) -> protocol.Session:
-    """A session whose judged parameters are the `selected` ones, which a moving average has gone into already."""
-    settings = dataclasses.replace(config.training, ema_decay=0.0)
-    state = parameters.fresh_state(selected, optimizer=config.optimizer, training=settings, dtype=config.dtype)
-    return backend.create(
-        config.model,
-        state,
-        optimizer=config.optimizer,
-        training=settings,
-        device=config.device,
-        dtype=config.dtype,
-        precision=config.precision,
-    )
 
 
 def evaluate(
     backend: protocol.Backend, selected: State, *, config: Config, dataset: Dataset, progress: Progress
 ) -> estimators.Estimates:
     """ELBO and log p(x) of the `selected` parameters on the config's test images."""
-    session = judging(backend, selected, config=config)
+    scorer = backend.score(config, selected)
     images = data.subset(images=config.evaluation.images, of=len(dataset.test))
     with progress.phase("test", total=len(images), unit="images") as advance:
         return estimators.estimate(
-            session,
-            session.place(dataset.test),
+            scorer,
+            scorer.place(dataset.test),
             images=images,
             samples=config.evaluation.samples,
-            seed=seed_for(config.training.seed, "test"),
+            seed=seed_for(config.training.seed, TEST),
             image_batch=config.evaluation.image_batch,
             sample_block=config.evaluation.sample_block,
             report=lambda done: advance(done, None),
@@ -127,16 +112,7 @@ def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Che
         )
         state = parameters.fresh_state(initial, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
         checkpoint = Checkpoint(config, job.backend, job.preset, dataset.name, dataset.sha256, state)
-    session = backend.create(
-        config.model,
-        checkpoint.state,
-        optimizer=config.optimizer,
-        training=config.training,
-        device=config.device,
-        dtype=config.dtype,
-        precision=config.precision,
-    )
-    return checkpoint, session
+    return checkpoint, backend.create(config, checkpoint.state)
 
 
 def run(job: Job, *, import_s: float) -> records.Record:
@@ -153,7 +129,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
     checkpoint, session = begin(job, backend=backend, dataset=dataset)
     setup_s = time.perf_counter() - began
     refuse_overwriting(job, dataset=dataset)
-    floor = Floor(backend, config, seconds=checkpoint.history.setdefault("floor_seconds", []))
+    floor = Floor(protocol.probes(job.backend), config, seconds=checkpoint.history.setdefault("floor_seconds", []))
     progress = Progress(f"{job.backend} {config.model.variational}")
     first_step = int(checkpoint.state["step"])
     record["environment"]["round_trip_ns"] = cores.gathered()
@@ -186,12 +162,12 @@ def run(job: Job, *, import_s: float) -> records.Record:
             column: [int(v) if column.endswith("step") else v for v in checkpoint.history[column]] for column in training.CURVE
         },
         "timing": timing(checkpoint.history, config.training)
-        | {"programs_compiled": None if first_step else backend.programs_compiled()}
+        | {"programs_compiled": None if first_step else protocol.probes(job.backend).programs_compiled()}
         | {"import_s": import_s, "setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
         "peak_memory_bytes": memory.peak(),
         "test": dataclasses.asdict(test),
     }
-    record["environment"]["load_after"] = environment.load()
+    record["environment"] = environment.ended(record["environment"])
     record["environment"]["threads"]["process"] = environment.own_threads()
     records.write(record, Path(job.results))
     return record
@@ -304,7 +280,7 @@ def checked(job: Job) -> Dataset:
     check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
     known([job.backend])
     writable(Path(job.results))
-    refuse_overwriting(dataclasses.replace(job, config=job.config.replace(pixels=dataset.pixels)), dataset=dataset)
+    refuse_overwriting(dataclasses.replace(job, config=job.config.replace(image_shape=dataset.image_shape)), dataset=dataset)
     return dataset
 
 
@@ -327,8 +303,8 @@ def refuse_overwriting(job: Job, *, dataset: Dataset) -> None:
 
 
 def with_pixels(job: Job) -> Job:
-    """The job, checked, its model as wide as the data set's images."""
-    return dataclasses.replace(job, config=job.config.replace(pixels=checked(job).pixels))
+    """The job, checked, with the image shape of its data set."""
+    return dataclasses.replace(job, config=job.config.replace(image_shape=checked(job).image_shape))
 
 
 def worker(arguments: list[str]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import subprocess
@@ -14,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.cases import Bench
-from common.config import Device, Precision
+from benchmarks.harness import calls, floor
+from benchmarks.harness.presets import STANDARD
+from common.config import Config, Device, Precision
 from common.errors import UserError
-
-TURN_SECONDS = 0.15  # a turn repeats its case's call for about so long
 
 # On a machine that does anything else, threads that wait for one another by spinning slow a chunk down twentyfold: both sides
 # of a verdict wait asleep. PyTorch's steps are longer so than in a run: what two revisions are compared by, no run's speed.
@@ -27,7 +25,7 @@ NO_SPINNING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 @dataclass(frozen=True)
 class What:
-    """One benchmark of the suite."""
+    """One benchmark of the suite; of kind "products", the matrix products of a training step by themselves."""
 
     kind: str
     family: Any
@@ -40,64 +38,60 @@ class What:
         label = "" if self.precision == "full" else f" {self.precision}"
         return f"{self.kind} {self.family} {self.batch} {self.backend}{label}"
 
-
-def worker(arguments: list[str]) -> int:
-    """Stdin: a line of JSON, what to time; then a line a turn. Stdout: "ready", then the seconds a call of each turn."""
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # whatever a framework prints is no answer
-    what = What(**json.loads(sys.stdin.readline()))
-    case = Bench(what.backend, what.family, device=what.device, precision=what.precision).case(what.kind, what.batch)
-    case.seconds()  # compiles
-    calls = max(1, round(TURN_SECONDS / max(case.seconds(), 1e-6)))
-    print("ready", file=answers, flush=True)
-    for _ in sys.stdin:
-        print(sum(case.seconds() for _ in range(calls)) / calls, file=answers, flush=True)
-    return 0
+    @property
+    def config(self) -> Config:
+        return STANDARD.replace(variational=self.family, device=self.device, precision=self.precision)
 
 
 class Side(contextlib.AbstractContextManager["Side"]):
-    """A fresh process, by default `worker`'s, that times `what` in the checkout `root`, one turn at a time.
+    """A fresh process of `calls.py` that times `what` with the code of the checkout `root`, one turn at a time.
 
-    `waiting`: how its threads wait for one another, as environment variables, which the caller's own go before.
+    `floor_too`: each turn times the matrix products of the same steps too. `waiting`: environment variables, set where the
+    caller's environment has no value for them, that say how threads wait for one another.
     """
 
-    def __init__(self, root: Path, what: What, *, command: str = "compare-worker", waiting: Mapping[str, str] = NO_SPINNING):
-        self.name = root
+    def __init__(self, root: Path, what: What, *, floor_too: bool = False, waiting: Mapping[str, str] = NO_SPINNING):
+        self.what, self.root = what, root
+        path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks", command],
+            [sys.executable, "-P", calls.__file__],  # -P: modules come from `root`, not from beside calls.py
             cwd=root,
-            env={**waiting, **os.environ},
+            env={**waiting, **os.environ, "PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._say(json.dumps(dataclasses.asdict(what)))
+        question = {
+            "backend": what.backend,
+            "kinds": [what.kind, "products"] if floor_too else [what.kind],
+            "batch": what.batch,
+            "config": what.config.as_dict(),
+            "products": floor.products(what.config.replace(batch_size=what.batch)),
+        }
+        self._say(json.dumps(question))
 
     def _say(self, line: str) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # `answer` says that the process has ended
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
 
     def answer(self) -> str:
-        """Its next line. Raises `UserError` where it has ended."""
+        """The next line of the process. Raises `UserError` where it has ended."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             self.close()
-            raise UserError(f"The process in {self.name} ended with code {self.process.returncode}; its message stands above.")
+            raise UserError(f"The process in {self.root} ended with code {self.process.returncode}; its message stands above.")
         return line
 
-    def ask(self) -> str:
-        """What it answers to a turn. Raises `UserError` where it has ended."""
-        with contextlib.suppress(BrokenPipeError):  # `answer` says what is wrong
-            self._say("go")
-        return self.answer()
-
-    def turn(self) -> float:
-        return float(self.ask())
+    def turn(self) -> dict[str, float]:
+        """Seconds of one call, by kind. Raises `UserError` where the process has ended."""
+        self._say("go")
+        return dict(json.loads(self.answer()))
 
     def close(self) -> None:
-        """End it; more than once is no error."""
+        """End the process; more than once is no error."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -106,13 +100,13 @@ class Side(contextlib.AbstractContextManager["Side"]):
         self.process.wait()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End it, at once where the command was stopped or failed."""
+        """End the process, at once where the command was stopped or failed."""
         if kind is not None:
             self.process.kill()
         self.close()
 
 
-Contender = tuple[Path, What]  # what is timed in which checkout
+Contender = tuple[Path, What]  # a checkout, and what is timed there
 
 
 def seconds_by_turns(
@@ -127,5 +121,5 @@ def seconds_by_turns(
         seconds = []
         for turn in range(turns):
             order = (head, base) if (turn % 2 == 0) == head_first else (base, head)
-            seconds.append({contender: sides[contender].turn() for contender in order})
+            seconds.append({contender: sides[contender].turn()[contender[1].kind] for contender in order})
     return seconds

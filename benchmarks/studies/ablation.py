@@ -1,18 +1,16 @@
-"""The defaults that differ: from each older script's settings, one difference at a time made equal, in nats and in examples/s.
+"""The older scripts' settings, one difference at a time made equal: what each is worth in nats and in examples/s.
 
 Every variant is a run like any other, a record and a checkpoint in the results folder, on a data set whose test images are a
-seeded random choice of the validation images: nothing here looks at the test set.
+seeded random choice of the validation images: no variant sees the test set.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
-import json
-import shutil
-import subprocess
-import sys
+import itertools
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,23 +19,25 @@ import h5py
 import numpy as np
 import tyro
 
-from benchmarks.harness import records, reports, runs
-from benchmarks.harness.cli import parse
+from benchmarks.harness import processes, records, reports, runs
+from benchmarks.harness.cases import Bench
 from benchmarks.harness.copies import Replacement, replaced
-from benchmarks.harness.floor import Floor
-from benchmarks.harness.presets import preset
+from benchmarks.harness.environment import ROOT
+from benchmarks.harness.presets import flat, preset
+from benchmarks.harness.progress import Progress
 from benchmarks.harness.records import Record
 from benchmarks.harness.reports import Report
-from benchmarks.outputs.tables import ANCESTORS
-from common import data, protocol, training
-from common.clock import timed
-from common.config import Config, check
+from benchmarks.outputs.older import ANCESTORS
+from benchmarks.outputs.table import Part, Table
+from benchmarks.studies import skeleton
+from benchmarks.studies.skeleton import Measured, Point, Result
+from common import checkpoints, config, data, protocol
 from common.data import Dataset
 from common.errors import UserError
-from common.files import write_text, write_whole
+from common.files import write_whole
 
-# What is made equal, a group at a time, and to whose: the two scripts that report a test log p(x) to one another's, the third
-# to the faster one's.
+# Each script's settings are replaced, one group at a time, by this other script's: the two scripts that report a test log p(x)
+# by one another's, the third's by the faster one's.
 EQUAL_TO = {
     "ancestor-pytorch": "ancestor-jax",
     "ancestor-jax": "ancestor-pytorch",
@@ -53,7 +53,7 @@ GROUPS = {
     "initial-weights": ("initial_weights",),
     "selection": ("selection",),
 }
-# Script, family and fault: what the script computes otherwise than this suite, trained with the mutation on.
+# Script, family and fault → the mutation that makes this suite compute what the script computes.
 FAULTS = {
     ("ancestor-jax", "flow", "log-det-without-gate-bias"): Replacement(
         file="backends/jax/flow.py",
@@ -71,6 +71,7 @@ FAULTS = {
     ),
 }
 AS_IT_IS = "as it is"
+LABELS = ("script", "family", "change")
 ROUNDS, ROUND_STEPS = 10, 20  # of the interleaved clock
 
 
@@ -95,8 +96,8 @@ class Variant:
         return f"{self.fault}-{self.backend}" if self.fault else None
 
 
-def variants() -> list[Variant]:
-    """Each script as it is, with each group of settings made equal, with all of them, and with each fault."""
+def variants() -> dict[str, Variant]:
+    """Name → variant: each script as it is, with each group of settings made equal, with all of them, and with each fault."""
     result = []
     for base, other in EQUAL_TO.items():
         ours, theirs = flat(preset(base)), flat(preset(other))
@@ -116,13 +117,7 @@ def variants() -> list[Variant]:
         Variant(base=base, name=fault, variational=family, change=f"with {fault.replace('-', ' ')}", fault=fault)
         for base, family, fault in FAULTS
     ]
-    return result
-
-
-def flat(config: Config) -> dict[str, Any]:
-    """Every setting of a config by its name."""
-    values = config.as_dict()
-    return {key: value for section in values.values() if isinstance(section, dict) for key, value in section.items()}
+    return {f"{variant.base} {variant.variational} {variant.name}": variant for variant in result}
 
 
 def plain(value: Any) -> str:
@@ -130,50 +125,35 @@ def plain(value: Any) -> str:
     return f"{value:.2g}" if isinstance(value, float) else str(value).removeprefix("rmsprop_").replace("_", " ")
 
 
-# --- the runs ---
+# --- the points ---
 
 
-@dataclass
-class Ablation:
+@dataclass(kw_only=True)
+class Arguments(skeleton.Arguments):
     steps: Annotated[int, tyro.conf.arg(help="Of each run: the first of the script's own, its rate is constant.")] = 1_000
     seed: Annotated[tuple[int, ...], tyro.conf.arg(help="Seeds, a run of every variant each.")] = (0, 1)
     images: Annotated[int, tyro.conf.arg(help="Validation images, a seeded random subset.")] = 500
     samples: Annotated[int, tyro.conf.arg(help="K: importance samples an image.")] = 100
     data: Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")] = "binarized-mnist"
     data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
-    results: Annotated[Path, tyro.conf.arg(help="Folder for records, checkpoints and the report.")] = field(
-        default_factory=lambda: Path("results/ablation")
-    )
-    resume: Annotated[bool, tyro.conf.arg(help="Go on with the records and checkpoints in the results folder.")] = False
 
 
-def main(arguments: list[str]) -> int:
-    asked = parse(Ablation, arguments, command="ablation", description="One difference of the older scripts at a time.")
-    results = asked.results.resolve()
+def plan(asked: Arguments) -> dict[str, Point]:
+    """A run of every variant, a seed after another; then the clocks: a process a script, and one for each faulty code."""
     dataset = data.load(asked.data, data_dir=asked.data_dir)
-    held_out = on_validation(dataset, images=asked.images, path=results / "validation.h5")
-    settings = {"data": held_out, "pixels": dataset.pixels, "results": results}
-    plan = [(variant, job_of(variant, asked, seed=seed, **settings)) for seed in asked.seed for variant in variants()]
-    for _, job in plan[: len(variants())]:
-        check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
-    trained = [(variant, *run(variant, job)) for variant, job in plan]
-    first = [(variant, job) for variant, job in plan if job.config.training.seed == asked.seed[0]]
-    clock = speeds(first, results=results / "speed", resume=asked.resume)
-    content = {
-        "run_commits": sorted({str(judged["environment"]["commit"]) for _, _, judged in trained}),
-        "dataset": {"name": dataset.name, "sha256": dataset.sha256},
-        "steps": asked.steps,
-        "seeds": list(asked.seed),
-        "images": asked.images,
-        "samples": asked.samples,
-        "rows": [row(variant, trained, clock) for variant in variants()],
-    }
-    path = reports.write("ablation", content, results)
-    report = reports.read("ablation", results)
-    assert report is not None
-    print(table(report))
-    print(f"The report is {path}.", file=sys.stderr)
-    return 0
+    held_out = on_validation(dataset, images=asked.images, path=asked.results / "validation.h5")
+    points: dict[str, Point] = {}
+    clocks: dict[str, Point] = {}
+    for seed, (name, variant) in itertools.product(asked.seed, variants().items()):
+        job = job_of(variant, asked, seed=seed, data=held_out, image_shape=dataset.image_shape)
+        config.check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
+        points[f"{name.replace(' ', '_')}_{seed}"] = {"variants": [name], "jobs": [job.as_json()], "clock": None}
+        if seed == asked.seed[0]:
+            clock = variant.mutation or variant.base
+            point = clocks.setdefault(f"clock_{clock}", {"variants": [], "jobs": [], "clock": clock})
+            point["variants"].append(name)
+            point["jobs"].append(job.as_json())
+    return points | clocks
 
 
 def on_validation(dataset: Dataset, *, images: int, path: Path) -> Path:
@@ -190,10 +170,10 @@ def on_validation(dataset: Dataset, *, images: int, path: Path) -> Path:
     return path
 
 
-def job_of(variant: Variant, asked: Ablation, *, seed: int, data: Path, pixels: int, results: Path) -> runs.Job:
-    config = preset(variant.base).replace(
+def job_of(variant: Variant, asked: Arguments, *, seed: int, data: Path, image_shape: tuple[int, int]) -> runs.Job:
+    settings = preset(variant.base).replace(
         **variant.settings,
-        pixels=pixels,
+        image_shape=image_shape,
         variational=variant.variational,
         seed=seed,
         steps=asked.steps,
@@ -202,41 +182,40 @@ def job_of(variant: Variant, asked: Ablation, *, seed: int, data: Path, pixels: 
         images=0,
     )
     name = f"{variant.base}+{variant.name}"
-    return runs.Job(variant.backend, name, str(data), None, config, str(results / "runs"), asked.resume)
+    return runs.Job(variant.backend, name, str(data), None, settings, str(asked.results / "runs"), resume=False)
 
 
-def run(variant: Variant, job: runs.Job) -> tuple[Record, Record]:
-    """The record that the variant's own code writes, and what this checkout's code says of the same weights.
+def run(point: Point) -> Result:
+    """A run's tests, `claimed` by the variant's own code and `judged` by this checkout's; or a clock's figures, see `clock`.
 
-    The two are one where the code is. Raises `UserError` where a process fails.
+    The two tests are one where the code is. Raises `UserError` where a process fails.
     """
+    variant = variants()[point["variants"][0]]
+    with code_of(variant) as folder:
+        if point["clock"]:
+            title = f"the clock of {point['clock']}"
+            return {"seconds": processes.ask(f"{__name__}:clock", point["jobs"], title=title, folder=folder or ROOT)}
+        job = dataclasses.replace(runs.Job.from_json(point["jobs"][0]), resume=point["resume"])
+        own = done(job, folder=folder)
+    judged = own["test"]
+    if variant.mutation:
+        judged = processes.ask(f"{__name__}:judged", job.as_json(), title=f"the test of {job.checkpoint.name}")
+    return {"claimed": own["test"], "judged": judged, "commit": str(own["environment"]["commit"])}
+
+
+@contextlib.contextmanager
+def code_of(variant: Variant) -> Iterator[Path | None]:
+    """A folder with the code that the variant trains with; None where that is this checkout's."""
+    if variant.mutation is None:
+        yield None
+        return
     with tempfile.TemporaryDirectory() as folder:
-        own = done(job, folder=faulty(variant, Path(folder)))
-    if variant.mutation is None:
-        return own, own
-    # A finished checkpoint, resumed: nothing is trained, and the test is this checkout's.
-    judged = dataclasses.replace(job, results=str(Path(job.results).parent / "judged"), resume=True)
-    if not job.resume:
-        judged.record.unlink(missing_ok=True)  # of other weights
-    if not runs.finished(judged):
-
-        def to(path: Path) -> None:
-            shutil.copyfile(job.checkpoint, path)
-
-        write_whole(judged.checkpoint, to)
-    return own, done(judged, folder=None)
-
-
-def faulty(variant: Variant, folder: Path) -> Path | None:
-    """The folder, filled with the code that the variant trains with, unless that is this checkout's."""
-    if variant.mutation is None:
-        return None
-    replaced(folder, FAULTS[variant.base, variant.variational, variant.fault or ""])
-    return folder
+        replaced(Path(folder), FAULTS[variant.base, variant.variational, variant.fault or ""])
+        yield Path(folder)
 
 
 def done(job: runs.Job, *, folder: Path | None) -> Record:
-    """The job's record, run in a process of its own unless it's there to be resumed."""
+    """The job's record, run in a process of its own unless the record is there to be resumed."""
     if job.resume and runs.finished(job):
         return records.read(job.record)
     if code := runs.in_process(job, folder=folder):
@@ -244,84 +223,64 @@ def done(job: runs.Job, *, folder: Path | None) -> Record:
     return records.read(job.record)
 
 
-# --- the clock ---
+def judged(text: str) -> dict[str, Any]:
+    """The test of a job's checkpoint, by this checkout's code."""
+    job = runs.Job.from_json(text)
+    estimates = runs.evaluate(
+        protocol.load(job.backend),
+        checkpoints.load(job.checkpoint).selected(),
+        config=job.config,
+        dataset=data.load(job.data, data_dir=None),
+        progress=Progress(job.checkpoint.stem),
+    )
+    return dataclasses.asdict(estimates)
 
-Speeds = dict[tuple[str, str, str], dict[str, list[float]]]
 
-
-def speeds(plan: list[tuple[Variant, runs.Job]], *, results: Path, resume: bool) -> Speeds:
-    """Each variant's seconds a step and its floor, a measurement a round. A script's variants take turns in one process."""
-    processes: dict[str, list[tuple[Variant, runs.Job]]] = {}
-    for variant, job in plan:
-        processes.setdefault(variant.mutation or variant.base, []).append((variant, job))
-    found: Speeds = {}
-    for name, members in processes.items():
-        path = results / f"{name}.json"
-        configs = [job.config.as_dict() for _, job in members]
-        if not (resume and path.exists() and json.loads(path.read_text(encoding="utf-8"))["configs"] == configs):
-            with tempfile.TemporaryDirectory() as folder:
-                where = faulty(members[0][0], Path(folder))
-                command = [sys.executable, "-m", "benchmarks", "ablation-speed", str(path)]
-                jobs = json.dumps([job.as_json() for _, job in members])
-                if code := subprocess.run(command, input=jobs, text=True, check=False, cwd=where).returncode:
-                    raise UserError(f"The clock of {name} ended with code {code}; its message stands above.")
-        measured = json.loads(path.read_text(encoding="utf-8"))
-        for (variant, _), seconds in zip(members, measured["seconds"], strict=True):
-            found[key(variant)] = seconds
+def clock(jobs: list[str]) -> list[dict[str, list[float]]]:
+    """Seconds of each job's training step and of its products, a measurement a round; the jobs take turns in this process."""
+    cases = []
+    for text in jobs:
+        job = runs.Job.from_json(text)
+        bench = Bench(job.backend, job.config.model.variational, device=job.config.device, settings=job.config)
+        cases.append(bench.case("train", job.config.training.batch_size, steps=ROUND_STEPS))
+    found: list[dict[str, list[float]]] = [{"step_s": [], "floor_s": []} for _ in cases]
+    for number in range(1 + ROUNDS):
+        for case, figures in zip(cases, found, strict=True):
+            step_s, floor_s = case.seconds() / case.steps, case.floor_seconds() / case.steps
+            if number:  # the first round compiles
+                figures["step_s"].append(step_s)
+                figures["floor_s"].append(floor_s)
     return found
 
 
-def key(variant: Variant) -> tuple[str, str, str]:
-    return variant.base, variant.variational, variant.name
+# --- the report and its table ---
 
 
-def speed_worker(arguments: list[str]) -> int:
-    """In a process of its own: time some steps of every job, a round after another, and write the seconds to a file."""
-    (path,) = map(Path, arguments)
-    jobs = [runs.Job.from_json(text) for text in json.loads(sys.stdin.read())]
-    clocks = [Clock(job) for job in jobs]
-    for _ in range(ROUNDS):
-        for clock in clocks:
-            clock.round()
-    seconds = [{"step_s": clock.step_s, "floor_s": clock.floor.seconds} for clock in clocks]
-    text = json.dumps({"configs": [job.config.as_dict() for job in jobs], "seconds": seconds})
-    write_text(path, text)
-    return 0
+def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
+    dataset = data.load(asked.data, data_dir=asked.data_dir)
+    tests: dict[str, list[Result]] = {}
+    seconds: dict[str, dict[str, list[float]]] = {}
+    for point, result in measured:
+        if point["clock"]:
+            seconds |= dict(zip(point["variants"], result["seconds"], strict=True))
+        else:
+            tests.setdefault(point["variants"][0], []).append(result)
+    of_this_code = [name for name, variant in variants().items() if not variant.mutation]  # a faulty copy has no commit
+    return {
+        "run_commits": sorted({result["commit"] for name in of_this_code for result in tests[name]}),
+        "dataset": {"name": dataset.name, "sha256": dataset.sha256},
+        "steps": asked.steps,
+        "seeds": list(asked.seed),
+        "images": asked.images,
+        "samples": asked.samples,
+        "rows": [row(variant, tests[name], seconds[name]) for name, variant in variants().items()],
+    }
 
 
-class Clock:
-    """A job from step 0, some steps of training a round and the floor after them."""
-
-    def __init__(self, job: runs.Job):
-        dataset = data.load(job.data, data_dir=None)
-        backend = protocol.load(job.backend)
-        fresh = dataclasses.replace(job, resume=False)
-        _, self.session = runs.begin(fresh, backend=backend, dataset=dataset)
-        self.config, self.images, self.step = job.config, len(dataset.train), 0
-        self.handle = self.session.place(dataset.train)
-        self.floor = Floor(backend, job.config, seconds=[])
-        self.step_s: list[float] = []
-        self.round()  # compiles
-        self.step_s.clear()
-        self.floor.seconds.clear()
-
-    def round(self) -> None:
-        chunk = training.chunk(self.config, images=self.images, first_step=self.step, steps=ROUND_STEPS)
-        work = functools.partial(self.session.train, self.handle, **chunk)
-        _, seconds = timed(work, synchronize=self.session.synchronize)
-        self.step_s.append(seconds / ROUND_STEPS)
-        self.step += ROUND_STEPS
-        self.floor.measure()
-
-
-# --- from records to a report and its table ---
-
-
-def row(variant: Variant, trained: list[tuple[Variant, Record, Record]], clock: Speeds) -> dict[str, Any]:
+def row(variant: Variant, tests: list[Result], seconds: dict[str, list[float]]) -> dict[str, Any]:
     """A variant's figures, a list over seeds each; `claimed` is what its own code says, which differs where that is faulty."""
-    own, judged = zip(*((own, judged) for found, own, judged in trained if found == variant), strict=True)
-    batch = own[0]["config"]["training"]["batch_size"]
-    step_s, floor_s = (np.array(clock[key(variant)][name]) for name in ("step_s", "floor_s"))
+    batch = preset(variant.base).replace(**variant.settings).training.batch_size
+    step_s, floor_s = (np.array(seconds[name]) for name in ("step_s", "floor_s"))
     low, high = np.percentile(batch / step_s, [25, 75])
     return {
         "base": variant.base,
@@ -329,23 +288,18 @@ def row(variant: Variant, trained: list[tuple[Variant, Record, Record]], clock: 
         "variational": variant.variational,
         "change": variant.change,
         "mutation": variant.mutation,
-        "log_px": [record["test"]["log_px"] for record in judged],
-        "log_px_se": [record["test"]["log_px_se"] for record in judged],
-        "elbo": [record["test"]["elbo"] for record in judged],
-        "claimed_log_px": [record["test"]["log_px"] for record in own],
-        "claimed_elbo": [record["test"]["elbo"] for record in own],
+        **{name: [test["judged"][name] for test in tests] for name in ("log_px", "log_px_se", "elbo")},
+        **{f"claimed_{name}": [test["claimed"][name] for test in tests] for name in ("log_px", "elbo")},
         "examples_per_s": float(batch / np.median(step_s)),
         "examples_per_s_iqr": float(high - low),
         "floor_ratio": float(np.median(step_s / floor_s)),
     }
 
 
-def table(report: Report) -> str:
+def parts(report: Report) -> list[Part]:
     """A row a variant: log p(x) and its change against the script as it is, mean over seeds and (lowest … highest)."""
-    columns = (
-        "script | family | change | log p(x) | against as it is | its own code claims | examples/s (IQR) | times | step / floor"
-    )
-    lines = [f"| {columns} |", "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    columns = [*LABELS, "log p(x)", "against as it is", "its own code claims", "examples/s (IQR)", "times", "step / floor"]
+    rows = []
     base: dict[tuple[str, str], dict[str, Any]] = {}
     for found in report["rows"]:
         family = (found["base"], found["variational"])
@@ -364,7 +318,7 @@ def table(report: Report) -> str:
             f"{found['examples_per_s'] / reference['examples_per_s']:.2f}",
             f"{found['floor_ratio']:.2f}",
         )
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
     errors = [se for found in report["rows"] for se in found["log_px_se"]]
     settings = (
         f"{report['dataset']['name']}, {report['steps']:,} steps, {len(report['seeds'])} seeds. log p(x): validation, nats, "
@@ -373,5 +327,5 @@ def table(report: Report) -> str:
         f"Speed: in turns of {ROUND_STEPS} steps in one process a script; faulty code has a process of its own. "
         f"Judged at commit {reports.commits(report['run_commits'])}."
     )
-    lines += ["", settings, "", reports.measured(report["environment"], setting="cpu, float32") + "."]
-    return "\n".join(lines) + "\n"
+    measured = reports.where(report["environment"], setting="cpu, float32")
+    return [Table(columns=columns, rows=rows, left=LABELS), settings, f"{measured}."]

@@ -1,13 +1,13 @@
-"""Full-length agreement: the three frameworks train on the same weights, batches and noise; where do their curves part?
+"""The backends train on the same weights, batches and noise: at which step do their curves part, and how far?
 
 Every run is the first `--steps` of the preset's own, on its own schedules, with `noise = shared` and a curve of every step.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,13 +15,15 @@ import numpy as np
 import tyro
 
 from benchmarks.harness import reports, runs
-from benchmarks.harness.cli import known, parse
 from benchmarks.harness.presets import preset
 from benchmarks.harness.progress import Progress
 from benchmarks.harness.reports import Report
+from benchmarks.outputs.table import Part, Table
+from benchmarks.studies import skeleton
+from benchmarks.studies.skeleton import Measured, Point, Result
 from common import checkpoints, data, protocol, training
 from common.checkpoints import Checkpoint
-from common.config import Dtype, Variational
+from common.config import Config, Dtype, Variational
 from common.errors import UserError
 from common.files import write_whole
 from common.parameters import group
@@ -31,88 +33,62 @@ WINDOWS = ((20, 1), (100, 5), (None, 20))
 EDGE = 100  # steps that the table calls the first and the last
 
 
-@dataclass
-class Agreement:
+@dataclass(kw_only=True)
+class Arguments(skeleton.Arguments):
     preset: Annotated[str, tyro.conf.arg(help="Whose settings all train on.")] = "standard"
     steps: Annotated[int, tyro.conf.arg(help="Stop after these, on the schedules of the preset's own steps.")] = 2_000
-    backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Two or more.")] = protocol.BACKENDS
+    backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Two or more; all by default.")] = ()
     variational: Annotated[tuple[Variational, ...], tyro.conf.arg(help="One or both families.")] = ("mean-field", "flow")
     dtype: Annotated[tuple[Dtype, ...], tyro.conf.arg(help="One or both precisions.")] = ("float32", "float64")
     seed: Annotated[int, tyro.conf.arg(help="Of weights, batches and noise.")] = 0
     data: Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")] = "binarized-mnist"
     data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
-    results: Annotated[Path, tyro.conf.arg(help="Folder for checkpoints, the report and its figure.")] = field(
-        default_factory=lambda: Path("results/agreement")
-    )
-    resume: Annotated[bool, tyro.conf.arg(help="Go on from the checkpoints in the results folder.")] = False
 
 
-def main(arguments: list[str]) -> int:
-    asked = parse(Agreement, arguments, command="agreement", description="Train the backends side by side on shared noise.")
-    settings = preset(asked.preset).replace(noise="shared", seed=asked.seed, log_interval=1)
-    known(asked.backend)
+def check(asked: Arguments) -> None:
+    whole = preset(asked.preset).training.steps
+    if not 1 <= asked.steps <= whole:
+        raise UserError(f"--steps is {asked.steps}; it must be from 1 to the preset's own, {whole:,}.")
+
+
+def settings(asked: Arguments) -> Config:
+    return preset(asked.preset).replace(noise="shared", seed=asked.seed, log_interval=1)
+
+
+def plan(asked: Arguments) -> dict[str, Point]:
+    """A run for each precision, family and backend."""
     if len(asked.backend) < 2:
         raise UserError("There is nothing to compare; give two backends or more.")
-    if not 1 <= asked.steps <= settings.training.steps:
-        raise UserError(f"--steps is {asked.steps}; it must be from 1 to the preset's own, {settings.training.steps:,}.")
-    found = []
-    for dtype, family in itertools.product(asked.dtype, asked.variational):
-        finished: dict[str, Checkpoint] = {}
-        for backend in asked.backend:
-            job = runs.Job(
-                backend=backend,
-                preset=asked.preset,
-                data=asked.data,
-                data_dir=str(asked.data_dir) if asked.data_dir else None,
-                config=settings.replace(variational=family, dtype=dtype),
-                results=str(asked.results),
-                resume=asked.resume,
-            )
-            finished[backend] = trained(runs.with_pixels(job), steps=asked.steps)
-        found.append({"variational": family, "precision": dtype, **compared(finished)})
-    (of, *_) = finished.values()
-    content = {
-        "preset": asked.preset,
-        "seed": asked.seed,
-        "device": settings.device,
-        "dataset": {"name": of.dataset, "sha256": of.sha256},
-        "steps": asked.steps,
-        "schedule_steps": settings.training.steps,
-        "runs": found,
-    }
-    path = reports.write("agreement", content, asked.results)
-    report = reports.read("agreement", asked.results)
-    assert report is not None
-    draw(report, path.with_suffix(".png"))
-    print(table(report))
-    print(f"The report is {path}, its figure {path.with_suffix('.png')}.", file=sys.stderr)
-    return 0
+    points = {}
+    for dtype, family, backend in itertools.product(asked.dtype, asked.variational, asked.backend):
+        job = runs.Job(
+            backend=backend,
+            preset=asked.preset,
+            data=asked.data,
+            data_dir=str(asked.data_dir) if asked.data_dir else None,
+            config=settings(asked).replace(variational=family, dtype=dtype),
+            results=str(asked.results),
+            resume=False,
+        )
+        point = {"variational": family, "precision": dtype, "backend": backend, "steps": asked.steps}
+        points[f"{dtype}_{family}_{backend}"] = point | {"job": runs.with_pixels(job).as_json()}
+    return points
 
 
-def trained(job: runs.Job, *, steps: int) -> Checkpoint:
-    """The job's checkpoint after its first `steps`, trained in a process of its own unless it is there to be resumed.
+def measure(point: Point) -> Result:
+    """Train the job's first steps, without a test. The checkpoint has the curve of each step and the parameters.
 
-    Raises `UserError` where that process fails.
+    Raises `UserError` for a checkpoint to be resumed that is of other settings or past these steps.
     """
-    if job.resume and job.checkpoint.exists():
-        checkpoint = runs.resumed(job, job.checkpoint, dataset=runs.checked(job))
-        if int(checkpoint.state["step"]) == steps:
-            return checkpoint
-    if code := runs.in_process(job, command=("agreement-worker", str(steps))):
-        raise UserError(f"The run of {job.checkpoint.name} ended with code {code}; its message stands above.")
-    return checkpoints.load(job.checkpoint)
-
-
-def worker(arguments: list[str]) -> int:
-    """In a process of its own: train a job's first steps; it ends in a checkpoint, without a test."""
-    (steps,) = map(int, arguments)
-    job = runs.Job.from_json(sys.stdin.read())
+    job = dataclasses.replace(runs.Job.from_json(point["job"]), resume=point["resume"])
     dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
     checkpoint, session = runs.begin(job, backend=protocol.load(job.backend), dataset=dataset)
-    config = job.config
-    progress = Progress(f"{job.backend} {config.model.variational} {config.dtype}")
-    with progress.phase("train", total=steps, unit="steps", rows=config.training.batch_size) as advance:
-        advance(int(checkpoint.state["step"]), None)
+    done, steps = int(checkpoint.state["step"]), point["steps"]
+    if done > steps:
+        raise UserError(f"The checkpoint {job.checkpoint} is at step {done}, past {steps}; leave out --resume.")
+    progress = Progress(f"{job.backend} {job.config.model.variational} {job.config.dtype}")
+    with progress.phase("train", total=steps, unit="steps", rows=job.config.training.batch_size) as advance:
+        advance(done, None)
         training.train(
             session,
             checkpoint,
@@ -122,10 +98,28 @@ def worker(arguments: list[str]) -> int:
             between=lambda: None,
             until=steps,
         )
-    return 0
+    return {"checkpoint": str(job.checkpoint)}
 
 
 # --- from checkpoints to a report ---
+
+
+def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
+    finished: dict[tuple[str, str], dict[str, Checkpoint]] = {}
+    for point, result in measured:
+        checkpoint = checkpoints.load(Path(result["checkpoint"]))
+        finished.setdefault((point["variational"], point["precision"]), {})[point["backend"]] = checkpoint
+    return {
+        "preset": asked.preset,
+        "seed": asked.seed,
+        "device": settings(asked).device,
+        "dataset": {"name": checkpoint.dataset, "sha256": checkpoint.sha256},
+        "steps": asked.steps,
+        "schedule_steps": preset(asked.preset).training.steps,
+        "runs": [
+            {"variational": family, "precision": dtype, **compared(members)} for (family, dtype), members in finished.items()
+        ],
+    }
 
 
 def compared(finished: dict[str, Checkpoint]) -> dict[str, Any]:
@@ -189,7 +183,7 @@ def short(value: Any, digits: int = 3) -> float:
 
 # --- from a report to a figure and a table ---
 
-PAIR_COLOURS = ("#4477aa", "#ee6677", "#228833")  # Paul Tol's, told apart without colour vision too
+PAIR_COLOURS = ("#4477aa", "#ee6677", "#228833")  # Paul Tol's, which differ without colour vision too
 CURVES = (("#bbbbbb", "-", 5.0), ("#66ccee", "-", 2.5), ("#222222", ":", 1.2))  # each narrower than the one below
 LINES = ("-", (0, (4, 1.5)))  # a precision's
 
@@ -216,11 +210,7 @@ def draw(report: Report, path: Path) -> None:
         row[0].set_ylabel("nats per image")
     axes[0, 0].legend(loc="lower right", fontsize=8)
     figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
-
-    def to(temporary: Path) -> None:
-        figure.savefig(temporary, dpi=100)
-
-    write_whole(path, to)
+    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=100))
 
 
 def curves(axes: Any, run: dict[str, Any]) -> None:
@@ -239,23 +229,22 @@ def differences(axes: Any, run: dict[str, Any], *, line: Any) -> None:
     axes.annotate(text, (run["step"][-1], run["last_bit"][-1]), ha="right", va="top", fontsize=7)
 
 
-def table(report: Report) -> str:
+def parts(report: Report) -> list[Part]:
     """A row a family, precision and pair: the objective's largest |difference|, and the last steps' mean one, in nats."""
-    columns = (
-        f"family | precision | pair | step 1 | first {EDGE} | last {EDGE} | their mean | parameters' deviation, worst tensor"
-    )
-    lines = [f"| {columns} |", "| --- | --- | --- | ---: | ---: | ---: | ---: | --- |"]
-    for run in report["runs"]:
-        for pair in run["pairs"]:
-            cells = (
-                run["variational"],
-                run["precision"],
-                " − ".join(pair["backends"]),
-                *(f"{pair[key]:.1e}" for key in ("first_step", "first", "last", "apart")),
-                f"{pair['parameters']['deviation']:.1e} `{pair['parameters']['tensor']}`",
-            )
-            lines.append(f"| {' | '.join(cells)} |")
+    worst = "parameters' deviation, worst tensor"
+    columns = ("family", "precision", "pair", "step 1", f"first {EDGE}", f"last {EDGE}", "their mean", worst)
+    rows = [
+        (
+            run["variational"],
+            run["precision"],
+            " − ".join(pair["backends"]),
+            *(f"{pair[key]:.1e}" for key in ("first_step", "first", "last", "apart")),
+            f"{pair['parameters']['deviation']:.1e} `{pair['parameters']['tensor']}`",
+        )
+        for run in report["runs"]
+        for pair in run["pairs"]
+    ]
     setting = f"{report['device']}, seed {report['seed']}, the first {report['steps']:,} of {report['schedule_steps']:,} steps"
     name = f"`{report['preset']}` on {report['dataset']['name']}"
-    measured = reports.measured(report["environment"], setting=f"{name}, {setting}")
-    return "\n".join([*lines, "", f"{measured}.", ""])
+    measured = reports.where(report["environment"], setting=f"{name}, {setting}")
+    return [Table(columns=columns, rows=rows, left=("family", "precision", "pair", worst)), f"{measured}."]

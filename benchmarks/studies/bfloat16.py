@@ -1,49 +1,43 @@
-"""`python -m benchmarks bfloat16`: what `--precision bfloat16` gains a training step, and what it costs in log p(x).
+"""What `--precision bfloat16` gains a training step, and what it costs in log p(x).
 
-Speed: pairs of fresh processes, full against bfloat16, whose calls take turns as in `benchmarks.throughput.compare`. Quality:
-runs like any other, a seed in full and in bfloat16 each, on a data set whose test images are a seeded random choice of the
-validation images. What is measured is kept in the results folder, and not measured again with --resume.
+Speed: pairs of fresh processes, full against bfloat16, whose calls take turns (harness/turns.py). Quality: runs like any other,
+a seed in full and in bfloat16 each, on a data set whose test images are a seeded random choice of the validation images.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
-import sys
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from benchmarks.harness import cases, cores, environment, records, reports, runs
-from benchmarks.harness.cli import known, parse, usable
+from benchmarks.harness import calls, cores, reports, runs
+from benchmarks.harness.cli import known
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
 from benchmarks.harness.reports import Report
 from benchmarks.harness.turns import Contender, What, seconds_by_turns
-from benchmarks.studies import ablation
-from common import data, estimators
-from common.config import Precision, Variational, check
+from benchmarks.outputs.table import Part, Table
+from benchmarks.studies import ablation, skeleton
+from benchmarks.studies.skeleton import Measured, Point, Result
+from common import config, data, estimators
+from common.config import Precision, Variational
 from common.errors import UserError
-from common.files import write_text
 
-REPORT = "bfloat16"
-Pair = dict[str, Any]
-Pairs = dict[str, list[Pair]]  # "kind family batch backend" → its pairs
 PRECISIONS: tuple[Precision, ...] = ("full", "bfloat16")
 # A step of each family, and matrix products alone, of mean-field: the flow's are more of the same.
 TIMED: tuple[tuple[str, Variational], ...] = (("train", "mean-field"), ("train", "flow"), ("products", "mean-field"))
 BATCH = STANDARD.training.batch_size
-CALL_STEPS = cases.ROWS_A_CALL // BATCH  # of "train" and "products"
+CALL_STEPS = calls.ROWS_A_CALL // BATCH  # of "train" and "products"
 
 
-@dataclass
-class Bfloat16:
+@dataclass(kw_only=True)
+class Arguments(skeleton.Arguments):
     backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Whose speed is measured; all by default.")] = ()
     pairs: Annotated[int, tyro.conf.arg(help="Pairs of fresh processes a backend and family; 0 for no timing.")] = 5
     turns: Annotated[int, tyro.conf.arg(help="Turns a pair.")] = 8
@@ -57,107 +51,37 @@ class Bfloat16:
     samples: Annotated[int, tyro.conf.arg(help="K: importance samples an image.")] = 100
     data: Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")] = "binarized-mnist"
     data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
-    results: Annotated[Path, tyro.conf.arg(help="Folder for pairs, records, checkpoints and the report.")] = field(
-        default_factory=lambda: Path("results/bfloat16")
-    )
-    resume: Annotated[bool, tyro.conf.arg(help="Go on with what is in the results folder.")] = False
-    limit: Annotated[float, tyro.conf.arg(help="Minutes of timing, after which --resume has to go on.")] = math.inf
 
 
-def main(arguments: list[str]) -> int:
-    asked = parse(Bfloat16, arguments, command="bfloat16", description="What bfloat16 gains in speed and costs in log p(x).")
+def check(asked: Arguments) -> None:
     known([asked.trained])
     for flag, least in (("pairs", 0), ("turns", 1)):
         if getattr(asked, flag) < least:
             raise UserError(f"--{flag} is {getattr(asked, flag)}; it must be at least {least}.")
-    if asked.pairs:
-        asked.backend = usable(asked.backend)
-    results = asked.results.resolve()
-    trained = quality(asked, results) if asked.seed else None
-    speed = speeds(asked, results / "pairs.json")
-    if speed is None:
-        print("Not all pairs are timed yet: --resume goes on.", file=sys.stderr)
-        return 1
-    path = reports.write(REPORT, {"turns": asked.turns, "speed": speed, "quality": trained}, results)
-    report = reports.read(REPORT, results)
-    assert report is not None
-    print(table(report))
-    print(f"The report is {path}.", file=sys.stderr)
-    return 0
 
 
-# --- speed ---
+def plan(asked: Arguments) -> dict[str, Point]:
+    """The runs, then the pairs: one of each before the next of any, so that no row has one stretch of the day."""
+    points = quality_plan(asked) if asked.seed else {}
+    for number in range(asked.pairs):
+        for kind, family in TIMED:
+            for backend in asked.backend:
+                what = {"kind": kind, "family": family, "batch": BATCH, "backend": backend}
+                point = {"what": what, "turns": asked.turns, "low_first": number % 2 == 1}
+                points[f"{kind}_{family}_{backend}_{number}"] = point
+    return points
 
 
-def speeds(asked: Bfloat16, path: Path) -> list[dict[str, Any]] | None:
-    """A row a kind, family and backend, a number a pair; each pair is kept in the file. None where the time was too short.
-
-    Raises `UserError` where the file can't be gone on with.
-    """
-    described = environment.describe()
-    place = {"turns": asked.turns} | {key: described[key] for key in ("commit", "versions", "machine")}
-    kept = resumed(path, place) if asked.resume else {}
-    end = time.monotonic() + 60 * asked.limit
-    rows = []
-    plan = [What(kind, family, BATCH, name) for kind, family in TIMED for name in asked.backend]
-    for i in range(asked.pairs):  # a pair of each before the next of any, so that no row has one stretch of the day
-        for what in plan:
-            measured = kept.setdefault(str(what), [])
-            if len(measured) > i:
-                continue
-            if time.monotonic() > end:
-                return None
-            measured.append(pair(what, turns=asked.turns, low_first=i % 2 == 1))
-            write_text(path, json.dumps({"place": place, "pairs": kept}))
-            print(f"{what}: {measured[-1]['ratio']:.2f}", file=sys.stderr)
-    for what in plan if asked.pairs else []:
-        columns = {key: [one[key] for one in kept[str(what)]] for key in ("full_ms", "bfloat16_ms", "ratio")}
-        columns["round_trips_ns"] = [trip for one in kept[str(what)] for trip in one["round_trips_ns"]]
-        rows.append({"kind": what.kind, "family": what.family, "batch": what.batch, "backend": what.backend, **columns})
-    return rows
-
-
-def resumed(path: Path, place: dict[str, Any]) -> Pairs:
-    """The pairs that this file holds. Raises `UserError` where it's damaged, or they aren't of this place."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        before, pairs = dict(found["place"]), dict(found["pairs"])
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"The pairs {path} can't be read ({error!r}); remove the file, or leave out --resume.") from error
-    if changed := [key for key, value in place.items() if before.get(key) != value]:
-        raise UserError(f"The pairs {path} are of another {changed[0]}; remove the file, or leave out --resume.")
-    return pairs
-
-
-def pair(what: What, *, turns: int, low_first: bool) -> Pair:
-    """ms a step in both precisions, and full/bfloat16, of one pair of fresh processes: medians over their turns.
-
-    And how far apart the cores were at both ends, see `cores.together`. Threads wait as a run's do.
-    """
-    full: Contender = (ROOT, what)
-    low: Contender = (ROOT, dataclasses.replace(what, precision="bfloat16"))
-    found, trips = cores.together(lambda: seconds_by_turns(full, low, turns=turns, head_first=low_first, waiting={}))
-    ms = {contender: 1e3 * statistics.median(turn[contender] for turn in found) / CALL_STEPS for contender in (full, low)}
-    ratio = math.exp(statistics.median(math.log(turn[full] / turn[low]) for turn in found))
-    return {"full_ms": ms[full], "bfloat16_ms": ms[low], "ratio": ratio, "round_trips_ns": trips}
-
-
-# --- quality ---
-
-
-def quality(asked: Bfloat16, results: Path) -> dict[str, Any]:
-    """log p(x) of validation images after training, a number a seed. Raises `UserError` where a run fails."""
+def quality_plan(asked: Arguments) -> dict[str, Point]:
+    """Every run, on a data set that is tested on validation images."""
     dataset = data.load(asked.data, data_dir=asked.data_dir)
-    held_out = ablation.on_validation(dataset, images=asked.images, path=results / "validation.h5")
-    rows, commits = [], set()
+    held_out = ablation.on_validation(dataset, images=asked.images, path=asked.results / "validation.h5")
+    points: dict[str, Point] = {}
     for family in asked.variational:
-        found: dict[Precision, list[records.Record]] = {precision: [] for precision in PRECISIONS}
         for seed in asked.seed:
             for precision in PRECISIONS:
-                config = STANDARD.replace(
-                    pixels=dataset.pixels,
+                settings = STANDARD.replace(
+                    image_shape=dataset.image_shape,
                     variational=family,
                     seed=seed,
                     precision=precision,
@@ -167,79 +91,114 @@ def quality(asked: Bfloat16, results: Path) -> dict[str, Any]:
                     samples=asked.samples,
                     images=0,
                 )
-                check(config, train_images=len(dataset.train), test_images=len(dataset.test))
-                job = runs.Job(asked.trained, "standard", str(held_out), None, config, str(results / "runs"), asked.resume)
-                found[precision].append(ablation.done(job, folder=None))
-        for precision, each in found.items():
-            commits |= {str(record["environment"]["commit"]) for record in each}
-            rows.append(
-                {"family": family, "precision": precision}
-                | {key: [record["test"][key] for record in each] for key in ("log_px", "log_px_se", "elbo")}
-            )
-    return {
-        "run_commits": sorted(commits),
-        "backend": asked.trained,
-        "dataset": {"name": dataset.name, "sha256": dataset.sha256},
-        "seeds": list(asked.seed),
-        "steps": asked.steps,
-        "images": asked.images,
-        "samples": asked.samples,
-        "rows": rows,
-    }
+                config.check(settings, train_images=len(dataset.train), test_images=len(dataset.test))
+                job = runs.Job(
+                    asked.trained, "standard", str(held_out), None, settings, str(asked.results / "runs"), resume=False
+                )
+                point = {"family": family, "precision": precision, "seed": seed, "job": job.as_json()}
+                points[f"run_{family}_{precision}_{seed}"] = point
+    return points
 
 
-# --- the tables ---
+def run(point: Point) -> Result:
+    """A pair's figures, see `pair`; or a run's test and the commit that it was trained at."""
+    if "what" in point:
+        return pair(What(**point["what"]), turns=point["turns"], low_first=point["low_first"])
+    record = ablation.done(dataclasses.replace(runs.Job.from_json(point["job"]), resume=point["resume"]), folder=None)
+    return {"test": record["test"], "commit": str(record["environment"]["commit"])}
 
 
-def table(report: Report) -> str:
+def pair(what: What, *, turns: int, low_first: bool) -> Result:
+    """ms a step in both precisions, and full/bfloat16, of one pair of fresh processes: medians over their turns.
+
+    `round_trips_ns`: how far apart the cores were at both ends, see `cores.together`. Threads wait as a run's do.
+    """
+    full: Contender = (ROOT, what)
+    low: Contender = (ROOT, dataclasses.replace(what, precision="bfloat16"))
+    found, trips = cores.together(lambda: seconds_by_turns(full, low, turns=turns, head_first=low_first, waiting={}))
+    ms = {contender: 1e3 * statistics.median(turn[contender] for turn in found) / CALL_STEPS for contender in (full, low)}
+    ratio = math.exp(statistics.median(math.log(turn[full] / turn[low]) for turn in found))
+    return {"full_ms": ms[full], "bfloat16_ms": ms[low], "ratio": ratio, "round_trips_ns": trips}
+
+
+# --- the report and its tables ---
+
+
+def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
+    """A row a kind, family and backend, a number a pair; a row a family and precision, a number a seed."""
+    speed: dict[tuple[Any, ...], dict[str, Any]] = {}
+    tests: dict[tuple[Any, ...], dict[str, Any]] = {}
+    commits = set()
+    for point, result in measured:
+        if "what" in point:
+            row = speed.setdefault(tuple(point["what"].values()), point["what"] | {"round_trips_ns": []})
+            row["round_trips_ns"] += result["round_trips_ns"]
+            for name in ("full_ms", "bfloat16_ms", "ratio"):
+                row.setdefault(name, []).append(result[name])
+        else:
+            of = {name: point[name] for name in ("family", "precision")}
+            row = tests.setdefault(tuple(of.values()), of)
+            commits.add(result["commit"])
+            for name in ("log_px", "log_px_se", "elbo"):
+                row.setdefault(name, []).append(result["test"][name])
+    quality = None
+    if tests:
+        dataset = data.load(asked.data, data_dir=asked.data_dir)
+        quality = {
+            "run_commits": sorted(commits),
+            "backend": asked.trained,
+            "dataset": {"name": dataset.name, "sha256": dataset.sha256},
+            "seeds": list(asked.seed),
+            "steps": asked.steps,
+            "images": asked.images,
+            "samples": asked.samples,
+            "rows": list(tests.values()),
+        }
+    return {"turns": asked.turns, "speed": list(speed.values()), "quality": quality}
+
+
+def parts(report: Report) -> list[Part]:
     """Two tables: the speed of each backend and family, and each family's log p(x)."""
-    lines = []
-    if report["speed"]:
-        lines += [
-            "| what | family | backend | full, ms a step | bfloat16 | full / bfloat16 (least … most) |",
-            "| --- | --- | --- | ---: | ---: | ---: |",
-        ]
-        for row in report["speed"]:
-            full, low, ratio = (statistics.median(row[key]) for key in ("full_ms", "bfloat16_ms", "ratio"))
-            name = {"train": "a step", "products": "its products"}[row["kind"]]
-            cells = (name, row["family"], row["backend"], f"{full:.2f}", f"{low:.2f}")
-            least, most = min(row["ratio"]), max(row["ratio"])
-            lines.append(f"| {' | '.join(cells)} | {ratio:.2f} ({least:.2f} … {most:.2f}) |")
-        pairs = " or ".join(str(count) for count in sorted({len(row["ratio"]) for row in report["speed"]}))
-        how = (
-            f"Medians over {pairs} pairs of fresh processes of {report['turns']} turns each; `standard`'s sizes, "
-            f"batch {report['speed'][0]['batch']}. "
-            f"Beside the pairs, {cores.said([trip for row in report['speed'] for trip in row.get('round_trips_ns', [])])}."
-        )
-        lines += ["", how, ""]
-    if report["quality"]:
-        lines += quality_lines(report["quality"])
-    lines += [reports.measured(report["environment"], setting="cpu, float32 beside bfloat16") + "."]
-    return "\n".join(lines) + "\n"
+    speed = speed_parts(report) if report["speed"] else []
+    quality = quality_parts(report["quality"]) if report["quality"] else []
+    return [*speed, *quality, reports.where(report["environment"], setting="cpu, float32 beside bfloat16") + "."]
 
 
-def quality_lines(found: dict[str, Any]) -> list[str]:
+def speed_parts(report: Report) -> list[Part]:
+    """Medians over pairs, and the least and most ratio."""
+    rows = []
+    for row in report["speed"]:
+        full, low, ratio = (statistics.median(row[key]) for key in ("full_ms", "bfloat16_ms", "ratio"))
+        name = {"train": "a step", "products": "its products"}[row["kind"]]
+        ratios = f"{ratio:.2f} ({min(row['ratio']):.2f} … {max(row['ratio']):.2f})"
+        rows.append((name, row["family"], row["backend"], f"{full:.2f}", f"{low:.2f}", ratios))
+    pairs = " or ".join(str(count) for count in sorted({len(row["ratio"]) for row in report["speed"]}))
+    labels = ("what", "family", "backend")
+    columns = (*labels, "full, ms a step", "bfloat16", "full / bfloat16 (least … most)")
+    how = (
+        f"Medians over {pairs} pairs of fresh processes of {report['turns']} turns each; `standard`'s sizes, "
+        f"batch {report['speed'][0]['batch']}. "
+        f"Beside the pairs, {cores.said([trip for row in report['speed'] for trip in row.get('round_trips_ns', [])])}."
+    )
+    return [Table(columns=columns, rows=rows, left=labels), how]
+
+
+def quality_parts(found: dict[str, Any]) -> list[Part]:
     """Mean log p(x) in both precisions; the standard deviation of full's over seeds; the mean difference by seed ± s.e."""
-    lines = [
-        "| family | log p(x), full | bfloat16 | bfloat16 − full, by seed | over seeds, full's s.d. |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
     by_family: dict[str, dict[str, np.ndarray]] = {}
     for row in found["rows"]:
         by_family.setdefault(row["family"], {})[row["precision"]] = np.array(row["log_px"])
+    rows = []
     for family, log_px in by_family.items():
         change = log_px["bfloat16"] - log_px["full"]
-        cells = (
-            f"{log_px['full'].mean():.3f}",
-            f"{log_px['bfloat16'].mean():.3f}",
-            f"{change.mean():+.3f} ± {estimators.standard_error(change):.3f}",
-            f"{log_px['full'].std(ddof=1):.3f}",
-        )
-        lines.append(f"| {family} | {' | '.join(cells)} |")
+        means = (f"{log_px[precision].mean():.3f}" for precision in PRECISIONS)
+        difference = f"{change.mean():+.3f} ± {estimators.standard_error(change):.3f}"
+        rows.append((family, *means, difference, f"{log_px['full'].std(ddof=1):.3f}"))
+    columns = ("family", "log p(x), full", "bfloat16", "bfloat16 − full, by seed", "over seeds, full's s.d.")
     how = (
         f"{found['backend']}, {found['dataset']['name']}, {len(found['seeds'])} seeds, {found['steps']:,} steps with the KL "
         f"warm-up in their first third, `standard` otherwise. log p(x): validation, nats, K = {found['samples']:,}, the same "
         f"{found['images']:,} images for every run; both precisions are evaluated as they were trained. "
         f"Trained at commit {reports.commits(found['run_commits'])}."
     )
-    return [*lines, "", how, ""]
+    return [Table(columns=columns, rows=rows, left=("family",)), how]

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-
+from benchmarks.studies import skeleton
 from common.errors import UserError
-
-APART = ("__init__", "command", "growth_report", "roofline")
-
-
-def names() -> list[str]:
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in APART)
 
 
 def main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] not in names():
-        raise UserError(f"Which study? Choose from {', '.join(names())}.")
+    if arguments and arguments[0] in ("-h", "--help"):
+        print("python -m benchmarks study NAME …        NAME --help says more\n")
+        for name in skeleton.names():
+            print(f"  {name:<12} {skeleton.first_line(skeleton.load(name))}")
+        return 0
+    if not arguments:
+        raise UserError(f"Which study? Choose from {', '.join(skeleton.names())}.")
     name, *rest = arguments
-    code: int = importlib.import_module(f"benchmarks.studies.{name}").main(rest)
-    return code
+    return skeleton.main(skeleton.load(name), rest)

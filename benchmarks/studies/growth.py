@@ -1,29 +1,23 @@
-"""`python -m benchmarks growth`: examples/s, compile time and peak memory as batch, hidden size, flow depth or K grows.
+"""Examples/s, compile time and peak memory as batch, hidden size, flow depth or K grows.
 
-One setting grows at a time, from `standard`'s. Each point is measured in a fresh process, and the backends take turns at each
-value: A B C at the first, A B C at the second …, all of it as often as `--repeats` says. For K the work is that of `evaluate`,
-log weights streamed by the estimator in blocks of samples; for the others it is a chunk of training.
+One setting grows at a time, from `standard`'s. Each point is a fresh process, and the backends take turns at each value:
+A B C at the first value, A B C at the second …, the whole `--repeats` times. A point of batch, hidden size or depth times a
+chunk of training; a point of K times what `evaluate` does, log weights streamed by the estimator in blocks of samples.
 
-Memory is the process's resident set, of which the system keeps the highest since it was last asked to forget it. What the model
-and its work take is the highest while it compiles and works, less what the process held after importing the framework. The
-floor's own matrices are made after that. On a GPU its framework tells the most of the device's own memory that it had.
+Memory is the process's resident set, of which the system keeps the highest since it was last asked to forget it. The model's
+memory is the highest while the model compiles and works, less what the process held after importing the framework. The
+floor's own matrices are made later. On a GPU the framework tells the peak of the device's own memory.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import dataclasses
-import gc
-import json
+import functools
 import math
 import mmap
 import os
 import statistics
-import subprocess
-import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,18 +25,20 @@ import numpy as np
 import psutil
 import tyro
 
-from benchmarks.harness import cores, environment, reports
+from benchmarks.harness import cores, processes, reports, spread
 from benchmarks.harness.cases import Bench, Case, host_copy
-from benchmarks.harness.cli import parse, usable
-from benchmarks.harness.floor import forward
+from benchmarks.harness.floor import WORD, flop, forward
+from benchmarks.harness.memory import forget_peak, peak, resident
 from benchmarks.harness.presets import STANDARD
-from benchmarks.studies import growth_report
-from benchmarks.studies.roofline import flop
+from benchmarks.outputs.figures import COLOURS
+from benchmarks.outputs.table import Part, Table
+from benchmarks.studies import skeleton
+from benchmarks.studies.skeleton import Measured, Point, Result
 from common import cache, estimators, protocol
 from common.clock import timed
 from common.config import Config, Device, Variational
 from common.errors import UserError
-from common.files import write_text
+from common.files import write_whole
 from common.parameters import shapes
 
 AxisName = Literal["batch", "hidden", "depth", "samples"]
@@ -50,102 +46,87 @@ AxisName = Literal["batch", "hidden", "depth", "samples"]
 
 @dataclass(frozen=True)
 class Axis:
-    """What grows, and in which family: one each keeps the whole within an hour on two cores."""
+    """What grows, and in which family: one family each keeps the whole within an hour on two cores."""
 
     setting: str  # of common/config.py
+    label: str
     values: tuple[int, ...]
-    families: tuple[Variational, ...]
+    family: Variational
 
 
 AXES: dict[AxisName, Axis] = {
-    "batch": Axis("batch_size", (8, 32, 128, 512, 2048, 8192), ("mean-field",)),
-    "hidden": Axis("hidden_size", (128, 256, 512, 1024, 2048, 4096), ("mean-field",)),
-    "depth": Axis("flow_depth", (1, 2, 4, 8, 16), ("flow",)),
-    "samples": Axis("samples", (1, 10, 100, 1000, 5000), ("flow",)),
+    "batch": Axis("batch_size", "batch", (8, 32, 128, 512, 2048, 8192), "mean-field"),
+    "hidden": Axis("hidden_size", "hidden size", (128, 256, 512, 1024, 2048, 4096), "mean-field"),
+    "depth": Axis("flow_depth", "flow depth", (1, 2, 4, 8, 16), "flow"),
+    "samples": Axis("samples", "K", (1, 10, 100, 1000, 5000), "flow"),
 }
 
 CALL_FLOP = 2e10  # a timed call trains for as many steps as have so many: one synchronisation around them all
 LEAST_STEPS, MOST_STEPS = 4, 256
 IMAGES = 10  # that K samples each are drawn for
-LEAST_BLOCKS = 40  # a timed call draws so many, or K's: one alone, 4 ms, would be at the mercy of what interrupts it
+LEAST_BLOCKS = 40  # of samples a timed call: one block alone, 4 ms, would be at the mercy of what interrupts it
 LEAST_ROUNDS = 4
 OTHERS_BOUND, TRIES = 0.2, 3  # a point during which others had more of a core than this is measured again
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-CLEAR_REFS = Path("/proc/self/clear_refs")
-STATUS = Path("/proc/self/status")
+MIB = 2**20
+
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Point:
-    """One measurement."""
-
-    axis: AxisName
-    value: int
-    family: Variational
-    backend: str
-    repeat: int
-
-    def __str__(self) -> str:
-        return f"{self.axis}-{self.value}_{self.family}_{self.backend}_{self.repeat}"
-
-    def settings(self, base: Config = STANDARD) -> Config:
-        """`base`, but for what grows."""
-        return base.replace(**{AXES[self.axis].setting: self.value})
+@dataclass(kw_only=True)
+class Arguments(skeleton.Arguments):
+    axis: Annotated[tuple[AxisName, ...], tyro.conf.arg(help="What grows; all four by default.")] = tuple(AXES)
+    backend: Annotated[tuple[str, ...], tyro.conf.arg(help="One or more; all by default.")] = ()
+    device: Annotated[Device, tyro.conf.arg(help="Where the models live.")] = "cpu"
+    repeats: Annotated[int, tyro.conf.arg(help="Fresh processes a point, each after all the others' turn.")] = 2
+    seconds: Annotated[float, tyro.conf.arg(help="Time for the rounds of one point; there are at least four.")] = 1.0
 
 
-def plan(axes: tuple[AxisName, ...], *, backends: tuple[str, ...], repeats: int) -> list[Point]:
+def check(asked: Arguments) -> None:
+    if asked.repeats < 1 or not asked.axis:
+        raise UserError("There is nothing to measure; give --repeats 1 or more, and at least one --axis.")
+
+
+def plan(asked: Arguments) -> dict[str, Point]:
     """Every point, in the order in which they are measured."""
-    return [
-        Point(axis, value, family, backend, repeat)
-        for repeat in range(repeats)
-        for axis in axes
-        for value in AXES[axis].values
-        for family in AXES[axis].families
-        for backend in backends
-    ]
+    points: dict[str, Point] = {}
+    for repeat in range(asked.repeats):
+        for axis in asked.axis:
+            for value in AXES[axis].values:
+                for backend in asked.backend:
+                    family = AXES[axis].family
+                    point: Point = {"axis": axis, "value": value, "family": family, "backend": backend, "repeat": repeat}
+                    title = f"{axis}-{value}_{family}_{backend}_{repeat}"
+                    points[title] = point | {"device": asked.device, "seconds": asked.seconds}
+    return points
 
 
-# --- the worker: one point ---
+# --- one point ---
 
 
-def forget_peak() -> None:
-    """Let the system's highest resident set start anew; where it can't, the highest stays the whole process's."""
-    if CLEAR_REFS.exists():
-        CLEAR_REFS.write_text("5", encoding="ascii")
+def run(point: Point) -> Result:
+    """The first of TRIES measurements that other processes left alone, or the one that they disturbed least."""
+    title = f"{point['axis']} {point['value']}, {point['backend']}"
+    tries: list[Result] = []
+    while len(tries) < TRIES and all(result["others_busy"] > OTHERS_BOUND for result in tries):
+        # Programs are compiled anew in each process: the time of that is measured.
+        tries.append(processes.ask(f"{__name__}:measure", point, title=title, variables={cache.SWITCH: "0"}))
+    return min(tries, key=lambda result: float(result["others_busy"]))
 
 
-def peak() -> int | None:
-    """Bytes: the highest resident set since `forget_peak`; None where the system doesn't say (most Linux kernels do)."""
-    # Not `ru_maxrss`: a child begins with its parent's.
-    try:
-        lines = STATUS.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+def usage() -> np.ndarray:
+    """Seconds: of the clock; of all cores' work, for any process or another machine on the host; of this process's own work and
+    its ended children's, such as a compiler's."""
+    times = psutil.cpu_times()._asdict()
+    idle = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is in the user's too
+    work = sum(seconds for name, seconds in times.items() if name not in idle)
+    return np.array([time.perf_counter(), work, sum(os.times()[:4])])
 
 
-@dataclass(frozen=True)
-class Usage:
-    """Seconds of the clock; of all cores' work, for whatever process or another machine on the host; and of this process's and
-    its ended children's, a compiler's among them."""
-
-    clock: float
-    cores: float
-    own: float
-
-    @classmethod
-    def now(cls) -> Usage:
-        times = psutil.cpu_times()._asdict()
-        guests = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is the user's too
-        return cls(
-            clock=time.perf_counter(),
-            cores=sum(seconds for name, seconds in times.items() if name not in guests),
-            own=sum(os.times()[:4]),
-        )
-
-    def others_since(self, before: Usage) -> float:
-        """Cores that others kept busy."""
-        return max((self.cores - before.cores - self.own + before.own) / (self.clock - before.clock), 0.0)
+def others_since(before: np.ndarray) -> float:
+    """Cores that other processes kept busy since this `usage`."""
+    clock, work, own = usage() - before
+    return max(float((work - own) / clock), 0.0)
 
 
 def page_faults() -> int:
@@ -155,22 +136,13 @@ def page_faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
-def resident() -> int:
-    """Bytes, now, when what was freed has been given back to the system."""
-    gc.collect()
-    with contextlib.suppress(AttributeError, OSError):  # glibc alone has it, and it alone needs it
-        ctypes.CDLL(None).malloc_trim(0)
-    return int(psutil.Process().memory_info().rss)
-
-
-def work_of(bench: Bench, axis: AxisName) -> Case:
-    """What is timed of a bench of a point's settings."""
+def work_of(bench: Bench, axis: str) -> Case:
+    """What a point of this axis times."""
     config = bench.config
     if axis != "samples":
         steps = int(np.clip(CALL_FLOP / flop(config), LEAST_STEPS, MOST_STEPS))
         return bench.case("train", config.training.batch_size, steps=steps)
     evaluation, images = config.evaluation, np.arange(IMAGES, dtype=np.int32)
-    arguments = {"image_batch": evaluation.image_batch, "sample_block": evaluation.sample_block}
     block = min(evaluation.samples, evaluation.sample_block)
     blocks = -(-evaluation.samples // block)
     times = -(-LEAST_BLOCKS // blocks)
@@ -182,9 +154,10 @@ def work_of(bench: Bench, axis: AxisName) -> Case:
                 bench.handle,
                 images=images,
                 samples=evaluation.samples,
+                image_batch=evaluation.image_batch,
+                sample_block=evaluation.sample_block,
                 seed=0,
                 report=lambda done: None,
-                **arguments,
             )
 
     products = list(forward(config.model, batch=IMAGES, samples=block).values())
@@ -197,27 +170,33 @@ def work_of(bench: Bench, axis: AxisName) -> Case:
     )
 
 
-def measure(point: Point, *, device: Device, seconds: float, base: Config = STANDARD) -> dict[str, Any]:
-    """The point's figures, measured in this process.
+def settings(point: Point, base: Config = STANDARD) -> Config:
+    """`base`, but for what grows."""
+    return base.replace(**{AXES[point["axis"]].setting: point["value"]})
 
-    examples_per_s (for K, samples · images a second) and floor_examples_per_s are of the median round. first_call_s is that of
-    a first call of `steps` steps, compile_s what it took beyond a median one. cores_busy is the process's time on all cores
+
+def measure(point: Point, base: Config = STANDARD) -> Result:
+    """The point's figures.
+
+    examples_per_s (for K, samples · images a second) and floor_examples_per_s are of the median round. first_call_s is the time
+    of a first call of `steps` steps, compile_s what it took beyond a median call. cores_busy is the process's time on all cores
     over the clock's, faults_per_step the pages that the system had to map; both in the second and third call, which are no
-    rounds. others_busy is what others had of the cores, in the first three calls or a mean round, the greater; round_trips_ns
-    are how far apart these were at both ends of each round. `parameters` counts the arrays' elements, masked ones too. Memory
-    in bytes: `imported` with the framework imported; `set_up` with the data, the state and the model placed; `compiling` and
-    `working` the highest during the first call and during the next two; None where the system doesn't say; `device` the most of
-    a GPU's own up to then, else None.
+    rounds. others_busy is the cores that other processes kept busy, in the first three calls or in a mean round, the greater;
+    round_trips_ns is how far apart the cores were at both ends of each round. `parameters` counts the arrays' elements, masked
+    ones too. Memory in bytes: `imported` with the framework imported; `set_up` with the data, the state and the model placed;
+    `compiling` and `working` the highest during the first call and during the next two, None where the system doesn't say;
+    `device` the peak of a GPU's own memory until then, None on a CPU.
     """
-    backend = protocol.load(point.backend)
+    device = point["device"]
+    protocol.load(point["backend"])
     imported = resident()
-    settings = point.settings(base)
     bench, setup_s = timed(
-        lambda: Bench(point.backend, point.family, device=device, settings=settings), synchronize=lambda: None
+        lambda: Bench(point["backend"], point["family"], device=device, settings=settings(point, base)),
+        synchronize=lambda: None,
     )
-    case = work_of(bench, point.axis)
+    case = work_of(bench, point["axis"])
     set_up = resident()
-    begun = Usage.now()
+    begun = usage()
     forget_peak()
     first_s = case.seconds()
     compiling = peak()
@@ -225,25 +204,24 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
     cpu_s, faults = time.process_time(), page_faults()
     warm_s = case.seconds() + case.seconds()
     cpu_s, faults, working = time.process_time() - cpu_s, page_faults() - faults, peak()
-    others_first = Usage.now().others_since(begun)
-    cores_busy, device_peak = cpu_s / warm_s, backend.device_peak(device)
+    others_first = others_since(begun)
+    cores_busy, device_peak = cpu_s / warm_s, protocol.probes(point["backend"]).device_peak(device)
     case.floor_seconds()  # compiles
 
     def once() -> tuple[float, float, float]:
         case.least(1)  # the first work after an idle moment takes some ms more
-        before = Usage.now()
-        return case.floor_seconds(), case.seconds(), Usage.now().others_since(before)
+        before = usage()
+        return case.floor_seconds(), case.seconds(), others_since(before)
 
     floors: list[float] = []
     rounds: list[float] = []
-    others: list[float] = []
-    trips: list[cores.RoundTrip] = []
-    while sum(floors) + sum(rounds) < seconds or len(rounds) < LEAST_ROUNDS:
-        (floor_s, round_s, others_s), ends = cores.together(once)  # near at a point's ends isn't near within
+    others, trips = [], []
+    while sum(floors) + sum(rounds) < point["seconds"] or len(rounds) < LEAST_ROUNDS:
+        (floor_s, round_s, busy), ends = cores.together(once)  # a point is too long for its two ends
         floors.append(floor_s)
         rounds.append(round_s)
-        others.append(others_s)
-        trips.extend(ends)
+        others.append(busy)
+        trips += ends
     median, examples = statistics.median(rounds), case.steps * case.examples
     low, high = np.percentile(rounds, [25, 75])
     return {
@@ -262,130 +240,30 @@ def measure(point: Point, *, device: Device, seconds: float, base: Config = STAN
         "round_trips_ns": trips,
         "faults_per_step": faults / (2 * case.steps),
         "parameters": sum(math.prod(shape) for shape in shapes(bench.config.model).values()),
-        "flop": flop(bench.config) if point.axis != "samples" else None,
+        "flop": flop(bench.config) if point["axis"] != "samples" else None,
         "memory": {"imported": imported, "set_up": set_up, "compiling": compiling, "working": working, "device": device_peak},
     }
 
 
-def worker(arguments: list[str]) -> int:
-    """Stdin: the point, as JSON. Stdout: its figures."""
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # whatever a framework prints is no answer
-    asked = json.loads(sys.stdin.read())
-    print(json.dumps(measure(Point(**asked["point"]), device=asked["device"], seconds=asked["seconds"])), file=answers)
-    return 0
+# --- the report ---
 
 
-def in_process(point: Point, *, device: Device, seconds: float) -> dict[str, Any]:
-    """`measure` in a fresh process. Raises `UserError` where that fails."""
-    asked = {"point": dataclasses.asdict(point), "device": device, "seconds": seconds}
-    command = [sys.executable, "-m", "benchmarks", "growth-worker"]
-    answer = subprocess.run(
-        command,
-        input=json.dumps(asked),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-        cwd=environment.ROOT,
-        env=os.environ | {cache.SWITCH: "0"},  # what compiling takes is measured
-    )
-    if answer.returncode:
-        raise UserError(f"The process of {point} ended with code {answer.returncode}; its message stands above.")
-    return dict(json.loads(answer.stdout))
-
-
-# --- the command ---
-
-
-@dataclass
-class Growth:
-    axis: Annotated[tuple[AxisName, ...], tyro.conf.arg(help="What grows; all four by default.")] = tuple(AXES)
-    backend: Annotated[tuple[str, ...], tyro.conf.arg(help="One or more; all by default.")] = ()
-    device: Annotated[Device, tyro.conf.arg(help="Where the models live.")] = "cpu"
-    repeats: Annotated[int, tyro.conf.arg(help="Fresh processes a point, each after all the others' turn.")] = 2
-    seconds: Annotated[float, tyro.conf.arg(help="Time for the rounds of one point; there are at least four.")] = 1.0
-    results: Annotated[Path, tyro.conf.arg(help="Folder of the points, the report and its figure.")] = field(
-        default_factory=lambda: Path("results/growth")
-    )
-    resume: Annotated[bool, tyro.conf.arg(help="Keep the points that are in the results folder.")] = False
-    draw: Annotated[Path | None, tyro.conf.arg(help="Draw this folder's report again, and measure nothing.")] = None
-
-
-def main(arguments: list[str]) -> int:
-    asked = parse(Growth, arguments, command="growth", description="Speed, compile time and memory as the sizes grow.")
-    name = reports.of_device("growth", asked.device)
-    if asked.draw is not None:
-        found = reports.read(name, asked.draw)
-        if found is None:
-            raise UserError(f"There is no report '{name}' in {asked.draw}; `make growth` measures one.")
-        growth_report.draw(found, asked.results / f"{name}.png")
-        print(asked.results / f"{name}.png")
-        return 0
-    if asked.repeats < 1 or not asked.axis:
-        raise UserError("There is nothing to measure; give --repeats 1 or more, and at least one --axis.")
-    cores.within()  # refused here, not in each point
-    points = measured(plan(asked.axis, backends=usable(asked.backend, device=asked.device), repeats=asked.repeats), asked)
-    content = {
+def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
+    return {
         "device": asked.device,
         "seconds": asked.seconds,
         "repeats": asked.repeats,
         "images": IMAGES,
-        "commits": sorted({point["commit"] for point in points}),
         "copy_bytes_per_s": copy_bytes_per_s() if asked.device == "cpu" else None,
         "caches": caches(),
         "page_bytes": mmap.PAGESIZE,
-        "points": points,
+        "points": [point | result for point, result in measured],
     }
-    path = reports.write(name, content, asked.results)
-    report = reports.read(name, asked.results)
-    assert report is not None
-    growth_report.draw(report, path.with_suffix(".png"))
-    for axis in asked.axis:
-        print(f"\n{axis}\n\n{growth_report.table(report, axis=axis)}")
-    print(f"The report is {path}, its figure {path.with_suffix('.png')}.", file=sys.stderr)
-    return 0
-
-
-def measured(points: list[Point], asked: Growth) -> list[dict[str, Any]]:
-    """Each point with its figures and the commit that measured it, in a file of its own, by which a stopped command goes on."""
-    described = environment.describe(asked.device)
-    commit = reports.commit(described)
-    place = {key: described[key] for key in ("versions", "machine")}  # a point of another is measured anew
-    result = []
-    for number, point in enumerate(points, 1):
-        path = asked.results / reports.of_device("points", asked.device) / f"{point}.json"
-        what = dataclasses.asdict(point) | {"device": asked.device, "seconds": asked.seconds}
-        found = kept(path, what | place) if asked.resume else None
-        if found is None:
-            print(f"{number} of {len(points)}: {point}", file=sys.stderr)
-            found = what | place | {"commit": commit} | quietest(point, asked)
-            write_text(path, json.dumps(found, allow_nan=False) + "\n")
-        result.append({key: value for key, value in found.items() if key not in place})
-    return result
-
-
-def quietest(point: Point, asked: Growth) -> dict[str, Any]:
-    """The first of TRIES measurements that others left alone, or the one that they disturbed least."""
-    tries: list[dict[str, Any]] = []
-    while len(tries) < TRIES and all(found["others_busy"] > OTHERS_BOUND for found in tries):
-        tries.append(in_process(point, device=asked.device, seconds=asked.seconds))
-    return min(tries, key=lambda found: float(found["others_busy"]))
-
-
-def kept(path: Path, what: dict[str, Any]) -> dict[str, Any] | None:
-    """The point that this file holds, if it was measured as `what` says. Raises `UserError` where it can't be read."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return dict(found) if found | what == found else None
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"The point {path} can't be read ({error}); remove it, or leave out --resume.") from error
 
 
 def copy_bytes_per_s() -> float:
     """Read and written by all cores; the median of five copies."""
-    copy, copied = host_copy(environment.cores())
+    copy, copied = host_copy(cores.count())
     return copied / statistics.median(timed(copy, synchronize=lambda: None)[1] for _ in range(5))
 
 
@@ -400,3 +278,175 @@ def caches() -> dict[str, int]:
         if kind != "Instruction":
             found[f"L{level}"] = int(size.removesuffix("K")) * 1024
     return found
+
+
+def rows(report: dict[str, Any], axis: str) -> list[Row]:
+    """A row a value, family and backend: each figure's median over the repeats, and as `ranges` its least and most."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for point in report["points"]:
+        if point["axis"] == axis:
+            memory = point["memory"]
+            flat = point | {"peak": taken(memory, "compiling", "working"), "device_peak": memory.get("device")}
+            groups.setdefault(tuple(point[key] for key in ("value", "family", "backend")), []).append(flat)
+    result: list[Row] = []
+    for points in groups.values():
+        row = dict(points[0]) | {"ranges": {}}
+        for name, value in points[0].items():
+            if isinstance(value, int | float) and name != "value" and all(point[name] is not None for point in points):
+                values = [point[name] for point in points]
+                row[name] = statistics.median(values)
+                row["ranges"][name] = (min(values), max(values))
+        before = [other for other in result if (other["family"], other["backend"]) == (row["family"], row["backend"])]
+        row["exponent"] = exponent(before[-1], row) if before else None
+        result.append(row)
+    return result
+
+
+def taken(memory: dict[str, Any], *phases: str) -> int | None:
+    """Bytes: the most of these phases, over what the process held after importing the framework."""
+    highest = [memory[phase] for phase in phases]
+    return None if None in highest else max(highest) - memory["imported"]
+
+
+def exponent(before: Row, row: Row) -> float:
+    """e of: the time of a step, or of K samples, grows as (what grows)^e, between two values."""
+    seconds = [r["value"] / r["examples_per_s"] if r["axis"] == "samples" else r["step_s"] for r in (before, row)]
+    return math.log(seconds[1] / seconds[0]) / math.log(row["value"] / before["value"])
+
+
+def table(report: dict[str, Any], axis: AxisName) -> list[Part]:
+    """The axis's block in docs/growth.md."""
+    found, training, gpu = rows(report, axis), axis != "samples", report["device"] != "cpu"
+    if not found:
+        return ["Not measured yet."]
+
+    def cells(row: Row) -> dict[str, str]:
+        result = {
+            AXES[axis].label: f"{row['value']:,}",
+            "family": row["family"],
+            "backend": row["backend"],
+            "examples/s" if training else "samples/s": ranged(row, "examples_per_s", ",.0f"),
+            "exponent": "–" if row["exponent"] is None else f"{row['exponent']:.2f}",
+            "step (ms)" if training else "block (ms)": f"{1e3 * row['step_s']:.3g}",
+            "products (ms)": f"{1e3 * row['floor_step_s']:.3g}",
+        }
+        if training:
+            result["GFLOP/s of products"] = f"{row['flop'] / row['floor_step_s'] / 1e9:,.0f}"
+        if training and report["copy_bytes_per_s"]:  # each parameter's value, gradient, two moments; three written again
+            result["Adam's bytes (ms)"] = f"{1e3 * 7 * WORD * row['parameters'] / report['copy_bytes_per_s']:.3g}"
+        result |= {
+            "cores busy": f"{row['cores_busy']:.2f}",
+            "mapped anew (MiB)": f"{row['faults_per_step'] * report['page_bytes'] / MIB:.1f}",
+            "compile (s)": ranged(row, "compile_s", ".2f"),
+            "state (MiB)": f"{3 * WORD * row['parameters'] / MIB:,.0f}",
+            "peak memory (MiB)": ranged(row, "peak", ",.0f", unit=MIB),
+        }
+        return result | ({"of the GPU (MiB)": ranged(row, "device_peak", ",.0f", unit=MIB)} if gpu else {})
+
+    lines = [cells(row) for row in found]
+    return [Table(columns=list(lines[0]), rows=[list(line.values()) for line in lines], left=("family", "backend"), title=axis)]
+
+
+def ranged(row: Row, name: str, form: str, *, unit: float = 1) -> str:
+    """The median, and the least and most of the repeats where there are several."""
+    if row[name] is None:
+        return "not measured"
+    low, high = row["ranges"][name]
+    if low == high:
+        return f"{low / unit:{form}}"
+    return f"{row[name] / unit:{form}} ({low / unit:{form}}–{high / unit:{form}})"
+
+
+def remarks(report: dict[str, Any]) -> list[Part]:
+    """The block under the tables: on what, and how."""
+    known = [f"{size / 2**10:,.0f} KiB of {level}" for level, size in report["caches"].items()]
+    facts = [", ".join(known) or "caches not known"]
+    if report["copy_bytes_per_s"]:
+        facts.append(f"a copy in memory by all cores, read and written, {report['copy_bytes_per_s'] / 1e9:.1f} GB/s")
+    trips = [trip for point in report["points"] for trip in point["round_trips_ns"]]
+    machine = reports.machine(report["environment"], setting=f"{report['device']}, float32")
+    commits = report.get("commits", [reports.commit(report["environment"])])  # one a point, in earlier reports
+    lines = [
+        f"- {report['repeats']} processes a point: medians, and in brackets the least and the most.",
+        f"- Of the machine: {'; '.join(facts)}.",
+        f"- At both ends of each round {cores.said(trips)}.",
+        f"- {machine}; commit {', '.join(commits)}.",
+    ]
+    if report["device"] == "cpu":
+        lines.append("- On a GPU, and of its own memory: not measured.")
+    return [spread.statement("timing.md#the-timing-contract", spread="least and most over processes"), "\n".join(lines)]
+
+
+def parts(report: dict[str, Any]) -> list[Part]:
+    measured = [axis for axis in AXES if rows(report, axis)]
+    return [part for axis in measured for part in table(report, axis)] + remarks(report)
+
+
+BLOCKS = {f"growth-{axis}": ("growth", functools.partial(table, axis=axis)) for axis in AXES} | {"growth": ("growth", remarks)}
+
+
+# --- the figure ---
+
+FIGURES = {"examples_per_s": "examples/s", "compile_s": "compile (s)", "peak": "peak memory over import (MiB)"}
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """A column for each setting that grows, a row for each of FIGURES."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, LogLocator
+
+    by_axis = {axis: found for axis in AXES if (found := rows(report, axis))}
+    every = [row for found in by_axis.values() for row in found]
+    most = {name: max((row[name] for row in every if row[name] is not None), default=1.0) for name in FIGURES}
+    figure = Figure(figsize=(3.2 * len(by_axis), 8), layout="constrained")
+    panels = figure.subplots(len(FIGURES), len(by_axis), sharex="col", squeeze=False)
+    for (axis, found), (speed, compiling, memory) in zip(by_axis.items(), panels.T, strict=True):
+        for name, panel in zip(FIGURES, (speed, compiling, memory), strict=True):
+            lines(panel, found, name, unit=MIB if name == "peak" else 1)
+            panel.set(xscale="log", yscale="log")
+            ticks(panel.yaxis, LogLocator(subs=(1, 2, 5)))
+            panel.grid(alpha=0.3)
+        best: dict[int, float] = {}
+        for row in found:
+            best[row["value"]] = max(best.get(row["value"], 0.0), row["floor_examples_per_s"])
+        label = "products alone, the fastest"
+        speed.plot(list(best), list(best.values()), color="black", linestyle=":", linewidth=1.2, label=label)
+        speed.set_title(f"{found[0]['family']}: {AXES[axis].label}", fontsize=10)
+        if axis == "samples":
+            speed.set_ylabel("samples/s")
+        compiling.set_yscale("symlog", linthresh=0.5, linscale=0.4)  # some are zero, or noise
+        compiling.set_ylim(-0.1, 1.5 * most["compile_s"])
+        ticks(compiling.yaxis, FixedLocator([0, 0.5, 1, 2, 5, 10, 20]))
+        memory.set_ylim(50, 1.5 * most["peak"] / MIB)
+        ticks(memory.xaxis, FixedLocator(sorted(best)))
+        memory.tick_params(axis="x", labelsize=8)
+        memory.set_xlabel(AXES[axis].label)
+    for panel, label in zip(panels[:, 0], FIGURES.values(), strict=True):
+        panel.set_ylabel(label)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110))
+
+
+def ticks(axis: Any, locator: Any) -> None:
+    """Ticks at the locator's places alone, as 1,000 rather than 10^3."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    axis.set_major_locator(locator)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+
+
+def lines(panel: Any, found: list[Row], name: str, *, unit: float) -> None:
+    """A line a backend, with its repeats' range."""
+    for colour, backend in zip(COLOURS, dict.fromkeys(row["backend"] for row in found), strict=False):
+        line = [row for row in found if row["backend"] == backend and row[name] is not None]
+        panel.errorbar(
+            [row["value"] for row in line],
+            [row[name] / unit for row in line],
+            yerr=[[abs(row["ranges"][name][side] - row[name]) / unit for row in line] for side in (0, 1)],
+            color=colour,
+            marker="o",
+            markersize=4,
+            linewidth=1.2,
+            label=backend,
+        )

@@ -67,7 +67,7 @@ def test_throughput(
         "examples_per_s": case.examples / step_s,
         "floor_ms_per_step": 1e3 * floor_s,
         "floor_ratio": step_s / floor_s,
-        "device_peak_bytes": protocol.load(backend).device_peak(device),
+        "device_peak_bytes": protocol.probes(backend).device_peak(device),
     }
 
 

@@ -25,7 +25,7 @@ from common.checkpoints import Checkpoint
 from common.config import SECTIONS, Config
 from common.errors import UserError
 
-SETTINGS = [name for names in SECTIONS.values() for name in names if name != "pixels"] + ["dtype", "precision", "device"]
+SETTINGS = [name for names in SECTIONS.values() for name in names if name != "image_shape"] + ["dtype", "precision", "device"]
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def refused(jobs: list[runs.Job], tmp_path: Path, capsys: pytest.CaptureFixture[
 def digits_checkpoint(path: Path, config: Config) -> Checkpoint:
     """An untrained model's file."""
     digits = data.load("binarized-digits", data_dir=None)
-    config = config.replace(pixels=digits.pixels)
+    config = config.replace(image_shape=digits.image_shape)
     initial = parameters.initial_parameters(
         config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(digits.train)
     )
@@ -313,7 +313,7 @@ def test_old_spellings_mean_the_same(jobs: list[runs.Job], tmp_path: Path) -> No
     assert main(["run", *old.split(), "--backend", "jax", f"--train_dir={tmp_path}"]) == 2
     (job,) = jobs
     changed = {"variational": "flow", "latent_size": 8, "steps": 20, "log_interval": 10, "samples": 7, "device": "cuda"}
-    assert job.config == PRESETS["quick"].replace(**changed, pixels=64)
+    assert job.config == PRESETS["quick"].replace(**changed, image_shape=(8, 8))
     assert (job.data_dir, job.results) == ("X", str(tmp_path))
 
 
@@ -359,7 +359,7 @@ def test_every_setting_is_a_flag_with_its_help_and_the_presets_default(
 @pytest.mark.parametrize("spelling", ["--preset {}", "--preset={}", "--preset quick --preset {}"])
 def test_without_other_flags_the_config_is_the_presets(jobs: list[runs.Job], tmp_path: Path, name: str, spelling: str) -> None:
     assert main(["run", *spelling.format(name).split(), "--results", str(tmp_path)]) == 2
-    assert jobs[0].config == PRESETS[name].replace(pixels=64)
+    assert jobs[0].config == PRESETS[name].replace(image_shape=(8, 8))
     assert (jobs[0].preset, jobs[0].data, jobs[0].resume) == (name, "binarized-digits", False)
 
 
@@ -377,7 +377,7 @@ def test_a_flag_changes_its_setting_and_no_other(jobs: list[runs.Job], tmp_path:
         value = choices.get(setting, 0.5 if isinstance(default, float) else 3)
         arguments = [flag, str(value)]
     assert main(["run", "--preset", "standard", "--results", str(tmp_path), *arguments]) == 2
-    assert jobs[0].config == Config().replace(pixels=64, **{setting: value})
+    assert jobs[0].config == Config().replace(image_shape=(8, 8), **{setting: value})
 
 
 def test_each_seed_family_and_backend_is_a_run_with_a_record_of_its_own(

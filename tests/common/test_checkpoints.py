@@ -20,7 +20,7 @@ from common.protocol import load
 PAGE = (Path(__file__).parents[2] / "docs/checkpoint.md").read_text(encoding="utf-8")
 CONFIG = Config().replace(
     variational="flow",
-    pixels=64,
+    image_shape=(8, 8),
     latent_size=3,
     hidden_size=7,
     steps=4,
@@ -43,15 +43,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint.history["floor_seconds"] = [1.0]
     path = tmp_path_factory.mktemp("run") / "run.h5"
     training.train(
-        load("pytorch").create(
-            CONFIG.model,
-            state,
-            optimizer=CONFIG.optimizer,
-            training=CONFIG.training,
-            device="cpu",
-            dtype=CONFIG.dtype,
-            precision=CONFIG.precision,
-        ),
+        load("pytorch").create(CONFIG, state),
         checkpoint,
         dataset=digits,
         save=lambda checkpoint: checkpoints.save(checkpoint, path),

@@ -1,31 +1,46 @@
-"""The check after an upgrade: its bounds, its verdicts, its exit codes. Nothing is trained or timed here but two stand-ins."""
+"""The check after an upgrade: its bounds, its verdicts, its exit codes. Only the slow tests train or time anything."""
 
 from __future__ import annotations
 
 import copy
-import io
 import json
+import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.gates import quality, rows, speed
+from benchmarks.gates import quality, rows, rungs, speed
 from benchmarks.gates import regress as command
 from benchmarks.gates.compare import What
 from benchmarks.gates.regress import BASELINES, NUMBERS
 from benchmarks.harness import reports
-from benchmarks.outputs import documents
-from benchmarks.parity import command as parity
-from benchmarks.parity.command import BrokenRungError
+from benchmarks.harness.copies import Replacement, copied, replaced
+from benchmarks.harness.environment import ROOT
+from benchmarks.parity import comparison as parity
+from benchmarks.parity.comparison import BrokenRungError
 from common.protocol import BACKENDS
-from tests.gates import prove_regress as prove
+from tests.gates.slowed import slow_down
 
 FAMILIES = ("mean-field", "flow")
+
+# A part of `regress` → a fault that it must catch.
+FAULTS = {
+    "parity": Replacement(
+        file="backends/pytorch/flow.py",
+        before="        s = s + self.gate_bias\n        gate = torch.sigmoid(s)\n",
+        after="        gate = torch.sigmoid(s + self.gate_bias)\n",
+    ),
+    "quality": Replacement(
+        file="common/schedules.py",
+        before="optimizer.learning_rate * 0.5 * (1 + np.cos",
+        after="0.5 * optimizer.learning_rate * 0.5 * (1 + np.cos",
+    ),
+}
 
 
 def scores(draws: np.random.Generator, *, seeds: np.ndarray, scale: float = 0.03) -> quality.Scores:
@@ -175,15 +190,16 @@ def test_backends_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     class Stand:
-        def __init__(self, root: Path, what: What, *, command: str):
+        def __init__(self, root: Path, what: What, *, floor_too: bool):
+            assert floor_too
             self.what = what
 
         def answer(self) -> str:
             return "ready"
 
-        def ask(self) -> str:
+        def turn(self) -> dict[str, float]:
             asked.append(self.what.backend)
-            return "[0.2, 0.1]"
+            return {"train": 0.2, "products": 0.1}
 
         def __enter__(self) -> Stand:
             return self
@@ -212,10 +228,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
     def climbed(names: list[str]) -> Any:
-        rungs, broken = says["parity"]
-        return [rung for rung in rungs if set(rung["pair"]) <= set(names)], broken
+        holds, broken = says["parity"]
+        return [rung for rung in holds if set(rung["pair"]) <= set(names)], broken
 
-    monkeypatch.setattr(command, "climbed", climbed)
+    monkeypatch.setattr(rungs, "measure", climbed)
     monkeypatch.setattr(
         command, "described", lambda names: tuple({k: v for k, v in part.items() if k in names} for part in says["described"])
     )
@@ -238,7 +254,7 @@ def test_what_is_unchanged_passes_and_says_so(tmp_path: Path, measured: Any, cap
     capsys.readouterr()
     assert regress(tmp_path) == 0
     shown = capsys.readouterr()
-    assert "Changed since the baseline: no package's version." in shown.out
+    assert "Changed since the baseline: no package has another version." in shown.out
     assert shown.err == ""
     report = reports.read(command.REPORT, tmp_path / "results")
     assert report is not None
@@ -431,20 +447,20 @@ def test_a_broken_rung_is_charged_to_the_pairs_that_have_it(monkeypatch: pytest.
         return jobs
 
     monkeypatch.setattr(parity, "measure", measure)
-    found, broken = command.climbed(list(BACKENDS))
+    holds, broken = rungs.measure(list(BACKENDS))
     a, b, c = BACKENDS
     assert set(broken) == {(a, b), (b, c)}
-    verdicts = {(row.backend, row.verdict) for row in command.parity_rows([], found, broken)}
+    verdicts = {(row.backend, row.verdict) for row in rungs.judge([], holds, broken)}
     assert verdicts == {(f"{a} – {b}", "broken"), (f"{b} – {c}", "broken"), (f"{a} – {c}", "holds")}
 
     def crashed(*_: Any, **__: Any) -> None:
         raise BrokenRungError("The process of jax ended with code -11: ")
 
     monkeypatch.setattr(parity, "measure", crashed)
-    assert command.climbed(list(BACKENDS)) == ([], {BACKENDS: "The process of jax ended with code -11: "})
+    assert rungs.measure(list(BACKENDS)) == ([], {BACKENDS: "The process of jax ended with code -11: "})
 
 
-# The committed baselines, and the workers
+# The committed baselines
 
 
 def test_the_committed_baselines_are_of_this_checkouts_settings() -> None:
@@ -453,61 +469,45 @@ def test_the_committed_baselines_are_of_this_checkouts_settings() -> None:
         assert command.baseline(path.stem, BASELINES, settings=settings) is not None
 
 
-def test_a_speed_worker_answers_a_turn_with_a_step_and_a_floor(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Stand:
-        def __init__(self, *_: Any, **__: Any): ...
-
-        def case(self, kind: str, batch: int) -> Stand:
-            return self
-
-        def seconds(self) -> float:
-            return 0.2
-
-        def floor_seconds(self) -> float:
-            return 0.1
-
-    monkeypatch.setattr(speed, "Bench", Stand)
-    what = {"kind": "train", "family": "flow", "batch": 128, "backend": "jax"}
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(what) + "\ngo\ngo\n"))
-    output = sys.stdout
-    assert main(["regress-speed-worker"]) == 0
-    monkeypatch.setattr(sys, "stdout", output)
-    assert capsys.readouterr().out.splitlines() == ["ready", "[0.2, 0.1]", "[0.2, 0.1]"]
+@pytest.mark.parametrize("part", FAULTS)
+def test_each_faults_text_is_there_once(part: str) -> None:
+    fault = FAULTS[part]
+    assert (ROOT / fault.file).read_text(encoding="utf-8").count(fault.before) == 1
+    assert part in command.PARTS
 
 
-@pytest.mark.parametrize("name", prove.FAULTS)
-def test_each_faults_text_is_there_once(name: str) -> None:
-    fault = prove.FAULTS[name]
-    text = (prove.mutations.ROOT / fault.file).read_text()
-    assert not fault.before or text.count(fault.before) == 1
-    assert fault.part in command.PARTS
+# At work
 
 
-def test_the_demonstration_shows_a_whole_table_and_a_line_a_fault(
-    tmp_path: Path, measured: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "regress-demonstration" in documents.BLOCKS
-    baselines, results = tmp_path / "baselines", tmp_path / "trials"
-
-    def run(arguments: list[str], *, cwd: Path, check: bool) -> Any:
-        """In place of the process in the copy of the code; where that has another flow than this checkout, parity is broken."""
-        name = "backends/pytorch/flow.py"
-        if (cwd / name).read_text() != (prove.mutations.ROOT / name).read_text():
-            measured["parity"] = ([], {("pytorch", "jax"): "log q(z|x) of pytorch is off."})
-        return SimpleNamespace(returncode=main([*arguments[3:], "--baselines", str(baselines)]))
-
-    assert regress(tmp_path, "--update") == 0
-    monkeypatch.setattr(prove, "subprocess", SimpleNamespace(run=run))
-    assert main(["prove-regress", "--trial", "as-it-is", "parity", "--results", str(results)]) == 0
-    report = reports.read(prove.REPORT, results)
+@pytest.mark.slow
+@pytest.mark.parametrize("part", FAULTS)
+def test_a_copy_with_a_fault_is_caught_by_its_part(tmp_path: Path, part: str) -> None:
+    """Against the committed baselines. The faulty learning rate is the same in all backends, so that parity holds."""
+    root = tmp_path / "copy"
+    replaced(root, FAULTS[part])
+    arguments = ["--part", part, "--backend", "pytorch", "--results", str(tmp_path / "results")]
+    done = subprocess.run([sys.executable, "-m", "benchmarks", "regress", *arguments], cwd=root, check=False)
+    report = reports.read(command.REPORT, tmp_path / "results")
     assert report is not None
-    assert [(trial["trial"], trial["code"], trial["right"]) for trial in report["trials"]] == [
-        ("as-it-is", 0, True),
-        ("parity", 1, True),
-    ]
-    block = prove.markdown(report)
-    assert "| log p(x), mean of 3 seeds | jax | flow |" in block
-    assert "| parity | 1 of 1 | 1 | log q(z&#124;x) of pytorch is off. |" in block
-    assert main(["prove-regress", "--trial", "nothing"]) == 2
+    assert (done.returncode, report["code"]) == (1, 1)
+    assert any(row["reason"] for row in report["rows"])
+
+
+@pytest.mark.slow
+def test_a_slower_step_is_caught_by_the_speed_part_and_the_same_step_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a baseline of these minutes, of one family and two backends."""
+    monkeypatch.setattr(speed, "FAMILIES", ("mean-field",))
+    copied(tmp_path / "slow")
+    slow_down(tmp_path / "slow", "pytorch")
+
+    def measure(root: Path) -> list[speed.Round]:
+        monkeypatch.setattr(speed, "ROOT", root)
+        return speed.measure(["pytorch", "jax"])[0]
+
+    base = measure(ROOT)
+    again = partial(measure, ROOT)
+    assert not red(speed.twice(base, measure(ROOT), again=again))
+    again = partial(measure, tmp_path / "slow")
+    assert red(speed.twice(base, again(), again=again)) == {("pytorch", "mean-field")}

@@ -1,4 +1,4 @@
-"""A row agrees when its test log p(x) is within the preset's tolerance on the same test, and not otherwise."""
+"""A row agrees when its test log p(x) is within the tolerance on the same test, and not otherwise."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.gates.reproduce import TOLERANCE_NATS, compare, reproduce
+from benchmarks.gates.reproduce import MOVING, SETTLED, compare, reproduce, tolerance
 from benchmarks.harness import records
-from benchmarks.outputs import tables
 from common.config import Config
 from common.errors import UserError
 
@@ -33,7 +32,7 @@ def changed(old: records.Record, section: str, key: str, value: Any) -> records.
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_the_tolerance_decides(sign: int) -> None:
-    allowed = TOLERANCE_NATS["standard"]
+    allowed = tolerance(record())
     assert compare(record(), record(log_px=-88.5 + sign * 0.9 * allowed)).agrees
     worse = compare(record(), record(log_px=-88.5 + sign * 1.1 * allowed))
     assert (worse.agrees, worse.verdict) == (False, "differs")
@@ -65,8 +64,11 @@ def test_a_setting_that_the_old_record_did_not_know_is_ignored() -> None:
     assert compare(record(), changed(record(), "config", "new", 1)).agrees
 
 
-def test_every_preset_of_a_table_has_a_tolerance() -> None:
-    assert {preset for table in tables.TABLES.values() for preset in table.presets} == TOLERANCE_NATS.keys()
+def test_the_schedule_sets_the_tolerance_of_any_preset() -> None:
+    old = record() | {"preset": "new"}
+    assert compare(old, record(log_px=-88.4) | {"preset": "new"}).verdict == "within error"
+    for schedule, allowed in (("cosine", SETTLED), ("constant", MOVING)):
+        assert tolerance(record() | {"config": Config().replace(schedule=schedule).as_dict()}) == allowed
 
 
 def again(tmp_path: Path, run: Any) -> tuple[int, str]:

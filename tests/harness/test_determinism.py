@@ -38,7 +38,7 @@ def start(backend: str, folder: Path, **changes: Any) -> subprocess.Popen[str]:
         preset="quick",
         data="binarized-digits",
         data_dir=None,
-        config=CONFIG.replace(pixels=64, **changes),
+        config=CONFIG.replace(image_shape=(8, 8), **changes),
         results=str(folder),
         resume=False,
     )

@@ -6,13 +6,17 @@ import gc
 import itertools
 import sys
 import types
+import weakref
+from typing import Any
 
 import numpy as np
 import pytest
 
-from common import protocol
+from common import parameters, protocol
 from common.config import Optimizer
 from common.errors import UserError
+from common.parameters import fresh_state, initial_parameters
+from common.training import chunk
 from tests.parity.conftest import IMAGES, deviation, random_state, session, small
 
 NOISE = np.random.default_rng(2).normal(size=(3, 20, 4))
@@ -114,6 +118,69 @@ def test_the_state_survives_a_session(backend: str, family: str) -> None:
         assert np.array_equal(again[name], value), name
 
 
+def test_encoding_is_the_whole_posterior(backend: str, family: str) -> None:
+    """z of `encode` is that of `inspect` on the same noise, of the judged parameters."""
+    config = small(family, ema_decay=0.9)
+    state = random_state(config)
+    s = session(backend, config, state)
+    expected = s.inspect(s.place(IMAGES), ROWS, noise=NOISE, kl_weight=1.0)["z"]
+    assert deviation(s.encode(IMAGES[ROWS], NOISE), expected) < 1e-12
+    other = {name: value * (1.1 if name.startswith("ema/") else 1) for name, value in state.items()}
+    assert deviation(session(backend, config, other).encode(IMAGES[ROWS], NOISE), expected) > 1e-3
+
+
+def test_a_flow_reconstructs_from_what_it_encodes(backend: str) -> None:
+    """After training, log p(x|z) at z ~ q(z|x) is higher than at the flow's base, which the decoder has never seen."""
+    config = small("flow", steps=300, warm_up=3000, learning_rate=1e-2, noise="shared")
+    initial = initial_parameters(config.model, training=config.training, pixel_log_odds=np.zeros(12))
+    s = session(backend, config, fresh_state(initial, optimizer=config.optimizer, training=config.training, dtype=config.dtype))
+    patterns = np.repeat(np.random.default_rng(5).random((6, 12)) < 0.5, 50, axis=0).astype(np.uint8)
+    handle = s.place(patterns)
+    s.train(handle, **chunk(config, images=len(patterns), first_step=0, steps=300))
+
+    def log_likelihood(z: np.ndarray) -> float:
+        p = s.decode(z[0])
+        return float(np.where(patterns[::15] == 1, np.log(p), np.log1p(-p)).sum(-1).mean())
+
+    base = s.inspect(handle, np.arange(0, 300, 15, dtype=np.int32), noise=NOISE[:1], kl_weight=1.0)["base_z"]
+    encoded = s.encode(patterns[::15], NOISE[:1])
+    assert log_likelihood(encoded) > log_likelihood(base) + 0.5
+
+
+def test_a_scorer_judges_as_the_session_does(backend: str, family: str) -> None:
+    """From the moving average alone, without optimizer state."""
+    config = small(family, ema_decay=0.9)
+    state = random_state(config)
+    state |= {name: value * 1.1 for name, value in state.items() if name.startswith("ema/")}
+    s, scorer = session(backend, config, state), protocol.load(backend).score(config, parameters.judged(state))
+    for one, other in (
+        (each.log_weights(each.place(IMAGES), ROWS, samples=range(25), seed=3, noise=None) for each in (s, scorer)),
+        (each.encode(IMAGES[ROWS], NOISE) for each in (s, scorer)),
+        (each.decode(NOISE[0]) for each in (s, scorer)),
+    ):
+        assert np.array_equal(one, other)
+    assert not hasattr(scorer, "optimizer")
+
+
+def test_a_deleted_session_and_its_arrays_are_garbage(backend: str) -> None:
+    """After it was used in every way. The arrays are those of the parameters, at the start and after a chunk."""
+    config = small("flow", ema_decay=0.9)
+    s: Any = session(backend, config, random_state(config))
+    first = [weakref.ref(value) for value in s.parameters.values()]
+    handle = s.place(IMAGES)
+    s.train(handle, **chunk(config, images=300, first_step=0, steps=2))
+    s.log_weights(handle, ROWS, samples=range(25), seed=0, noise=None)
+    s.inspect(handle, ROWS, noise=NOISE, kl_weight=1.0)
+    s.encode(IMAGES[ROWS], NOISE)
+    s.decode(NOISE[0])
+    protocol.probes(backend).gradient(s, handle, ROWS, noise=NOISE, kl_weight=1.0)(1)
+    alive = [weakref.ref(s), *first, *(weakref.ref(value) for value in s.parameters.values())]
+    assert alive[0]() is s
+    del s, handle
+    gc.collect()
+    assert [reference() for reference in alive if reference() is not None] == []
+
+
 @pytest.mark.parametrize("collecting", [True, False])
 def test_an_import_isnt_gone_through_by_the_collector_which_is_left_as_it_was(
     monkeypatch: pytest.MonkeyPatch, collecting: bool
@@ -157,14 +224,14 @@ def test_versions_that_do_not_fit_one_another_are_a_sentence(monkeypatch: pytest
 def test_jax_has_the_devices_that_its_platforms_leave(
     monkeypatch: pytest.MonkeyPatch, platforms: str | None, fails: bool, cpu: bool | None
 ) -> None:
-    backend = protocol.load("jax")
+    backend: Any = protocol.load("jax")
 
     def devices() -> list[object]:
         assert not fails  # what JAX does where it finds no GPU
         return []
 
     config = types.SimpleNamespace(jax_platforms=platforms)
-    monkeypatch.setattr(backend, "jax", types.SimpleNamespace(devices=devices, config=config))
+    monkeypatch.setattr(backend.devices, "jax", types.SimpleNamespace(devices=devices, config=config))
     if fails:
         with pytest.raises(UserError, match="JAX_PLATFORMS is 'cuda'; unset it"):
             backend.describe()
@@ -172,4 +239,4 @@ def test_jax_has_the_devices_that_its_platforms_leave(
     assert ("cpu" in backend.describe().devices) == cpu
     if not cpu:
         with pytest.raises(UserError, match="no device 'cpu' here; unset JAX_PLATFORMS, which is 'cuda'"):
-            backend.select("cpu")  # type: ignore[attr-defined]
+            backend.devices.select("cpu")

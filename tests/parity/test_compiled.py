@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from common.protocol import load
+from common.protocol import load, probes
 from tests.parity.conftest import IMAGES, deviation, random_state, session, small
 
 torch = pytest.importorskip("torch")
@@ -54,11 +54,13 @@ def test_compiled_steps_train_as_eager_ones(family: str, changes: dict[str, Any]
 def test_a_run_compiles_from_so_many_steps_on(monkeypatch: pytest.MonkeyPatch, optimizer: str, updates: list[str]) -> None:
     pytorch: Any = load("pytorch")
     functions = []
-    monkeypatch.setattr(pytorch, "_compiled", lambda function, *, whole: functions.append(function.__name__) or function)
+    monkeypatch.setattr(
+        pytorch.compiling, "compiled", lambda function, *, whole: functions.append(function.__name__) or function
+    )
     for compile_from in (41, 40):
         config = small("mean-field", optimizer=optimizer, compile_from=compile_from)
         s = session("pytorch", config, random_state(config))
-        s.gradient(s.place(IMAGES), np.arange(3), noise=np.zeros((1, 3, 4)), kl_weight=1.0)
+        probes("pytorch").gradient(s, s.place(IMAGES), np.arange(3), noise=np.zeros((1, 3, 4)), kl_weight=1.0)
     assert functions == ["_value_and_gradients", *updates, "once"]
 
 
@@ -72,7 +74,7 @@ def test_what_a_graph_captures_is_compiled_before() -> None:
     s.optimizer = pytorch.optimizers.create(s.parameters, config.optimizer, fused=False)
     pytorch.optimizers.load_moments(s.optimizer, s.parameters, moments, 0, config.optimizer)
     s.optimizer.param_groups[0]["capturable"] = True
-    s.update = pytorch._compiled(s.optimizer.step, whole=False)
+    s.update = pytorch.compiling.compiled(s.optimizer.step, whole=False)
 
     def step(kl_weight: float, learning_rate: float) -> Any:
         images, noise = torch.ones(20, 12), torch.ones(1, 20, 4)
@@ -116,4 +118,4 @@ def test_a_full_disk_is_no_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> 
     pytorch: Any = load("pytorch")
     monkeypatch.setattr(torch, "compile", full)
     with pytest.raises(UserError, match=r"here \(OSError: \[Errno 28\] No space left on device\): let --compile-from be more"):
-        pytorch._compiled(lambda: None, whole=True)()
+        pytorch.compiling.compiled(lambda: None, whole=True)()

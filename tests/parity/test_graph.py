@@ -19,6 +19,8 @@ from tests.parity.conftest import IMAGES, random_state, session, small
 torch = pytest.importorskip("torch")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
+from backends.pytorch import graphs  # noqa: E402
+
 
 def tensors(values: Any) -> Iterator[Any]:
     """Those of arguments, one or a list of them each."""
@@ -124,7 +126,6 @@ def test_a_graph_trains_as_the_operations_one_by_one(family: str, changes: dict[
 
 
 def test_what_is_repeated_is_launched_at_once_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytorch: Any = load("pytorch")
     done, waited = torch.zeros(()), []
     calls: list[None] = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(float(done)))
@@ -133,9 +134,9 @@ def test_what_is_repeated_is_launched_at_once_on_a_gpu_alone(monkeypatch: pytest
         calls.append(None)
         done.add_(1)
 
-    pytorch._repeated(once, device=torch.device("cpu"))(3)
+    graphs.repeated(once, device=torch.device("cpu"))(3)
     assert (len(calls), float(done), waited) == (3, 3, [])
-    launch = pytorch._repeated(once, device=SimpleNamespace(type="cuda"))
+    launch = graphs.repeated(once, device=SimpleNamespace(type="cuda"))
     assert (len(calls), float(done)) == (5, 4), "capturing computes nothing"
     launch(3)
     assert (len(calls), waited) == (5, [7]), "replayed without Python, and waited for"
@@ -145,11 +146,10 @@ def test_a_graph_keeps_what_its_kernels_read(monkeypatch: pytest.MonkeyPatch) ->
     """Once a graph is captured nothing else may hold the function's own tensors, and a GPU's memory is given away."""
     monkeypatch.setattr(torch.cuda, "CUDAGraph", SimpleNamespace)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
-    pytorch: Any = load("pytorch")
 
     def captured() -> tuple[Callable[[int], None], Any]:
         factor = torch.ones(3)
-        return pytorch._repeated(lambda: factor + 1, device=SimpleNamespace(type="cuda")), weakref.ref(factor)
+        return graphs.repeated(lambda: factor + 1, device=SimpleNamespace(type="cuda")), weakref.ref(factor)
 
     launch, factor = captured()
     gc.collect()
@@ -181,4 +181,4 @@ def test_evaluation_noise_is_a_function_of_seed_image_and_block(monkeypatch: pyt
 def test_a_number_that_would_be_waited_for_is_red() -> None:
     x = torch.ones(())
     with pytest.raises(AssertionError, match="can't wait"):
-        load("pytorch")._Graph(lambda: x * float(x), device=x.device)  # type: ignore[attr-defined]
+        graphs.Graph(lambda: x * float(x), device=x.device)

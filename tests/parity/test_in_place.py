@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pytest
 
-from common.protocol import load
 from tests.parity.conftest import IMAGES, random_state, session, small
 
 jax = pytest.importorskip("jax")
@@ -34,7 +33,7 @@ def test_a_step_copies_no_weights(family: str, optimizer: str) -> None:
         "kl_weight": np.ones(steps),
     }
     carry = (s.parameters, s.moments, s.ema)
-    program = load("jax").Session._train.lower(s, carry, IMAGES, jax.random.key(0), chunk).compile().as_text()
+    program = s.compiled_chunk.lower(carry, IMAGES, jax.random.key(0), chunk).compile().as_text()
     copied = {tuple(int(n) for n in shape.split(",") if n) for shape in COPY.findall(program)}
     shapes = {value.shape for value in s.parameters.values()}
     assert (11, 11) in shapes

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.harness import records, runs
-from benchmarks.harness.presets import preset
+from benchmarks.__main__ import main
+from benchmarks.harness import records, reports, runs
+from benchmarks.harness.presets import flat, preset
+from benchmarks.outputs import markdown
 from benchmarks.studies import ablation
-from benchmarks.studies.ablation import AS_IT_IS, EQUAL_TO, GROUPS, Ablation, Variant
+from benchmarks.studies.ablation import AS_IT_IS, EQUAL_TO, GROUPS
 from common import data
-from common.errors import UserError
 from tests.parity.mutations import MUTATIONS
 
 VARIANTS = ablation.variants()
@@ -29,16 +27,6 @@ def held_out(tmp_path: Path) -> Path:
     return ablation.on_validation(dataset, images=20, path=tmp_path / "validation.h5")
 
 
-def job(variant: Variant, held_out: Path, folder: Path, *, resume: bool = False) -> runs.Job:
-    asked = Ablation(steps=4, samples=25, resume=resume)
-    return ablation.job_of(variant, asked, seed=0, data=held_out, pixels=64, results=folder)
-
-
-def named(name: str, base: str) -> Variant:
-    (found,) = (v for v in VARIANTS if (v.name, v.base) == (name, base) and not (name == AS_IT_IS and v.variational == "flow"))
-    return found
-
-
 # --- the variants ---
 
 
@@ -46,14 +34,14 @@ def test_every_difference_between_two_scripts_is_in_a_group() -> None:
     """But for the budget, which is the ablation's own."""
     grouped = {setting for settings in GROUPS.values() for setting in settings} | {"steps", "validation_interval"}
     for base, other in EQUAL_TO.items():
-        ours, theirs = ablation.flat(preset(base)), ablation.flat(preset(other))
+        ours, theirs = flat(preset(base)), flat(preset(other))
         assert {name for name in ours if ours[name] != theirs[name]} <= grouped
 
 
 @pytest.mark.parametrize(("base", "other"), EQUAL_TO.items())
 def test_a_variant_changes_one_group_and_all_of_them_make_the_other_script(base: str, other: str) -> None:
-    members = [v for v in VARIANTS if v.base == base and v.variational == "mean-field" and v.fault is None]
-    ours, theirs = ablation.flat(preset(base)), ablation.flat(preset(other))
+    members = [v for v in VARIANTS.values() if v.base == base and v.variational == "mean-field" and v.fault is None]
+    ours, theirs = flat(preset(base)), flat(preset(other))
     first, *singles, every = members
     assert (first.settings, every.name) == ({}, "all")
     for variant in singles:
@@ -61,12 +49,12 @@ def test_a_variant_changes_one_group_and_all_of_them_make_the_other_script(base:
         assert variant.settings.keys() <= set(GROUPS[variant.name])
         assert all(ours[name] != value == theirs[name] for name, value in variant.settings.items())
     grouped = {setting for settings in GROUPS.values() for setting in settings}
-    result = ablation.flat(preset(base).replace(**every.settings))
+    result = flat(preset(base).replace(**every.settings))
     assert {name for name in result if result[name] != theirs[name]}.isdisjoint(grouped)
 
 
 def test_every_fault_is_a_mutation_of_its_backend() -> None:
-    faults = [variant for variant in VARIANTS if variant.fault]
+    faults = [variant for variant in VARIANTS.values() if variant.fault]
     assert len(faults) == len(ablation.FAULTS)
     for variant in faults:
         (mutation,) = (mutation for mutation in MUTATIONS if mutation.name == variant.mutation)
@@ -88,70 +76,96 @@ def test_the_judges_are_validation_images(held_out: Path) -> None:
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[runs.Job, str | None]]:
-    """Workers that write a record of log p(x) -1 in this checkout, -2 in another; the list has each job and its flow."""
+    """Runs whose own code says log p(x) -2 and this checkout's -1; the list has each run's job and the flow's code."""
     asked: list[tuple[runs.Job, str | None]] = []
 
     def work(job: runs.Job, *, folder: Path | None) -> int:
         asked.append((job, None if folder is None else (folder / f"backends/{job.backend}/flow.py").read_text()))
         blank = job.blank(dataset=runs.checked(job))
-        test = blank["test"] | {"log_px": -1.0 if folder is None else -2.0}
-        records.write(blank | {"status": "ok", "reason": None, "test": test}, Path(job.results))
-        job.checkpoint.write_bytes(b"weights")
+        test = blank["test"] | {"log_px": -2.0, "log_px_se": 0.5, "elbo": -3.0}
+        environment = {"commit": None if folder else "this"}
+        records.write(
+            blank | {"status": "ok", "reason": None, "test": test, "environment": blank["environment"] | environment},
+            Path(job.results),
+        )
+        job.checkpoint.write_text("weights")
         return 0
 
+    def ask(target: str, question: Any, *, title: str, folder: Path | None = None) -> Any:
+        if target.endswith(":judged"):
+            assert runs.Job.from_json(question).checkpoint.read_text() == "weights"
+            return {"log_px": -1.0, "log_px_se": 0.5, "elbo": -3.0}
+        assert target.endswith(":clock")
+        faulty = folder != ablation.ROOT
+        assert len(question) == 1 if faulty else len(question) > 3
+        return [{"step_s": [1.0, 2.0], "floor_s": [0.5, 1.0]}] * len(question)
+
     monkeypatch.setattr(runs, "in_process", work)
+    monkeypatch.setattr(ablation.processes, "ask", ask)
     return asked
 
 
 def test_faulty_code_trains_and_claims_and_right_code_judges_its_weights(
-    tmp_path: Path, held_out: Path, workers: list[tuple[runs.Job, str | None]]
+    tmp_path: Path, workers: list[tuple[runs.Job, str | None]]
 ) -> None:
-    variant = named("reversal-on-sample-axis", "ancestor-jax")
-    own, judged = ablation.run(variant, job(variant, held_out, tmp_path))
-    assert (own["test"]["log_px"], judged["test"]["log_px"]) == (-2, -1)
-    (first, faulty), (second, right) = workers
-    assert faulty is not None
-    assert "flip(z, 0)" in faulty
-    assert right is None
-    assert (first.resume, second.resume) == (False, True)
-    assert second.config == first.config
-    assert second.checkpoint != first.checkpoint
-    assert second.checkpoint.read_bytes() == b"weights"
+    small = ["--data", "binarized-digits", "--images", "20", "--samples", "25", "--steps", "4", "--results", str(tmp_path)]
+    assert main(["study", "ablation", *small]) == 0
+    report = reports.read("ablation", tmp_path)
+    assert report is not None
+    assert report["run_commits"] == ["this"], "a copy has no commit"
+    for row in report["rows"]:
+        assert row["claimed_log_px"] == [-2.0] * 2
+        assert row["log_px"] == ([-1.0] * 2 if row["mutation"] else [-2.0] * 2)
+        assert row["floor_ratio"] == 2
+    assert len(workers) == 2 * len(VARIANTS) == 2 * len(report["rows"])
+    faulty = [(job, code) for job, code in workers if code is not None]
+    assert len(faulty) == 2 * len(ablation.FAULTS)
+    assert {"flip(z, 0)" in code for job, code in faulty if "reversal" in job.preset} == {True}
+    for job, _ in workers:
+        assert (job.config.training.steps, job.config.evaluation.samples) == (4, 25)
+
+    workers.clear()
+    points, kept = sorted((tmp_path / "points").glob("*mean-field*")), [*(tmp_path / "runs").glob("*.json")]
+    points[0].unlink()
+    kept[0].unlink()
+    assert main(["study", "ablation", *small, "--resume"]) == 0
+    assert workers == [], "a finished run's record is enough, or its point"
+    for path in points[1:]:
+        path.unlink()
+    assert main(["study", "ablation", *small, "--resume"]) == 0
+    assert len(workers) == 1
 
 
-def test_what_is_there_is_not_run_again(tmp_path: Path, held_out: Path, workers: list[tuple[runs.Job, str | None]]) -> None:
-    for name, base in ((AS_IT_IS, "ancestor-pytorch"), ("analytic-kl", "ancestor-tensorflow")):
-        variant = named(name, base)
-        workers.clear()
-        ablation.run(variant, job(variant, held_out, tmp_path))
-        count = len(workers)
-        ablation.run(variant, job(variant, held_out, tmp_path, resume=True))
-        assert len(workers) == count
-        ablation.run(variant, job(variant, held_out, tmp_path))
-        assert len(workers) == 2 * count, "not asked to resume"
-        other = dataclasses.replace(job(variant, held_out, tmp_path, resume=True), config=preset("quick"))
-        with pytest.raises(UserError, match="is another run's, with latent_size"):
-            ablation.run(variant, other)
+def test_the_judge_tests_the_weights_of_the_checkpoint(tmp_path: Path, held_out: Path) -> None:
+    asked = ablation.Arguments(steps=2, samples=25, results=tmp_path)
+    job = ablation.job_of(VARIANTS["ancestor-pytorch mean-field as it is"], asked, seed=0, data=held_out, image_shape=(8, 8))
+    record = runs.run(job, import_s=0.0)
+    assert ablation.judged(job.as_json()) == record["test"]
 
 
 def test_the_clock_times_each_job_in_turns(tmp_path: Path, held_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablation, "ROUNDS", 2)
     monkeypatch.setattr(ablation, "ROUND_STEPS", 3)
     turns: list[int] = []
-    round_of = ablation.Clock.round
 
-    def watched(clock: ablation.Clock) -> None:
-        turns.append(clock.config.model.hidden_size)
-        round_of(clock)
+    class Watched(ablation.Bench):
+        def case(self, kind: str, batch: int, *, steps: int | None = None) -> Any:
+            case = super().case(kind, batch, steps=steps)
+            assert (kind, batch, case.steps) == ("train", 128, 3)
 
-    monkeypatch.setattr(ablation.Clock, "round", watched)
-    jobs = [job(named(name, "ancestor-pytorch"), held_out, tmp_path) for name in (AS_IT_IS, "width")]
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps([job.as_json() for job in jobs])))
-    assert ablation.speed_worker([str(tmp_path / "speed.json")]) == 0
+            def work() -> None:
+                turns.append(self.config.model.hidden_size)
+                case.work()
+
+            return dataclasses.replace(case, work=work)
+
+    monkeypatch.setattr(ablation, "Bench", Watched)
+    asked = ablation.Arguments(results=tmp_path)
+    members = [VARIANTS[f"ancestor-pytorch mean-field {name}"] for name in (AS_IT_IS, "width")]
+    jobs = [ablation.job_of(variant, asked, seed=0, data=held_out, image_shape=(8, 8)) for variant in members]
+    found = ablation.clock([job.as_json() for job in jobs])
     assert turns == [256, 512] * 3, "the first compiles"
-    measured = json.loads((tmp_path / "speed.json").read_text())
-    assert measured["configs"] == [job.config.as_dict() for job in jobs]
-    for seconds in measured["seconds"]:
+    for seconds in found:
         assert len(seconds["step_s"]) == len(seconds["floor_s"]) == 2
         assert min(seconds["step_s"] + seconds["floor_s"]) > 0
 
@@ -180,18 +194,8 @@ def test_the_table_sets_each_row_against_its_script_seed_by_seed() -> None:
         row("bug", [-120.0, -121.0], speed=1000.0, mutation="bug-jax", claimed=-80.0),
     ]
     environment = {"machine": None, "threads": None, "commit": None, "versions": None}
-    text = ablation.table(
-        {
-            "environment": environment,
-            "dataset": {"name": "binarized-mnist"},
-            "steps": 10,
-            "seeds": [0, 1],
-            "images": 500,
-            "samples": 100,
-            "run_commits": ["a" * 40],
-            "rows": rows,
-        }
-    )
+    report = {"environment": environment, "dataset": {"name": "binarized-mnist"}, "steps": 10, "seeds": [0, 1], "images": 500}
+    text = markdown.page(ablation.parts(report | {"samples": 100, "run_commits": ["a" * 40], "rows": rows}))
     assert "Judged at commit aaaaaaaaaaaa." in text
     first, decay, bug = text.splitlines()[2:5]
     assert "| -101.00 |  |  | 1,000 (1) | 1.00 | 1.50 |" in first

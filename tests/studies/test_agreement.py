@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,9 @@ import pytest
 from matplotlib.image import imread
 
 from benchmarks.__main__ import main
-from benchmarks.harness import reports, runs
+from benchmarks.harness import reports
 from benchmarks.harness.presets import QUICK
-from benchmarks.studies import agreement
+from benchmarks.studies import agreement, skeleton
 from common import checkpoints, data, training
 from common.checkpoints import Checkpoint
 from common.schedules import kl_weights, learning_rates
@@ -23,30 +21,29 @@ STEPS = 3
 
 
 @pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Workers run here; the list tells of which backends."""
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The backends whose runs were trained, in this process."""
     asked: list[str] = []
 
-    def work(job: runs.Job, *, command: tuple[str, ...]) -> int:
-        asked.append(job.backend)
-        monkeypatch.setattr(sys, "stdin", io.StringIO(job.as_json()))
-        return main(list(command))
+    def ask(target: str, point: dict[str, Any], *, title: str) -> dict[str, Any]:
+        asked.append(point["backend"])
+        return agreement.measure(point)
 
-    monkeypatch.setattr(runs, "in_process", work)
+    monkeypatch.setattr(skeleton.processes, "ask", ask)
     return asked
 
 
 def run(folder: Path, *arguments: str) -> int:
     common = ("--preset", "quick", "--data", "binarized-digits", "--variational", "mean-field", "--dtype", "float64")
-    backends = () if "--backend" in arguments else ("--backend", "pytorch", "jax")
-    return main(["agreement", *common, *backends, "--steps", str(STEPS), "--results", str(folder), *arguments])
+    common += ("--backend", "pytorch", "jax", "--steps", str(STEPS), "--results", str(folder))
+    return main(["study", "agreement", *common, *arguments])
 
 
 def test_two_backends_agree_and_one_weight_apart_is_seen(
-    tmp_path: Path, in_this_process: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path) == 0
-    assert in_this_process == ["pytorch", "jax"]
+    assert trained == ["pytorch", "jax"]
     report = reports.read("agreement", tmp_path)
     assert report is not None
     assert (report["steps"], report["schedule_steps"]) == (STEPS, QUICK.training.steps)
@@ -58,28 +55,38 @@ def test_two_backends_agree_and_one_weight_apart_is_seen(
     assert imread(tmp_path / "agreement.png").shape[0] > 100
     assert "pytorch − jax" in capsys.readouterr().out
 
-    # Resumed, nothing is trained; so what is changed on the disk is what is compared.
+    # Resumed, nothing is trained, whether the point or only its checkpoint is there: what is changed on the disk is compared.
     path = next(tmp_path.glob("*pytorch*.h5"))
     checkpoint = checkpoints.load(path)
     checkpoint.state["parameters/decoder.out.weight"][0, 0] += 1
     checkpoints.save(checkpoint, path)
+    (tmp_path / "points" / "float64_mean-field_pytorch.json").unlink()
     assert run(tmp_path, "--resume") == 0
-    assert in_this_process == ["pytorch", "jax"]
+    assert trained == ["pytorch", "jax", "pytorch"]
     report = reports.read("agreement", tmp_path)
     assert report is not None
     worst = report["runs"][0]["pairs"][0]["parameters"]
     assert worst["tensor"] == "decoder.out.weight"
     assert worst["deviation"] > 0.1
 
+    assert run(tmp_path, "--resume", "--steps", "2") == 2
+    assert f"is at step {STEPS}, past 2" in capsys.readouterr().err
 
-def test_a_worker_that_fails_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (("--backend", "jax"), "two backends or more"),
+        (("--steps", "0"), "from 1 to the preset's own, 2,000"),
+        (("--steps", "2001"), "from 1 to the preset's own, 2,000"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    tmp_path: Path, trained: list[str], capsys: pytest.CaptureFixture[str], wrong: tuple[str, ...], words: str
 ) -> None:
-    monkeypatch.setattr(runs, "in_process", lambda job, *, command: -9)
-    assert run(tmp_path, "--backend", "jax", "pytorch") == 2
-    message = capsys.readouterr().err
-    assert "_jax_mean-field_" in message
-    assert "-9" in message
+    assert run(tmp_path, *wrong) == 2
+    assert words in capsys.readouterr().err
+    assert trained == []
 
 
 class Recorder:
@@ -109,7 +116,7 @@ class Recorder:
 
 
 def test_a_run_that_stops_early_is_the_first_steps_of_the_whole_one() -> None:
-    config = QUICK.replace(pixels=64, noise="shared", steps=60, warm_up=40, chunk=25, validation_interval=30)
+    config = QUICK.replace(image_shape=(8, 8), noise="shared", steps=60, warm_up=40, chunk=25, validation_interval=30)
     dataset = data.load("binarized-digits", data_dir=None)
     whole, parts = Recorder(), Recorder()
     saved: list[int] = []

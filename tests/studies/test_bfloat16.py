@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.gates import compare
-from benchmarks.gates.compare import What
-from benchmarks.harness import records, runs
-from benchmarks.outputs import tables
+from benchmarks.harness import records, runs, turns
+from benchmarks.harness.turns import What
+from benchmarks.outputs import cells, markdown
+from benchmarks.outputs.table import Table
 from benchmarks.studies import bfloat16
 from common import checkpoints
 
@@ -47,7 +47,9 @@ def test_a_run_in_bfloat16_is_labelled_resumed_as_such_and_judged_in_either(
     assert (low["config"]["dtype"], low["config"]["precision"]) == ("float32", "bfloat16")
     assert 0 < abs(low["test"]["log_px"] - full["test"]["log_px"]) < 0.5
     assert low["timing"]["floor_s"] > 0
-    assert "| mean-field | pytorch | bfloat16 |" in tables.markdown("quick", [low | {"changed": {}}, full | {"changed": {}}])
+    (table, *_) = cells.page([low | {"changed": {}}, full | {"changed": {}}])
+    assert isinstance(table, Table)
+    assert [row[:3] for row in table.rows] == [["mean-field", "pytorch", "bfloat16"], ["mean-field", "pytorch", "float32"]]
 
     (path,) = tmp_path.glob("*_bfloat16_*.h5")
     assert {value.dtype.name for name, value in checkpoints.load(path).state.items() if name != "step"} == {"float32"}
@@ -84,20 +86,20 @@ def test_the_command_measures_pairs_and_seeds_and_goes_on_with_what_is_there(
         def answer(self) -> str:
             return "ready"
 
-        def turn(self) -> float:
-            return 0.032 if self.what.precision == "full" else 0.016
+        def turn(self) -> dict[str, float]:
+            return {self.what.kind: 0.032 if self.what.precision == "full" else 0.016}
 
         def __enter__(self) -> Stand:
             return self
 
         def __exit__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr(compare, "Side", Stand)
+    monkeypatch.setattr(turns, "Side", Stand)
     trips = itertools.cycle([300.0, 900.0, 300.0, 310.0])  # a pair whose cores ended far apart is measured again
     monkeypatch.setenv(bfloat16.cores.WITHIN, "400")
     monkeypatch.setattr(bfloat16.cores, "round_trip", lambda: next(trips))
     monkeypatch.setattr(bfloat16, "STANDARD", bfloat16.STANDARD.replace(latent_size=2, hidden_size=8))
-    asked = ("bfloat16", "--backend", "pytorch", "--pairs", "2", "--seed", "3", "4", "--steps", "20", "--images", "30")
+    asked = ("study", "bfloat16", "--backend", "pytorch", "--pairs", "2", "--seed", "3", "4", "--steps", "20", "--images", "30")
     asked += ("--data", "binarized-digits", "--results", str(tmp_path))
     assert main([*asked, "--limit", "0"]) == 1
     assert "--resume goes on" in capsys.readouterr().err
@@ -112,13 +114,10 @@ def test_the_command_measures_pairs_and_seeds_and_goes_on_with_what_is_there(
     low, full = sorted(report["quality"]["rows"], key=lambda row: str(row["precision"]))
     assert [len(row["log_px"]) for row in (low, full)] == [2, 2]
     assert low["log_px"] != full["log_px"]
+    started.clear()
+    (tmp_path / "points" / "train_flow_pytorch_1.json").unlink()
     assert main([*asked, "--resume"]) == 0
-    assert len(started) == 2 * 2 * 2 * len(report["speed"]), "nothing is measured twice"
-    assert main([*asked, "--resume", "--turns", "3"]) == 2
-    assert "of another turns" in capsys.readouterr().err
-    (tmp_path / "pairs.json").write_text("{")
-    assert main([*asked, "--resume"]) == 2
-    assert "pairs.json can't be read" in capsys.readouterr().err
+    assert [str(what) for what in started] == ["train flow 128 pytorch bfloat16", "train flow 128 pytorch"] * 2
 
 
 def test_the_table_has_medians_over_pairs_and_differences_by_seed() -> None:
@@ -132,7 +131,8 @@ def test_the_table_has_medians_over_pairs_and_differences_by_seed() -> None:
         {"family": "flow", "precision": "bfloat16", "log_px": [-100.1, -102.3]},
     ]
     environment = {"machine": None, "threads": None, "commit": None, "versions": None}
-    text = bfloat16.table({"environment": environment, "turns": 8, "speed": [speed], "quality": quality | {"rows": rows}})
+    report = {"environment": environment, "turns": 8, "speed": [speed], "quality": quality | {"rows": rows}}
+    text = markdown.page(bfloat16.parts(report))
     assert "| a step | flow | jax | 10.00 | 6.00 | 1.75 (1.50 … 2.00) |" in text
     assert "Trained at commit aaaaaaaaaaaa, bbbbbbbbbbbb." in text
     assert "| flow | -101.000 | -101.200 | -0.200 ± 0.100 | 1.414 |" in text
@@ -142,6 +142,6 @@ def test_the_table_has_medians_over_pairs_and_differences_by_seed() -> None:
 
 @pytest.mark.parametrize(("flag", "value"), [("--pairs", "-1"), ("--turns", "0")])
 def test_what_cannot_be_measured_is_refused(flag: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bfloat16", flag, value, "--results", str(tmp_path / "results")]) == 2
+    assert main(["study", "bfloat16", flag, value, "--results", str(tmp_path / "results")]) == 2
     assert f"{flag} is {value}; it must be at least" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()

@@ -1,4 +1,4 @@
-"""Cost as it grows: the plan, a point's figures, memory that is seen, points that are kept, the table and the picture."""
+"""Cost as it grows: the plan, a point's figures, memory that is seen, disturbed points, the tables and the figure."""
 
 from __future__ import annotations
 
@@ -17,48 +17,57 @@ import pytest
 from matplotlib.image import imread
 
 from benchmarks.__main__ import main
-from benchmarks.harness import environment, reports
+from benchmarks.harness import environment, memory
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
-from benchmarks.studies import growth, growth_report
-from benchmarks.studies.growth import AXES, Point
+from benchmarks.outputs import markdown
+from benchmarks.studies import growth, skeleton
+from benchmarks.studies.growth import AXES
+from common import cache
 from common.errors import UserError
 from common.protocol import BACKENDS
 
 TOY = STANDARD.replace(
-    pixels=8, latent_size=3, hidden_size=4, samples=60, sample_block=25, compile_from=STANDARD.training.steps + 1
+    image_shape=(2, 4), latent_size=3, hidden_size=4, samples=60, sample_block=25, compile_from=STANDARD.training.steps + 1
 )
-POINT = Point("batch", 8, "mean-field", "pytorch", 0)
 MIB = 2**20
 
-needs_the_systems_peak = pytest.mark.skipif(growth.peak() is None, reason="this system doesn't say a process's peak memory")
+needs_the_systems_peak = pytest.mark.skipif(memory.peak() is None, reason="this system doesn't say a process's peak memory")
+
+
+def point(axis: Any, value: int, family: str, *, seconds: float = 0.01) -> skeleton.Point:
+    return {"axis": axis, "value": value, "family": family, "backend": "pytorch", "device": "cpu", "seconds": seconds}
+
+
+POINT = point("batch", 8, "mean-field")
 
 
 def test_the_plan_covers_every_value_and_the_backends_take_turns() -> None:
-    plan = growth.plan(tuple(AXES), backends=BACKENDS, repeats=2)
-    assert len(set(plan)) == len(plan)
-    wanted = {(a, v, f) for a, axis in AXES.items() for v in axis.values for f in axis.families}
+    points = list(growth.plan(growth.Arguments(backend=BACKENDS)).values())
+    wanted = {(name, value, axis.family) for name, axis in AXES.items() for value in axis.values}
+    assert len(points) == 2 * len(BACKENDS) * len(wanted)
     for repeat in range(2):
         for backend in BACKENDS:
-            assert {(p.axis, p.value, p.family) for p in plan if (p.repeat, p.backend) == (repeat, backend)} == wanted
-    turns = [plan[i : i + len(BACKENDS)] for i in range(0, len(plan), len(BACKENDS))]
+            members = [p for p in points if (p["repeat"], p["backend"]) == (repeat, backend)]
+            assert {(p["axis"], p["value"], p["family"]) for p in members} == wanted
+    turns = [points[i : i + len(BACKENDS)] for i in range(0, len(points), len(BACKENDS))]
     for turn in turns:
-        assert tuple(point.backend for point in turn) == BACKENDS
-        assert len({(p.axis, p.value, p.family, p.repeat) for p in turn}) == 1
+        assert tuple(point["backend"] for point in turn) == BACKENDS
+        assert len({(p["axis"], p["value"], p["family"], p["repeat"]) for p in turn}) == 1
     grown = {axis: (min(AXES[axis].values), max(AXES[axis].values)) for axis in AXES}
     assert grown == {"batch": (8, 8192), "hidden": (128, 4096), "depth": (1, 16), "samples": (1, 5000)}
 
 
 def test_a_point_grows_one_setting_alone() -> None:
+    def value_of(setting: str, config: Any = STANDARD) -> Any:
+        sections = [section for section in config.as_dict().values() if isinstance(section, dict)]
+        return next(section[setting] for section in sections if setting in section)
+
     for name, axis in AXES.items():
         for value in axis.values:
-            settings = Point(name, value, axis.families[0], "jax", 0).settings()
-            assert settings.replace(**{axis.setting: getattr_of(axis.setting)}) == STANDARD
-            assert getattr_of(axis.setting, settings) == value
-
-
-def getattr_of(setting: str, config: Any = STANDARD) -> Any:
-    return next(section[setting] for section in config.as_dict().values() if isinstance(section, dict) and setting in section)
+            settings = growth.settings(point(name, value, axis.family))
+            assert settings.replace(**{axis.setting: value_of(axis.setting)}) == STANDARD
+            assert value_of(axis.setting, settings) == value
 
 
 @pytest.fixture
@@ -69,31 +78,30 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> int:
     return growth.LEAST_STEPS
 
 
-@pytest.mark.parametrize("point", [POINT, Point("samples", 60, "flow", "pytorch", 0)])
-def test_a_points_figures_fit_together(point: Point, few_steps: int) -> None:
-    found = growth.measure(point, device="cpu", seconds=0.01, base=TOY)
+@pytest.mark.parametrize("point", [POINT, point("samples", 60, "flow")])
+def test_a_points_figures_fit_together(point: skeleton.Point, few_steps: int) -> None:
+    found = growth.measure(point, base=TOY)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["rounds"] >= 4
     assert found["compile_s"] >= 0
     assert found["cores_busy"] > 0
     examples = found["examples_per_s"] * found["step_s"]
-    assert examples == pytest.approx(8 if point.axis == "batch" else growth.IMAGES * 25)
+    assert examples == pytest.approx(8 if point["axis"] == "batch" else growth.IMAGES * 25)
     assert found["floor_examples_per_s"] * found["floor_step_s"] == pytest.approx(examples)
-    assert found["steps"] == (few_steps if point.axis == "batch" else 3)
+    assert found["steps"] == (few_steps if point["axis"] == "batch" else 3)
     assert found["memory"]["device"] is None
     assert len(found["round_trips_ns"]) == 2 * found["rounds"]
-    if growth.peak() is not None:
-        memory = found["memory"]
-        assert memory["imported"] <= memory["set_up"] + MIB
-        assert memory["working"] > 0
+    if memory.peak() is not None:
+        assert found["memory"]["imported"] <= found["memory"]["set_up"] + 8 * MIB  # what earlier tests left may be freed
+        assert found["memory"]["working"] > 0
 
 
 @pytest.mark.parametrize(("samples", "steps"), [(1, 40), (60, 42), (2_000, 80)])
 def test_a_call_of_few_samples_draws_them_often(samples: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(growth.estimators, "estimate", lambda *_, samples, **__: drawn.append(samples))
-    point = Point("samples", samples, "flow", "pytorch", 0)
-    case = growth.work_of(growth.Bench("pytorch", "flow", device="cpu", settings=point.settings(TOY)), "samples")
+    settings = growth.settings(point("samples", samples, "flow"), TOY)
+    case = growth.work_of(growth.Bench("pytorch", "flow", device="cpu", settings=settings), "samples")
     case.work()
     assert case.steps == steps
     assert sum(-(-k // 25) for k in drawn) == steps
@@ -123,7 +131,7 @@ def test_what_an_idle_moment_costs_is_in_no_round(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(growth.cores, "round_trip", round_trip)
     monkeypatch.setattr(growth, "work_of", drowsy)
-    found = growth.measure(POINT, device="cpu", seconds=0.0, base=TOY)
+    found = growth.measure(POINT | {"seconds": 0.0}, base=TOY)
     assert max(found["floor_step_s"], found["step_s"]) * found["steps"] < 0.5
 
 
@@ -145,7 +153,7 @@ def test_a_round_that_ends_with_the_cores_apart_is_none(monkeypatch: pytest.Monk
     monkeypatch.setenv(growth.cores.WITHIN, "400")
     monkeypatch.setattr(growth.cores, "round_trip", round_trip)
     monkeypatch.setattr(growth, "work_of", sleepy)
-    found = growth.measure(POINT, device="cpu", seconds=0.01, base=TOY)
+    found = growth.measure(POINT, base=TOY)
     assert found["round_trips_ns"] == [300.0, 300.0] * found["rounds"]
     assert found["step_s"] * found["steps"] < 0.5
 
@@ -156,29 +164,29 @@ def test_others_are_seen_while_it_compiles_and_in_the_rounds(
     first: float, later: list[float], kept: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = iter([first, *later])
-    monkeypatch.setattr(growth.Usage, "others_since", lambda *_: next(found))
+    monkeypatch.setattr(growth, "others_since", lambda _: next(found))
     monkeypatch.setattr(growth.cores, "round_trip", lambda: None)
-    assert growth.measure(POINT, device="cpu", seconds=0.0, base=TOY)["others_busy"] == pytest.approx(kept)
+    assert growth.measure(POINT | {"seconds": 0.0}, base=TOY)["others_busy"] == pytest.approx(kept)
 
 
 @needs_the_systems_peak
 def test_memory_that_is_taken_and_given_back_is_seen_and_can_be_forgotten() -> None:
     """200 MiB, of which nothing is left when the question is asked."""
-    growth.forget_peak()
-    before = growth.resident()
-    assert abs(growth.peak() - before) < 100 * MIB
+    memory.forget_peak()
+    before = memory.resident()
+    assert abs(memory.peak() - before) < 100 * MIB
     np.ones(200 * MIB, np.uint8)
-    assert growth.resident() - before < 20 * MIB
-    assert 195 * MIB < growth.peak() - before < 300 * MIB
-    growth.forget_peak()
-    assert abs(growth.peak() - before) < 20 * MIB
+    assert memory.resident() - before < 20 * MIB
+    assert 195 * MIB < memory.peak() - before < 300 * MIB
+    memory.forget_peak()
+    assert abs(memory.peak() - before) < 20 * MIB
 
 
 @needs_the_systems_peak
 @pytest.mark.usefixtures("few_steps")
 def test_a_point_that_allocates_more_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def measured() -> dict[str, Any]:
-        return growth.measure(POINT, device="cpu", seconds=0.01, base=TOY)["memory"]
+        return growth.measure(POINT, base=TOY)["memory"]
 
     plain = measured()
     work_of = growth.work_of
@@ -193,102 +201,34 @@ def test_a_point_that_allocates_more_says_so(monkeypatch: pytest.MonkeyPatch) ->
         return dataclasses.replace(case, work=work)
 
     monkeypatch.setattr(growth, "work_of", hungry)
-    more = growth_report.taken(measured(), "working") - growth_report.taken(plain, "working")
+    more = growth.taken(measured(), "working") - growth.taken(plain, "working")
     assert 180 * MIB < more < 230 * MIB
 
 
-# Points that are kept
+def test_where_the_system_refuses_the_peak_stays_the_whole_processs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for refusing in (tmp_path / "missing" / "clear_refs", tmp_path):  # none, and one that can't be written
+        monkeypatch.setattr(memory, "CLEAR_REFS", refusing)
+        memory.forget_peak()
+    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
+    assert memory.peak() is None
+    memory.STATUS.write_text("Name:\tpython\n")
+    assert memory.peak() is None
 
 
-def synthetic(point: Point) -> dict[str, Any]:
-    """A point whose steps take a millisecond a unit of what grows, and compile 2 s."""
-    return {
-        "steps": 2,
-        "rounds": 5,
-        "step_s": 1e-3 * point.value * (1 + point.repeat),
-        "step_s_iqr": 0.0,
-        "examples_per_s": 1000.0,
-        "floor_step_s": 5e-4 * point.value,
-        "floor_examples_per_s": 2000.0,
-        "first_call_s": 3.0,
-        "compile_s": 2.0 + point.repeat,
-        "setup_s": 1.0,
-        "cores_busy": 1.5,
-        "round_trips_ns": [300.0] * 8,
-        "others_busy": 0.0,
-        "faults_per_step": 512.0,
-        "parameters": 1000,
-        "flop": 1e6 * point.value,
-        "memory": {"imported": 100 * MIB, "set_up": 120 * MIB, "compiling": 180 * MIB, "working": 150 * MIB},
-    }
+# Points that others disturbed
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """No process is started; the list tells which points were measured."""
-    names: list[str] = []
-
-    def in_process(point: Point, **_: Any) -> dict[str, Any]:
-        names.append(str(point))
-        return synthetic(point)
-
-    monkeypatch.setattr(growth, "in_process", in_process)
-    monkeypatch.setattr(growth, "host_copy", lambda cores: (lambda: None, 1e9))
-    return names
-
-
-def test_the_command_ends_in_a_report_and_resumes(tmp_path: Path, asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["growth", "--axis", "depth", "--backend", "jax", "pytorch", "--results", str(tmp_path)]
-    assert main(arguments) == 0
-    assert len(asked) == 2 * 2 * len(AXES["depth"].values)
-    assert asked[:2] == ["depth-1_flow_jax_0", "depth-1_flow_pytorch_0"]
-    assert "| 16 | flow | jax | 1,000 |" in capsys.readouterr().out
-    assert imread(tmp_path / "growth.png").shape[0] > 100
-
-    gone = tmp_path / "points" / "depth-4_flow_jax_1.json"
-    gone.unlink()
-    other = tmp_path / "points" / "depth-8_flow_jax_0.json"
-    other.write_text(other.read_text().replace('"seconds": 1.0', '"seconds": 9.0'))
-    asked.clear()
-    assert main([*arguments, "--resume"]) == 0
-    assert asked == ["depth-8_flow_jax_0", "depth-4_flow_jax_1"], "what is missing or was measured otherwise, and no more"
-    asked.clear()
-    assert main(arguments) == 0
-    assert len(asked) == 20, "without --resume everything is measured anew"
-
-    asked.clear()
-    kept = json.loads(other.read_text())
-    other.write_text(json.dumps(kept | {"versions": kept["versions"] | {"jax": "0.0"}}))
-    assert main([*arguments, "--resume"]) == 0
-    assert asked == ["depth-8_flow_jax_0"], "what was measured with another version isn't of the report's"
-
-    gone.write_text("{")
-    assert main([*arguments, "--resume"]) == 2
-    assert gone.name in capsys.readouterr().err
-
-
-def test_a_gpus_points_and_report_replace_no_cpus(tmp_path: Path, asked: list[str]) -> None:
-    arguments = ["growth", "--axis", "depth", "--backend", "jax", "--results", str(tmp_path)]
-    assert main(arguments) == 0
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
-    assert main([*arguments, "--device", "cuda"]) == 0
-    assert {path: path.read_bytes() for path in before} == before
-    report = json.loads((tmp_path / "growth-cuda.json").read_text())
-    assert report["device"] == "cuda"
-    words = growth.growth_report.table(report, axis="depth") + growth.growth_report.measured(report)
-    assert "Adam's bytes" not in words, "the host's memory isn't what a GPU moves"
-    assert "GB/s" not in words
-    assert main(["growth", "--draw", str(tmp_path), "--device", "cuda", "--results", str(tmp_path / "again")]) == 0
-    assert [path.name for path in (tmp_path / "again").iterdir()] == ["growth-cuda.png"]
-
-
-def test_what_others_disturbed_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = growth.Growth(results=tmp_path)
+def test_what_others_disturbed_is_measured_again_in_processes_that_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     for loads, kept in (((0.1, 9), 0.1), ((0.5, 0.0, 9), 0.0), ((0.5, 0.3, 0.4), 0.3)):
         answers = iter(loads)
-        monkeypatch.setattr(growth, "in_process", lambda point, *, answers=answers, **_: {"others_busy": next(answers)})
-        found = growth.quietest(POINT, asked)
-        assert found["others_busy"] == kept
+
+        def ask(target: str, question: Any, *, title: str, variables: dict[str, str], answers: Any = answers) -> Any:
+            assert (target, question) == ("benchmarks.studies.growth:measure", POINT)
+            assert variables == {cache.SWITCH: "0"}
+            return {"others_busy": next(answers)}
+
+        monkeypatch.setattr(growth.processes, "ask", ask)
+        assert growth.run(POINT)["others_busy"] == kept
 
 
 # Processor seconds, not a clock's: on a busy machine a second of work takes several.
@@ -296,24 +236,24 @@ WORK = "import time\nwhile time.process_time() < 1: pass\n"
 
 
 def test_another_process_that_works_is_seen() -> None:
-    before = growth.Usage.now()
+    before = growth.usage()
     code = WORK + "print('worked', flush=True)\ninput()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "worked\n"
-        found = growth.Usage.now().others_since(before)  # as long as it's not this one's ended child
+        found = growth.others_since(before)  # as long as it's not this one's ended child
         other.communicate("\n")
     assert found > 0.4
 
 
 def test_a_compiler_that_this_process_starts_is_no_other() -> None:
-    code = "import subprocess, sys\nfrom benchmarks.throughput.growth import Usage\nbefore = Usage.now()\n"
-    code += f"subprocess.run([sys.executable, '-c', {WORK!r}], check=True)\nprint(Usage.now().own - before.own)"
+    code = "import subprocess, sys\nfrom benchmarks.studies.growth import usage\nbefore = usage()\n"
+    code += f"subprocess.run([sys.executable, '-c', {WORK!r}], check=True)\nprint((usage() - before)[2])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(done.stdout) > 0.8
 
 
-def test_what_a_system_does_not_tell_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_whose_size_the_system_does_not_tell_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, size in (("index0", "48K"), ("index1", None)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "type").write_text("Data\n")
@@ -322,45 +262,42 @@ def test_what_a_system_does_not_tell_is_left_out(tmp_path: Path, monkeypatch: py
             (tmp_path / name / "size").write_text(f"{size}\n")
     monkeypatch.setattr(growth, "CACHES", tmp_path)
     assert growth.caches() == {"L0": 48 * 1024}
-    monkeypatch.setattr(growth, "STATUS", tmp_path / "status")
-    assert growth.peak() is None
-    growth.STATUS.write_text("Name:\tpython\n")
-    assert growth.peak() is None
 
 
-def test_a_process_that_fails_is_named() -> None:
-    with pytest.raises(UserError, match="batch-8_mean-field_nothing_0 ended with code 2"):
-        growth.in_process(dataclasses.replace(POINT, backend="nothing"), device="cpu", seconds=0.1)
-
-
-def test_a_bound_that_is_no_number_is_refused_before_any_point(
-    tmp_path: Path, asked: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(growth.cores.WITHIN, "near")
-    assert main(["growth", "--results", str(tmp_path)]) == 2
-    assert growth.cores.WITHIN in capsys.readouterr().err
-    assert (asked, list(tmp_path.iterdir())) == ([], [])
-
-
-def test_what_makes_no_sense_ends_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["growth", "--backend", "nothing", "--results", str(tmp_path)]) == 2
-    assert main(["growth", "--repeats", "0", "--results", str(tmp_path)]) == 2
-    assert main(["growth", "--draw", str(tmp_path), "--results", str(tmp_path)]) == 2
-    messages = capsys.readouterr().err.splitlines()
-    for word, line in zip(("'nothing'", "--repeats", "no report"), messages, strict=True):
-        assert word in line
-    for wrong in (["--axis", "width"], ["--sizes", "small"]):
-        with pytest.raises(SystemExit) as ended:
-            main(["growth", *wrong])
-        assert ended.value.code == 2
-    assert list(tmp_path.iterdir()) == []
+def test_no_repeats_are_refused() -> None:
+    for wrong in (growth.Arguments(repeats=0), growth.Arguments(axis=())):
+        with pytest.raises(UserError, match="--repeats"):
+            growth.check(wrong)
 
 
 # What the report says
 
 
+def synthetic(point: skeleton.Point) -> dict[str, Any]:
+    """A point whose steps take a millisecond a unit of what grows, and compile 2 s."""
+    return {
+        "steps": 2,
+        "rounds": 5,
+        "step_s": 1e-3 * point["value"] * (1 + point["repeat"]),
+        "step_s_iqr": 0.0,
+        "examples_per_s": 1000.0,
+        "floor_step_s": 5e-4 * point["value"],
+        "floor_examples_per_s": 2000.0,
+        "first_call_s": 3.0,
+        "compile_s": 2.0 + point["repeat"],
+        "setup_s": 1.0,
+        "cores_busy": 1.5,
+        "round_trips_ns": [300.0] * 8,
+        "others_busy": 0.0,
+        "faults_per_step": 512.0,
+        "parameters": 1000,
+        "flop": 1e6 * point["value"],
+        "memory": {"imported": 100 * MIB, "set_up": 120 * MIB, "compiling": 180 * MIB, "working": 150 * MIB},
+    }
+
+
 def report_of(*, axes: tuple[Any, ...] = tuple(AXES), backends: tuple[str, ...] = BACKENDS) -> dict[str, Any]:
-    plan = growth.plan(axes, backends=backends, repeats=2)
+    points = growth.plan(growth.Arguments(axis=axes, backend=backends)).values()
     return {
         "environment": environment.describe(),
         "device": "cpu",
@@ -369,12 +306,29 @@ def report_of(*, axes: tuple[Any, ...] = tuple(AXES), backends: tuple[str, ...] 
         "copy_bytes_per_s": 28e6,
         "caches": {"L2": 2**20},
         "page_bytes": 4096,
-        "points": [dataclasses.asdict(p) | {"device": "cpu", "commit": "abc"} | synthetic(p) for p in plan],
+        "points": [point | synthetic(point) for point in points],
     }
 
 
+def table(report: dict[str, Any], axis: Any) -> str:
+    return markdown.page(growth.table(report, axis))
+
+
+def test_the_command_ends_in_a_report_its_tables_and_its_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(growth.processes, "ask", lambda target, point, **_: synthetic(point))
+    monkeypatch.setattr(growth, "host_copy", lambda cores: (lambda: None, 1e9))
+    assert main(["study", "growth", "--axis", "depth", "--backend", "jax", "pytorch", "--results", str(tmp_path)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:4] for line in lines if line[:1] == ["16"]] == [["16", "flow", name, "1,000"] for name in ("jax", "pytorch")]
+    report = json.loads((tmp_path / "growth.json").read_text())
+    assert [(p["value"], p["backend"]) for p in report["points"][:3]] == [(1, "jax"), (1, "pytorch"), (2, "jax")]
+    assert imread(tmp_path / "growth.png").shape[0] > 100
+
+
 def test_a_row_is_the_median_of_its_repeats_with_their_range() -> None:
-    rows = growth_report.rows(report_of(), "hidden")
+    rows = growth.rows(report_of(), "hidden")
     assert len(rows) == 3 * len(AXES["hidden"].values)
     first, *_, last = rows
     assert first["step_s"] == pytest.approx(1.5e-3 * 128)
@@ -387,33 +341,42 @@ def test_the_exponent_of_k_is_that_of_its_samples_whatever_a_call_draws() -> Non
     """Here 40 blocks at either K: 40 times 1 sample, 10 times 100. A hundred times the samples take twenty times as long."""
     one = {"axis": "samples", "value": 1, "steps": 40, "step_s": 0.1, "examples_per_s": 100.0}
     hundred = {"axis": "samples", "value": 100, "steps": 40, "step_s": 0.5, "examples_per_s": 500.0}
-    assert growth_report.exponent(one, hundred) == pytest.approx(math.log(20) / math.log(100))
+    assert growth.exponent(one, hundred) == pytest.approx(math.log(20) / math.log(100))
 
 
 def test_the_tables_say_what_was_measured() -> None:
     report = report_of()
-    line = growth_report.table(report, axis="depth").splitlines()[-1]
+    line = table(report, "depth").splitlines()[-1]
     # 16 units: 24 ms a step, products 8 ms for 16 MFLOP, 28 bytes a parameter at 28 MB/s.
     assert line == ("| 16 | flow | tensorflow | 1,000 | 1.00 | 24 | 8 | 2 | 1 | 1.50 | 2.0 | 2.50 (2.00–3.00) | 0 | 80 |")
-    assert "| 2,048 | mean-field | pytorch | 1,000 | 1.00 | 3.07e+03 | 1.02e+03 |" in growth_report.table(report, axis="batch")
-    assert "| 5,000 | flow | jax |" in growth_report.table(report, axis="samples")
+    assert "| 2,048 | mean-field | pytorch | 1,000 | 1.00 | 3.07e+03 | 1.02e+03 |" in table(report, "batch")
+    assert "| 5,000 | flow | jax |" in table(report, "samples")
     for point in report["points"]:
         point["memory"] |= {"compiling": None, "working": None}
-    assert "| 0 | not measured |" in growth_report.table(report, axis="depth")
-    assert growth_report.table(report_of(axes=("batch",)), axis="depth") == "Not measured yet.\n"
+    assert "| 0 | not measured |" in table(report, "depth")
+    assert table(report_of(axes=("batch",)), "depth") == "Not measured yet.\n"
     report["points"][0]["round_trips_ns"] = [290.0, 510.0]
-    below = growth_report.measured(report)
+    below = markdown.page(growth.remarks(report))
     assert "At both ends of each round a byte's round trip between two cores 290 to 510 ns" in below
     assert "1,024 KiB of L2" in below
     assert "On a GPU, and of its own memory: not measured." in below
     for point in report["points"]:
-        point["device"], point["memory"]["device"] = "cuda", 64 * MIB
-    report["device"] = "cuda"
-    assert growth_report.table(report, axis="depth").splitlines()[-1].endswith(" | 64 |")
-    assert "On a GPU" not in growth_report.measured(report)
+        point["memory"]["device"] = 64 * MIB
+    report |= {"device": "cuda", "copy_bytes_per_s": None}
+    assert table(report, "depth").splitlines()[-1].endswith(" | 64 |")
+    whole = markdown.page(growth.parts(report))
+    for words in ("On a GPU", "Adam's bytes", "GB/s"):  # the host's memory isn't what a GPU moves
+        assert words not in whole
 
 
-def test_the_picture_is_drawn(tmp_path: Path) -> None:
-    reports.write("growth", {k: v for k, v in report_of().items() if k != "environment"}, tmp_path)
-    assert main(["growth", "--draw", str(tmp_path), "--results", str(tmp_path)]) == 0
+def test_an_earlier_reports_commits_are_said_and_else_its_own() -> None:
+    report = report_of(axes=("batch",)) | {"commits": ["abc", "def"]}
+    assert "commit abc, def." in markdown.page(growth.remarks(report))
+    del report["commits"]
+    report["environment"] |= {"commit": "0123456789abcdef", "dirty": False}
+    assert "commit 0123456789ab." in markdown.page(growth.remarks(report))
+
+
+def test_the_figure_has_a_column_for_each_axis(tmp_path: Path) -> None:
+    growth.draw(report_of(), tmp_path / "growth.png")
     assert imread(tmp_path / "growth.png").shape[1] > 1000

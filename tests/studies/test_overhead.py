@@ -40,7 +40,9 @@ SEEDS: dict[str, Callable[[], None]] = {"pytorch": seed_pytorch, "jax": lambda: 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_bare_loop_learns_what_our_loop_learns(backend: str) -> None:
     digits = data.load("binarized-digits", data_dir=None)
-    config = preset("quick").replace(pixels=64, hidden_size=32, latent_size=4, learning_rate=3e-3, steps=800, warm_up=0)
+    config = preset("quick").replace(
+        image_shape=(8, 8), hidden_size=32, latent_size=4, learning_rate=3e-3, steps=800, warm_up=0
+    )
     config = config.replace(schedule="constant", batch_size=100)
     job = Job(backend, "quick", data="", data_dir=None, config=config, results="", resume=False)
     _, session = runs.begin(job, backend=protocol.load(backend), dataset=digits)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import cores, ours, reports, runs
+from benchmarks.harness import cores, environment, ours, reports, runs
 from benchmarks.harness import peers as turns
 from benchmarks.harness.peers import NotRunError
 from benchmarks.harness.presets import QUICK, preset
@@ -214,7 +214,7 @@ def test_our_turn_is_so_many_steps_after_the_first_chunk(
     monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: session.now))
     monkeypatch.setattr(protocol, "load", lambda name: None)
     monkeypatch.setattr(runs, "begin", lambda job, **settings: (None, session))
-    job = runs.Job("jax", "quick", "binarized-digits", None, QUICK.replace(pixels=64), "", False)
+    job = runs.Job("jax", "quick", "binarized-digits", None, QUICK.replace(image_shape=(8, 8)), "", False)
     monkeypatch.setattr(sys, "stdin", io.StringIO(job.as_json()))
     assert ours.worker(["1000"]) == 0
     assert session.steps == list(range(0, 1_100, 100))
@@ -222,7 +222,7 @@ def test_our_turn_is_so_many_steps_after_the_first_chunk(
 
 
 def test_our_turn_in_a_process_of_its_own() -> None:
-    config = preset("ancestor-pytorch").replace(pixels=64, hidden_size=16, latent_size=4, chunk=5, compile_from=30_001)
+    config = preset("ancestor-pytorch").replace(image_shape=(8, 8), hidden_size=16, latent_size=4, chunk=5, compile_from=30_001)
     arguments = ("pytorch", "ancestor-pytorch", config)
     assert ours.examples_per_s(*arguments, steps=10, dataset="binarized-digits", data_dir=None) > 0
     with pytest.raises(NotRunError, match="There is no data set 'nothing'"):
@@ -329,7 +329,7 @@ def test_rows_are_added_to_earlier_ones_and_a_failure_replaces_no_measurement(tm
             return blank | {"reason": "no luck"}
         return blank | {"peer_examples_per_s": [100.0, 200.0, 100.0], "ours_examples_per_s": [speed] * 3}
 
-    publish = functools.partial(turns.publish, "peers", folder=tmp_path)
+    publish = functools.partial(turns.publish, "peers", folder=tmp_path, environment=environment.describe())
     publish([row("flow", speed=None)])
     publish([row("mean-field", speed=100.0), row("flow", speed=300.0)])
     report = publish([row("mean-field", speed=None)])

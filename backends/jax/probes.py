@@ -1,0 +1,82 @@
+"""What JAX does only to be timed or counted: see `Probes` in common/protocol.py."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int, UInt8
+
+from backends.jax import compiling, devices
+from backends.jax.session import Session
+from backends.jax.shapes import checked
+from common.config import Device, Factors
+
+
+def products(*, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
+    """One compiled call a repeat; every product is an output, so that XLA removes none."""
+    where, draws = devices.select(device), np.random.default_rng(0)
+    factor = devices.rounded(dtype)
+    summed = jnp.promote_types(factor, jnp.float32)
+    factors = [
+        (draws.standard_normal((m, k)).astype(factor), draws.standard_normal((k, n)).astype(factor)) for m, k, n in products
+    ]
+    placed = jax.device_put(factors, where)
+    multiply = jax.jit(lambda pairs: [jnp.matmul(left, right, preferred_element_type=summed) for left, right in pairs])
+
+    def launch(repeats: int) -> None:
+        for _ in range(repeats):
+            results = multiply(placed)
+        jax.block_until_ready(results)
+
+    return launch
+
+
+def copy(*, size: int, device: Device) -> Callable[[int], None]:
+    """One compiled call a repeat."""
+    source = jax.device_put(np.zeros(size // 4, np.float32), devices.select(device))
+    add = jax.jit(lambda x: x + 1)
+
+    def launch(repeats: int) -> None:
+        for _ in range(repeats):
+            target = add(source)
+        jax.block_until_ready(target)
+
+    return launch
+
+
+@checked
+def gradient(
+    session: Session,
+    handle: UInt8[Array, "images pixels"],
+    indices: Int[np.ndarray, "batch"],
+    *,
+    noise: Float[np.ndarray, "samples batch latent"],
+    kl_weight: float,
+) -> Callable[[int], None]:
+    """One compiled call a repeat."""
+    x, epsilon = session.images(handle, indices), session.given(noise)
+
+    def value(parameters: dict[str, Array], x: Array, noise: Array) -> Array:
+        return session._objective(parameters, x, noise, kl_weight)[0]
+
+    compiled = jax.jit(jax.grad(value), compiler_options=compiling.EXACTLY)
+
+    def launch(repeats: int) -> None:
+        for _ in range(repeats):
+            gradients = compiled(session.parameters, x, epsilon)
+        jax.block_until_ready(gradients)
+
+    return launch
+
+
+def device_peak(device: Device) -> int | None:
+    """By XLA's allocator."""
+    return int(devices.select(device).memory_stats()["peak_bytes_in_use"]) if device == "cuda" else None
+
+
+def programs_compiled() -> int | None:
+    """By the cache's events. None where it was asked for no program, or the cache is off."""
+    asked, hit = (compiling.events[f"/jax/compilation_cache/{event}"] for event in ("compile_requests_use_cache", "cache_hits"))
+    return asked - hit if asked and jax.config.jax_compilation_cache_dir else None

@@ -1,0 +1,87 @@
+"""What TensorFlow does only to be timed or counted: see `Probes` in common/protocol.py.
+
+`programs_compiled` is the default, None: TensorFlow's own cache of XLA programs reports no hits.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from jaxtyping import Float, Int, UInt8
+
+from backends.tensorflow import devices
+from backends.tensorflow.session import Session
+from backends.tensorflow.shapes import checked
+from backends.tensorflow.vae import log_weights, objective
+from common.config import Device, Factors
+
+
+def products(*, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
+    """One compiled call a repeat; every product is an output, so that XLA removes none."""
+    where, draws = devices.select(device), np.random.default_rng(0)
+    factor = devices.rounded(dtype)
+    summed = tf.float32 if factor == "bfloat16" else None
+    with tf.device(where):
+        factors = [
+            (tf.constant(draws.standard_normal((m, k)), factor), tf.constant(draws.standard_normal((k, n)), factor))
+            for m, k, n in products
+        ]
+    multiply = tf.function(lambda: [tf.matmul(left, right, output_type=summed) for left, right in factors], jit_compile=True)
+
+    def launch(repeats: int) -> None:
+        with tf.device(where):
+            for _ in range(repeats):
+                results = multiply()
+        results[-1].numpy()
+
+    return launch
+
+
+def copy(*, size: int, device: Device) -> Callable[[int], None]:
+    """One compiled call a repeat."""
+    where = devices.select(device)
+    with tf.device(where):
+        source = tf.zeros(size // 4)
+    add = tf.function(lambda: source + 1, jit_compile=True)
+
+    def launch(repeats: int) -> None:
+        with tf.device(where):
+            for _ in range(repeats):
+                target = add()
+            target[0].numpy()
+
+    return launch
+
+
+@checked
+def gradient(
+    session: Session,
+    handle: UInt8[tf.Tensor, "images pixels"],
+    indices: Int[np.ndarray, "batch"],
+    *,
+    noise: Float[np.ndarray, "samples batch latent"],
+    kl_weight: float,
+) -> Callable[[int], None]:
+    """One compiled call a repeat."""
+    with tf.device(session.device):
+        x, epsilon = session.images(handle, indices), session.given(noise)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def compiled(x: tf.Tensor, noise: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            value = objective(log_weights(session.vae(x, noise), kl_weight))
+        gradients: list[tf.Tensor] = tape.gradient(value, [p.value for p in session.parameters.values()])
+        return gradients
+
+    def launch(repeats: int) -> None:
+        with tf.device(session.device):
+            for _ in range(repeats):
+                gradients = compiled(x, epsilon)
+        gradients[-1].numpy()
+
+    return launch
+
+
+def device_peak(device: Device) -> int | None:
+    """By TensorFlow's allocator."""
+    return int(tf.config.experimental.get_memory_info("GPU:0")["peak"]) if device == "cuda" else None

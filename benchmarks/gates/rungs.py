@@ -1,0 +1,53 @@
+"""Parity: the small ladder, each pair of backends by itself, so that a broken rung shows which backend is the odd one."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gates.rows import Row
+from benchmarks.parity import comparison as parity
+from benchmarks.parity import ladder
+from benchmarks.parity.comparison import BrokenRungError
+
+Rungs = list[dict[str, Any]]  # the worst deviation of each precision, rung and pair
+Broken = dict[tuple[str, ...], str]  # pair → the sentence of its first broken rung
+
+
+def measure(names: list[str]) -> tuple[Rungs, Broken]:
+    """Climb: (the rungs that hold, the pairs that break)."""
+    scenarios, images = ladder.small(), ladder.random_images(ladder.SMALL.model.pixels)
+    holds: list[parity.Worst] = []
+    broken: Broken = {}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            jobs = parity.measure(names, scenarios, images=images, folder=Path(folder), threads=1)
+        except BrokenRungError as error:
+            return [], {tuple(names): str(error)}
+        done = {backend: job for backend, job in jobs.items() if isinstance(job, parity.Job)}
+        for number, scenario in enumerate(scenarios):
+            results = {backend: job.read(number) for backend, job in done.items()}
+            for pair in itertools.combinations(results, 2):
+                try:
+                    holds += parity.compare(scenario, {backend: results[backend] for backend in pair}, scenario.rungs)
+                except BrokenRungError as error:
+                    broken.setdefault(pair, str(error))
+    return parity.content(holds, {}, sizes="small", images="seeded random images")["rows"], broken
+
+
+def judge(base: Rungs, now: Rungs, broken: Broken) -> list[Row]:
+    """A row a broken pair; of the others a row a precision, which shows the rung nearest to its bound."""
+    rows = [Row("parity", " – ".join(pair), "both", "holds", "-", "-", "broken", reason) for pair, reason in broken.items()]
+    before = {(rung["dtype"], rung["rung"], tuple(rung["pair"])): parity.figure(rung["deviation"]) for rung in base}
+    pairs: dict[tuple[str, tuple[str, ...]], Rungs] = {}
+    for rung in now:
+        pairs.setdefault((rung["dtype"], tuple(rung["pair"])), []).append(rung)
+    for (dtype, pair), rungs in pairs.items():
+        if pair not in broken:
+            top = max(rungs, key=lambda rung: rung["deviation"] / (rung["allowed"] or 1))
+            figures = before.get((dtype, top["rung"], pair), "-"), parity.figure(top["deviation"])
+            bound = f"≤ {parity.figure(top['allowed'])}"
+            rows.append(Row(f"parity, {dtype}: {top['rung']}", " – ".join(pair), "both", *figures, bound, "holds"))
+    return rows
