@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks.harness import records, runs
+from benchmarks.harness import records
 from benchmarks.outputs import figures, published
 from benchmarks.outputs.table import Part
 from benchmarks.studies import skeleton
@@ -56,7 +56,7 @@ def measure(point: Point) -> Result:
     """Decode one checkpoint's samples: its provenance, and `grey`, bytes [samples, pixels], deflated, in base64."""
     checkpoint = checkpoints.load(Path(point["checkpoint"]))
     model = checkpoint.config.model
-    scorer = runs.judging(protocol.load(checkpoint.backend), checkpoint.selected(), config=checkpoint.config)
+    scorer = protocol.load(checkpoint.backend).score(checkpoint.config, checkpoint.selected())
     draws = noise.generator(point["seed"], noise.GALLERY).standard_normal((point["samples"], model.latent_size))
     probabilities = np.asarray(scorer.decode(draws.astype(checkpoint.config.dtype)))
     grey = np.round(255 * probabilities).astype(np.uint8)

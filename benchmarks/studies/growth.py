@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 import tyro
 
-from benchmarks.harness import cores, environment, processes, reports, spread
+from benchmarks.harness import cores, processes, reports, spread
 from benchmarks.harness.cases import Bench, Case, host_copy
 from benchmarks.harness.floor import WORD, flop, forward
 from benchmarks.harness.memory import forget_peak, peak, resident
@@ -263,7 +263,7 @@ def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
 
 def copy_bytes_per_s() -> float:
     """Read and written by all cores; the median of five copies."""
-    copy, copied = host_copy(environment.cores())
+    copy, copied = host_copy(cores.count())
     return copied / statistics.median(timed(copy, synchronize=lambda: None)[1] for _ in range(5))
 
 
