@@ -1,7 +1,7 @@
 """The calls of the contract that are timed, and a process that times them.
 
 `compare` starts this file in another revision's checkout too: each side runs its own `backends/` and `common/`, and both are
-measured by these lines. So this file imports `common` alone, and knows how a session was made by earlier contracts.
+measured by these lines. So this file imports `common` alone, and makes a session as each contract so far did.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Products = Sequence[Sequence[int]]  # (m, k, n) of [m, k]·[k, n] each
 
 
 def steps_a_call(kind: str, batch: int) -> int:
-    """Steps of about ROWS_A_CALL images, of log weights samples of images; at least one."""
+    """Steps of about ROWS_A_CALL images (of log weights: samples of images); at least one."""
     return max(1, ROWS_A_CALL // (batch * SAMPLES if kind == "log_weights" else batch))
 
 
@@ -43,7 +43,7 @@ class Calls:
     def __init__(self, backend: str, config: Config):
         self.config = config
         self.backend: Any = protocol.load(backend)
-        self.probes: Any = protocol.probes(backend) if hasattr(protocol, "probes") else None  # newer than the contract
+        self.probes: Any = protocol.probes(backend) if hasattr(protocol, "probes") else None  # earlier contracts have none
         self.draws = np.random.default_rng(0)
         self.images = (self.draws.integers(256, size=(IMAGES, config.model.pixels), dtype=np.uint8) < 33).astype(np.uint8)
         initial = parameters.initial_parameters(
@@ -108,15 +108,13 @@ def created(backend: Any, config: Config, state: parameters.State) -> Any:
 
 
 def configured(values: dict[str, Any]) -> Config:
-    """The config of `Config.as_dict`, without the settings that this revision doesn't have yet.
+    """The config of `Config.as_dict` of `standard`'s image shape, without the settings that this revision doesn't have yet.
 
     Raises `UserError` for a precision that it can't be asked for.
     """
     config = Config()
     parts = (config, config.model, config.optimizer, config.training, config.evaluation)
     names = {field.name for part in parts for field in dataclasses.fields(part)}
-    if "image_shape" in names:  # the contract of today: its configs have the same settings
-        return Config.from_dict(values)
     settings: dict[str, Any] = {}
     for name, value in values.items():
         settings |= value if isinstance(value, dict) else {name: value}
