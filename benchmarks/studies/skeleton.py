@@ -2,7 +2,7 @@
 
 A study is a file of this folder, found by its name. It says:
 
-    Arguments                   a dataclass that extends this file's with the study's own arguments
+    Arguments                   a dataclass: this file's Arguments or DataArguments, and the study's own
     plan(asked)                 → {title: point}: what is measured, in the order of turns; a point is plain JSON
     measure(point)              → result, plain JSON; called in a fresh process
     content(asked, measured)    → the report's content; `measured` is [(point, result)] in the plan's order
@@ -40,7 +40,9 @@ from benchmarks.harness import cores, environment, processes, reports
 from benchmarks.harness.cli import parse, usable
 from benchmarks.harness.environment import ROOT
 from benchmarks.outputs import documents, markdown, terminal
+from common import data
 from common.config import Device
+from common.data import Dataset
 from common.errors import UserError
 from common.files import write_text
 
@@ -62,6 +64,15 @@ class Arguments:
     draw: Annotated[
         bool, tyro.conf.arg(help="Draw the committed report's figure, or that of --results, and measure nothing.")
     ] = False
+
+
+@dataclass(kw_only=True)
+class DataArguments(Arguments):
+    data: Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")] = "binarized-mnist"
+    data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
+
+    def dataset(self) -> Dataset:
+        return data.load(self.data, data_dir=self.data_dir)
 
 
 # --- finding ---
