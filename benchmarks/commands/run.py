@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.console import Console
 
 from benchmarks.harness import records, runs
 from benchmarks.harness.cli import parse, warn_of
 from benchmarks.harness.presets import PRESETS, preset
 from benchmarks.harness.processes import UNAVAILABLE
-from benchmarks.outputs import tables
+from benchmarks.outputs import cells, terminal
 from common import checkpoints, protocol
 from common.config import SECTIONS, TOP, Config, Variational
 from common.errors import UserError
@@ -135,7 +136,7 @@ def main(arguments: list[str]) -> int:
     for job in jobs:
         code = runs.in_process(job)
         if code == 2 or (code == UNAVAILABLE and asked.backend):
-            tables.terminal(done)  # what went before is not lost
+            terminal.page(cells.page(done), Console())  # what went before is not lost
             return 2
         if code:
             record = without_result(job, code)
@@ -145,7 +146,7 @@ def main(arguments: list[str]) -> int:
                 continue
             records.write(record, Path(job.results))
         done.append(records.read(job.record))
-    tables.terminal(done)
+    terminal.page(cells.page(done), Console())
     return max([worst, *(1 for record in done if record["status"] == "failed")])
 
 

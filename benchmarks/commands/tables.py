@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from benchmarks.harness import peers
 from benchmarks.harness.cli import Nothing, parse
-from benchmarks.outputs import documents, tables
-from benchmarks.parity import checkpoints
-from benchmarks.parity import command as parity
-from benchmarks.studies import ancestor, numpyro, overhead, roofline, skeleton, throughput
+from benchmarks.outputs import documents, headline
+from benchmarks.parity import checkpoints, comparison
+from benchmarks.studies import skeleton
 
 # Block name → (the report that it is made from, how).
 BLOCKS: documents.Blocks = {
-    "parity": ("parity", parity.markdown),
-    "cross-evaluate": (checkpoints.REPORT, checkpoints.markdown),
-    "throughput": ("throughput", throughput.markdown),
-    "machine": ("throughput", roofline.markdown),
-    "throughput-cuda": ("throughput-cuda", throughput.markdown),
-    "machine-cuda": ("throughput-cuda", roofline.markdown),
-    "overhead": (overhead.REPORT, overhead.table),
+    "parity-worst": ("parity", headline.parity),
+    "parity": ("parity", comparison.parts),
+    "cross-evaluate": (checkpoints.REPORT, checkpoints.parts),
     **skeleton.blocks(),
-    "ancestor": (ancestor.REPORT, peers.markdown),
-    "numpyro": (numpyro.REPORT, peers.markdown),
 }
 
 
 def main(arguments: list[str]) -> int:
     parse(Nothing, arguments, command="tables", description="Write the tables of README.md and docs/ from benchmarks/records/.")
-    tables.write()
-    documents.write(BLOCKS)
+    documents.write(documents.bodies(BLOCKS))
     return 0

@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmarks.harness import records, runs
 from benchmarks.harness.cli import parse
 from benchmarks.harness.records import RECORDS, Record
-from benchmarks.outputs import tables, terminal
+from benchmarks.outputs import published, terminal
 from benchmarks.outputs.table import Table, number
 from common.config import Config, Device
 from common.errors import UserError
@@ -92,7 +92,7 @@ def reproduce(
     console = console or Console()
     if results.resolve() == records_dir.resolve():
         raise UserError(f"{results} holds the records to compare with; give another folder as --results.")
-    rows = tables.rows(name, records.read_all(records_dir))
+    rows = published.rows(name, records.read_all(records_dir))
     olds = [record for record in rows if (record["status"], record["device"]) == ("ok", device)]
     if not olds:
         raise UserError(
@@ -139,7 +139,7 @@ def _cells(old: Record, new: Record, comparison: Comparison) -> dict[str, str]:
 
 @dataclass
 class Reproduce:
-    table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=f"One of {', '.join(tables.TABLES)}.")]
+    table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=f"One of {', '.join(published.TABLES)}.")]
     device: Annotated[Device, tyro.conf.arg(help="Run the rows that were measured on this device.")] = "cpu"
     data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
     results: Annotated[Path, tyro.conf.arg(help="Folder for the new records.")] = Path("results/reproduce")

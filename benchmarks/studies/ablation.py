@@ -27,8 +27,8 @@ from benchmarks.harness.presets import flat, preset
 from benchmarks.harness.progress import Progress
 from benchmarks.harness.records import Record
 from benchmarks.harness.reports import Report
+from benchmarks.outputs.older import ANCESTORS
 from benchmarks.outputs.table import Part, Table
-from benchmarks.outputs.tables import ANCESTORS
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import checkpoints, config, data, protocol

@@ -30,9 +30,10 @@ from benchmarks.harness.cases import Bench, Case, host_copy
 from benchmarks.harness.floor import WORD, flop, forward
 from benchmarks.harness.memory import forget_peak, peak, resident
 from benchmarks.harness.presets import STANDARD
+from benchmarks.outputs.figures import COLOURS
 from benchmarks.outputs.table import Part, Table
 from benchmarks.studies import skeleton
-from benchmarks.studies.skeleton import COLOURS, Measured, Point, Result
+from benchmarks.studies.skeleton import Measured, Point, Result
 from common import cache, estimators, protocol
 from common.clock import timed
 from common.config import Config, Device, Variational

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness import records
-from benchmarks.outputs import tables
+from benchmarks.outputs import cells
 from common import cache
 from common.errors import UserError
 from tests.harness.identical import assert_same_run
@@ -43,7 +43,7 @@ def test_the_second_process_compiles_nothing(backend: str, tmp_path: Path, monke
     assert cold["timing"]["programs_compiled"] > 0
     assert warm["timing"]["programs_compiled"] == 0
     assert_same_run(tmp_path / "warm", tmp_path / "cold")
-    shown = [tables.cells(record)["compile (s)"].endswith("(cached)") for record in (cold, warm)]
+    shown = [cells.of(record)["compile (s)"].endswith("(cached)") for record in (cold, warm)]
     assert shown == [False, True]
     if backend == "jax":
         without_a_cache(tmp_path, monkeypatch)
@@ -58,7 +58,7 @@ def without_a_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert off["timing"]["programs_compiled"] is None
     assert not (folder / "its own").exists()
     assert_same_run(folder / "off", folder / "cold")
-    assert not tables.cells(off)["compile (s)"].endswith("(cached)")
+    assert not cells.of(off)["compile (s)"].endswith("(cached)")
 
 
 def test_pytorchs_compiler_is_told_so() -> None:

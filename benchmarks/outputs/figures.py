@@ -1,0 +1,17 @@
+"""What all figures share: a colour for each backend, and how a figure's file is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from common.files import write_whole
+from common.protocol import BACKENDS
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # distinct for colour-blind readers, too (Okabe and Ito)
+OF_BACKEND = dict(zip(BACKENDS, COLOURS, strict=False))
+
+
+def save(figure: Any, path: Path, *, dpi: int = 110) -> None:
+    """Write a Matplotlib figure as PNG on white, whole or not at all."""
+    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=dpi, facecolor="white"))

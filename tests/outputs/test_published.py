@@ -1,0 +1,177 @@
+"""A row of a table is its record's numbers, and a published row comes from a clean commit and its preset's settings."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from benchmarks.harness import records
+from benchmarks.outputs import cells, markdown, older, published, terminal
+from benchmarks.outputs.table import ABSENT
+from common.config import Config
+from common.errors import UserError
+
+
+def record(preset: str = "standard", backend: str = "jax", variational: Any = "flow", **test: Any) -> records.Record:
+    """A finished run's record, of a clean commit, on the data set of the preset's table."""
+    config = Config().replace(variational=variational)
+    dataset = "binarized-digits" if preset == "quick" else "binarized-mnist"
+    made = records.blank(config, backend=backend, dataset_name=dataset, dataset_sha256="ab" * 32, preset=preset)
+    made |= {"status": "ok", "reason": None, "peak_memory_bytes": 777 * 2**20, "changed": {}}
+    made["environment"] |= {"commit": "a" * 40, "dirty": False}
+    made["timing"] |= {"compile_s": 2.54, "steady_s": 615.0}
+    made["timing"] |= {"examples_per_s": 7654.3, "examples_per_s_iqr": 321.2, "floor_ratio": 1.342}
+    made["test"] |= {"elbo": -94.416, "log_px": -88.964, "log_px_se": 0.243, "images": 10_000}
+    made["test"] |= {"importance_samples": 1000} | test
+    return made
+
+
+def block(name: str, *found: records.Record) -> str:
+    return markdown.page(published.parts(name, found))
+
+
+def printed(*found: records.Record, ruled: bool = False, width: int = 80) -> str:
+    file = io.StringIO()
+    terminal.page(cells.page(found), Console(file=file, force_terminal=ruled, width=width, color_system=None))
+    return file.getvalue()
+
+
+def models(preset: str = "standard") -> list[records.Record]:
+    return [record(preset, backend, family) for family, backend in published.ALL]
+
+
+def test_a_row_is_its_records_numbers() -> None:
+    row = cells.of(record())
+    assert (row["ELBO"], row["log p(x) ± s.e."]) == ("-94.42", "-88.96 ± 0.24")
+    assert (row["K"], row["images"], row["steps"]) == ("1,000", "10,000", "30,000")
+    assert (row["examples/s"], row["examples/s (IQR)"]) == ("7,654", "7,654 (321)")
+    assert (row["step / floor"], row["compile (s)"], row["train (min)"]) == ("1.34", "2.5", "10.2")
+    assert row["peak (MiB)"] == "777"
+    for shown in (block("standard-cpu", record()), printed(record())):
+        for column in ("ELBO", "log p(x) ± s.e.", "examples/s (IQR)", "step / floor"):
+            assert row[column] in shown
+
+
+def test_every_number_of_a_row_follows_its_record() -> None:
+    """A figure that came from elsewhere would survive a record without numbers."""
+    empty = record()
+    for section in ("timing", "test"):
+        empty[section] = dict.fromkeys(empty[section])
+    row = cells.of(empty)
+    assert {row[column] for column in published.RESULTS if column != "steps"} == {ABSENT}
+
+
+def test_a_table_takes_its_own_presets_on_its_own_data() -> None:
+    other = record()
+    other["dataset"]["name"] = "binarized-digits"
+    found = [record("quick"), record("standard"), other, record("ancestor-jax", "jax"), record("ancestor-jax", "pytorch")]
+    assert published.rows("quick", found) == found[:1]
+    assert published.rows("standard", found) == found[1:2]
+    assert published.rows("ancestor", found) == found[3:4]
+    with pytest.raises(UserError, match="choose from"):
+        published.rows("fast", found)
+
+
+def test_the_readmes_block_has_six_columns_and_a_row_for_each_model_in_order() -> None:
+    header, _, *rows = block("standard", *models()[::-1]).splitlines()[:8]
+    assert header == "| family | backend | log p(x) ± s.e. | ELBO | examples/s | step / floor |"
+    assert [tuple(row.split(" | ")[:2]) for row in rows] == [(f"| {family}", backend) for family, backend in published.ALL]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"environment": {"commit": "a" * 40, "dirty": True, "machine": None}}, published.UNCLEAN),
+        ({"environment": {"commit": None, "machine": None}}, published.UNCLEAN),
+        ({"changed": {"steps": 3000}}, published.NOT_MEASURED),
+    ],
+)
+def test_an_unclean_or_changed_run_is_no_row_and_its_row_says_so(change: dict[str, Any], words: str) -> None:
+    found = [record() | change, record(backend="pytorch")]
+    assert published.rows("standard", found) == found[1:]
+    rows = block("standard-cpu", *found).splitlines()
+    assert sum(f"| {published.NOT_MEASURED} |" in row or f"| {published.UNCLEAN} |" in row for row in rows) == 5
+    (row,) = (row for row in rows if row.startswith("| flow | jax |"))
+    assert f"| {words} |" in row
+    assert "-88.96" not in row
+
+
+def test_rows_that_nobody_measured_stand_in_the_table() -> None:
+    for name, wanted in published.BLOCKS.items():
+        assert block(name).count(f"| {published.NOT_MEASURED} |") == len(published.TABLES[wanted.table].models)
+
+
+def test_columns_are_shown_where_rows_differ_in_them() -> None:
+    assert "| seed |" not in block("standard-cpu", record())
+    assert "| seed |" in block("standard-cpu", record(), record() | {"seed": 1})
+
+
+def test_a_commands_table_says_which_settings_are_changed() -> None:
+    assert "changed" not in printed(record())
+    assert "standard, binarized-mnist; changed: steps 3000" in printed(record(), record() | {"changed": {"steps": 3000}})
+
+
+def test_the_ancestor_table_says_what_the_old_readme_reports() -> None:
+    rows = block("ancestor", *(record(preset, backend) for preset, backend in older.ANCESTORS.items())).splitlines()
+    pytorch, jax = (row for row in rows if row.startswith("| flow"))
+    assert "-101.64 / -95.33 (150,000 steps, K 128)" in pytorch
+    assert "-106.80 / -97.62 (30,000 steps, K 1,000)" in jax
+    (tensorflow,) = (row for row in rows if row.startswith("| mean-field | tensorflow"))
+    assert tensorflow.endswith("| - |")
+
+
+def test_a_table_names_where_each_row_was_measured() -> None:
+    here, there, elsewhere = record(backend="pytorch"), record(), record(backend="tensorflow")
+    for made, cpu, commit in ((here, "EPYC", "a"), (there, "EPYC", "b"), (elsewhere, "Xeon", "b")):
+        made["environment"] = {"machine": {"cpu": cpu, "memory_bytes": 2**33}, "threads": {"cores": 2}, "commit": commit * 40}
+        made["environment"] |= {"versions": {"numpy": "2.4.6"}}
+    machine = "EPYC; 2 cores; 8.0 GiB; cpu, float32; numpy 2.4.6."
+    commits = "Commit aaaaaaaaaaaa (pytorch flow); bbbbbbbbbbbb (jax flow)."
+    assert f"- Every row: {machine} {commits}" in block("standard-cpu", here, there)
+    assert f"- Every row: {machine} Commit aaaaaaaaaaaa." in block("standard-cpu", here)
+    table = block("standard-cpu", here, there, elsewhere)
+    assert f"- pytorch flow, jax flow: {machine} {commits}" in table
+    assert "- tensorflow flow: Xeon; 2 cores;" in table
+
+
+def test_the_rows_that_spread_widely_are_named() -> None:
+    calm, wide = record(backend="pytorch"), record()
+    wide["timing"] |= {"examples_per_s": 1000.0, "examples_per_s_iqr": 250.0}
+    for name in ("standard", "standard-cpu"):
+        assert "above 10% of the median: jax flow 25%." in block(name, calm, wide)
+        assert "above 10%" not in block(name, calm)
+
+
+def test_the_latency_between_cores_is_said_where_it_is_known() -> None:
+    before, without = record(backend="pytorch"), record()
+    before["environment"] |= {"round_trip_ns": 270.0, "round_trip_after_ns": 512.0}
+    without["environment"] |= {"round_trip_ns": None}
+    assert "270 to 512 ns." in block("standard-cpu", before, without)
+    assert " ns" not in block("standard-cpu", without)
+
+
+def test_a_row_without_a_result_has_its_reason() -> None:
+    failed = record(backend="tensorflow") | {"status": "not-run", "reason": "No module\nnamed [tensorflow]."}
+    expected = "tensorflow flow, seed 0: not-run: No module named [tensorflow]."
+    assert expected in block("standard-cpu", record(), failed)
+    assert expected in printed(record(), failed).splitlines()
+    assert expected in " ".join(printed(record(), failed, ruled=True).split())
+
+
+def test_a_pipe_gets_one_plain_line_a_row() -> None:
+    lines = printed(*models(), width=20).splitlines()
+    assert len(lines) == 1 + 1 + 6
+    assert not any("─" in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [20, 60, 78, 79, 93, 100, 130])
+def test_a_terminal_of_any_width_gets_every_number_whole(width: int) -> None:
+    text = printed(*models(), ruled=True, width=width)
+    assert "…" not in text
+    assert ("─" in text) == (width >= 79)
+    assert (text.count("mean-field"), text.count("tensorflow")) == (3, 2)
+    for part in ("-94.42", "-88.96", "± 0.24", "7,654", "(321)", "1.34", "10.2", "2.5", "777"):
+        assert text.count(part) == 6
