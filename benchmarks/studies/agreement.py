@@ -18,15 +18,15 @@ from benchmarks.harness import reports, runs
 from benchmarks.harness.presets import preset
 from benchmarks.harness.progress import Progress
 from benchmarks.harness.reports import Report
+from benchmarks.outputs import figures
 from benchmarks.outputs.table import Part, Table
-from benchmarks.parity.command import deviation
+from benchmarks.parity.comparison import deviation
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import checkpoints, data, protocol, training
 from common.checkpoints import Checkpoint
 from common.config import Config, Dtype, Variational
 from common.errors import UserError
-from common.files import write_whole
 from common.parameters import group
 
 # Until a step, so many steps are one point of the report's curves: the curves part early.
@@ -205,7 +205,7 @@ def draw(report: Report, path: Path) -> None:
         row[0].set_ylabel("nats per image")
     axes[0, 0].legend(loc="lower right", fontsize=8)
     figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=100))
+    figures.save(figure, path, dpi=100)
 
 
 def curves(axes: Any, run: dict[str, Any]) -> None:
