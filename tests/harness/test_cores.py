@@ -95,8 +95,8 @@ def test_a_bound_that_is_none_is_the_users_mistake(text: str, monkeypatch: pytes
     monkeypatch.setenv(cores.WITHIN, text)
     with pytest.raises(UserError, match=f"'{text}'"):
         cores.within()
-    monkeypatch.setattr(suite, "timed", lambda *_: pytest.fail("it's refused before anything is timed"))
-    assert main(["throughput"]) == 2
+    monkeypatch.setattr(suite, "run", lambda *_: pytest.fail("it's refused before anything is timed"))
+    assert main(["study", "throughput"]) == 2
 
 
 def test_the_bound_is_on_the_record_and_the_range_under_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
