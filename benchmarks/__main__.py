@@ -30,8 +30,6 @@ PROCESSES = {
     "answer": "harness.processes:answer",
     "describe": "harness.cli:describe",
     "worker": "harness.runs:worker",
-    "parity-worker": "parity.command:worker",
-    "cross-evaluate-worker": "parity.checkpoints:worker",
     "peers-worker": "harness.ours:worker",
     "overhead-worker": "studies.overhead:worker",
 }

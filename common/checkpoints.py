@@ -1,4 +1,4 @@
-"""The portable HDF5 file of a run: any backend continues or evaluates what any other has trained. No pickle.
+"""The portable HDF5 file of a run: any backend continues or evaluates a run of any other. It holds no pickle.
 
 docs/checkpoint.md describes it field by field.
 """
@@ -47,7 +47,7 @@ class Checkpoint:
         return self.best_step if self._selects_best() else int(self.state["step"])
 
     def trained(self, steps: int) -> list[dict[str, Any]]:
-        """Who trained the first `steps` steps: {backend, last_step} of each, in order."""
+        """The backends that trained the first `steps` steps: {backend, last_step} of each, in order."""
         parts = []
         for name, last in (*self.earlier, (self.backend, steps)):
             parts.append({"backend": name, "last_step": min(last, steps)})
@@ -60,7 +60,7 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the file whole or not at all, each array with HDF5's checksum. Raises `UserError` where it can't be written."""
+    """Write the file whole or not at all, each array with HDF5's checksum. Raises `UserError` if it can't be written."""
 
     def write(temporary: Path) -> None:
         with h5py.File(temporary, "w") as file:
@@ -72,7 +72,9 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             for folder, arrays in (("state", checkpoint.state), ("best", checkpoint.best)):
                 place = file.create_group(folder)
                 for name, value in arrays.items():
-                    place.create_dataset(name, data=value, fletcher32=value.ndim > 0)  # HDF5 has none for a number
+                    place.create_dataset(
+                        name, data=value, fletcher32=value.ndim > 0
+                    )  # HDF5 has no checksum for a single number
             file["best"].attrs.update({"step": checkpoint.best_step, "valid_elbo": checkpoint.best_valid_elbo})
             history = file.create_group("history")
             for name, column in checkpoint.history.items():
@@ -84,9 +86,10 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 def load(path: Path) -> Checkpoint:
     """Read a file that `save` wrote.
 
-    Raises `UserError` where there is no such file, or it is damaged, no checkpoint, or not of its own config's model.
+    Raises `UserError` if there is no such file, or the file is damaged, is no checkpoint, or holds another model than its
+    config says.
     """
-    if not os.path.isfile(path):  # false, where Path.is_file raises, in a folder that may not be entered
+    if not os.path.isfile(path):  # Path.is_file raises for a folder that may not be entered
         raise UserError(f"There is no checkpoint {path}; `python -m benchmarks run` writes one into its results folder.")
     try:
         with h5py.File(path, "r") as file:
@@ -106,7 +109,7 @@ def load(path: Path) -> Checkpoint:
     except PermissionError as error:
         raise UserError(f"Cannot read {path} ({error.strerror}); make the file readable.") from error
     except (*DAMAGED_HDF5, TypeError) as error:
-        reason = " ".join(str(error).split())  # it can have several lines
+        reason = " ".join(str(error).split())  # HDF5's messages can have several lines
         raise UserError(
             f"{path} is not a checkpoint of this suite, or is damaged ({reason}); train the model again."
         ) from error
@@ -116,7 +119,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def _fits(checkpoint: Checkpoint) -> bool:
-    """Whether the arrays are those of the config, by name, shape and dtype: none missing, none left over."""
+    """Whether the arrays are exactly those of the config, by name, shape and dtype."""
     config, parameters = checkpoint.config, group(checkpoint.state, "parameters")
     if {name: value.shape for name, value in parameters.items()} != shapes(config.model):
         return False

@@ -35,7 +35,7 @@ def setting(default: Any, help: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What is trained. Two equal models have the same parameters, in every backend."""
+    """The model. Two equal models have the same parameters, in every backend."""
 
     variational: Variational = setting(
         "mean-field", "Family of q(z|x): a diagonal Gaussian, or an inverse autoregressive flow."
@@ -52,7 +52,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """The update rule, every term of it. Moments are of the gradient of the loss, minus the objective's batch mean."""
+    """The update rule. Moments are those of the loss's gradient; the loss is minus the mean objective of the batch."""
 
     optimizer: Literal["adam", "rmsprop"] = setting("adam", "Update rule.")
     learning_rate: float = setting(1e-3, "Learning rate at step 0.")
@@ -70,7 +70,7 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How long, on what, and which state is kept."""
+    """Steps, batches, initial values, noise, and which state is kept."""
 
     seed: int = setting(0, "Seeds initial weights, the order of minibatches and all noise, a stream each.")
     batch_size: int = setting(128, "Images a step.")
@@ -81,7 +81,7 @@ class Training:
     data_bias: bool = setting(True, "Start the decoder's output bias at the training pixels' log-odds.")
     ema_decay: float = setting(0.0, "Exponential moving average of the parameters, used wherever they are judged; 0 for none.")
     noise: Literal["device", "shared"] = setting(
-        "device", "Who draws the training noise: each framework on its device, or NumPy, the same for all."
+        "device", "The source of the training noise: the framework on its device, or NumPy, the same noise for all."
     )
     chunk: int = setting(100, "Steps a compiled call; changes the speed, and no result by a bit.")
     compile_from: int = setting(20_000, "PyTorch: use torch.compile for runs of at least this many steps.")
@@ -104,7 +104,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A run's settings, whole: with a backend and a data set they determine its numbers."""
+    """All settings of a run. With a backend and a data set they determine its numbers."""
 
     model: Model = Model()
     optimizer: Optimizer = Optimizer()
@@ -113,13 +113,13 @@ class Config:
     dtype: Dtype = setting("float32", "Precision of parameters and arithmetic; TF32 is off.")
     precision: Precision = setting(
         "full",
-        "What matrix products are computed in: the dtype, or TF32 (on a GPU) or bfloat16 with sums in float32; "
-        "all else is the dtype's.",
+        "Precision of matrix products: full, the dtype's; or TF32 (on a GPU) or bfloat16, with sums in float32. "
+        "Everything else is computed in the dtype.",
     )
     device: Device = setting("cpu", "Where the model lives.")
 
     def replace(self, **changes: Any) -> Config:
-        """This config with some settings changed, each named by its field, whichever section that is in.
+        """This config with some settings changed. Each is named by its field, whatever section the field is in.
 
         Raises `UserError` for a name that no section has.
         """
@@ -137,7 +137,7 @@ class Config:
 
     @property
     def factors(self) -> Factors:
-        """What the factors of matrix products are rounded to: a run's label beside float32 and float64."""
+        """The precision of the factors of matrix products; also the run's label in names and tables."""
         return factors(self.dtype, self.precision)
 
     def as_dict(self) -> dict[str, Any]:
@@ -174,12 +174,12 @@ class Config:
 
 
 def factors(dtype: Dtype, precision: Precision) -> Factors:
-    """What a run of these rounds the factors of its matrix products to."""
+    """The precision of the factors of matrix products."""
     return dtype if precision == "full" else precision
 
 
 def stored(factors: Factors) -> str:
-    """The dtype of such factors in memory: to TF32 the device rounds float32 within the product."""
+    """The dtype of these factors in memory: the device rounds float32 to TF32 within the product."""
     return "float32" if factors == "tf32" else factors
 
 

@@ -51,9 +51,9 @@ def stream(
 ) -> Iterator[np.ndarray]:
     """Log weights float64 [samples, batch] of images indices [images], batch by batch: memory does not grow with them.
 
-    Neither image_batch nor sample_block changes a sample: noise is a function of (seed, image, sample). They change results by
-    rounding alone, since a sum's order depends on the arrays' shapes. Every batch has the shape of the first, so that a
-    compiled backend compiles once: the last is filled up with its last image and cut.
+    `image_batch` and `sample_block` change no sample: the noise is a function of (seed, image, sample). They change results by
+    rounding alone, since the order of a sum depends on the arrays' shapes. Every batch has the shape of the first, so that a
+    backend compiles once: the last batch is filled up with its last image, and the surplus is cut off.
     """
     sample_block = -(-min(sample_block, samples) // NOISE_BLOCK) * NOISE_BLOCK
     image_batch = min(image_batch, len(images))
@@ -68,7 +68,7 @@ def stream(
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Of the mean of these values; 0 for a single one."""
+    """Standard error of the mean of these values; 0 for a single value."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
@@ -83,10 +83,10 @@ def per_image(
     sample_block: int,
     report: Callable[[int], None],
 ) -> PerImage:
-    """Judge the session's model on images indices [images] with exactly K = `samples` importance samples an image.
+    """Estimates of the session's model for images indices [images], with exactly K = `samples` importance samples an image.
 
     ELBO: mean of log w. log p(x): log mean w, a lower bound in expectation that tightens with K (Burda et al. 2016, theorem 1).
-    `report` is told how many more images are done.
+    `report` is called with the number of images done since its last call.
     """
     elbo, log_px, ess = [], [], []
     for log_w in stream(
@@ -113,5 +113,5 @@ def summary(values: PerImage, *, samples: int) -> Estimates:
 
 
 def estimate(session: Scorer, handle: Any, *, samples: int, **arguments: Any) -> Estimates:
-    """`summary` of `per_image`, which says what the arguments are."""
+    """`summary` of `per_image`, with its arguments."""
     return summary(per_image(session, handle, samples=samples, **arguments), samples=samples)

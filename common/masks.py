@@ -8,7 +8,7 @@ import numpy as np
 def degrees(*, latent_size: int, hidden_size: int) -> np.ndarray:
     """Degrees ⌊i·latent/hidden⌋ of hidden units i = 0 … hidden−1, [hidden].
 
-    A unit of degree d sees the latents 1 … d. Degree 0 sees the context alone, so that the first latent too depends on
+    A unit of degree d sees the latents 1 … d. A unit of degree 0 sees only the context: through it the first latent depends on
     the image.
     """
     return np.arange(hidden_size) * latent_size // hidden_size

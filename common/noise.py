@@ -1,4 +1,4 @@
-"""Where every random number of the suite comes from: named streams, and noise that frameworks can share."""
+"""The source of every random number of the suite: named streams, and noise that the frameworks can share."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ GALLERY = "gallery"  # the latents of the study of that name
 LADDER_START = "ladder's start"
 LADDER_FORWARD = "ladder's forward noise"
 LADDER_EVALUATION = "ladder's evaluation noise"
+GALLERY = "gallery"  # the latents that the study of this name decodes
 
 
 def initial_values(parameter: str) -> str:
@@ -34,12 +35,12 @@ def sequence(seed: int, stream: str, *position: int) -> np.random.SeedSequence:
 
 
 def seed_for(seed: int, stream: str, *position: int) -> int:
-    """`sequence` as 32 bits: what a framework's own generator takes."""
+    """`sequence` as 32 bits, the seed of a framework's own generator."""
     return int(sequence(seed, stream, *position).generate_state(1)[0])
 
 
 def generator(seed: int, stream: str, *position: int) -> np.random.Generator:
-    """NumPy's Philox at the start of `sequence`."""
+    """A NumPy Philox generator, seeded by `sequence`."""
     return np.random.Generator(np.random.Philox(sequence(seed, stream, *position)))
 
 
@@ -52,7 +53,7 @@ def training_noise(*, seed: int, first_step: int, steps: int, shape: tuple[int, 
 def noise_blocks(samples: range) -> range:
     """The evaluation noise blocks that hold these samples; the first sample must open a block.
 
-    Raises `ValueError` where it doesn't, or where samples are not consecutive.
+    Raises `ValueError` for samples that don't start a block or aren't consecutive.
     """
     if samples.step != 1 or samples.start % NOISE_BLOCK or len(samples) == 0:
         raise ValueError(f"{samples} must be consecutive samples from a multiple of {NOISE_BLOCK}")

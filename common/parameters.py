@@ -119,7 +119,7 @@ def shapes(model: Model) -> dict[str, tuple[int, ...]]:
 
 
 def count(model: Model) -> int:
-    """Number of trained values that can differ from zero: masked weights do not count."""
+    """The number of trained values, without masked weights, which stay 0."""
     masked = sum(int((layer.mask == 0).sum()) for layer in layers(model) if layer.mask is not None)
     return sum(int(np.prod(shape)) for shape in shapes(model).values()) - masked
 
@@ -144,10 +144,10 @@ def initial_weight(layer: Layer, *, distribution: InitialWeights, draws: np.rand
 
 
 def initial_parameters(model: Model, *, training: Training, pixel_log_odds: np.ndarray) -> State:
-    """Name → initial value, float64, a function of (seed, name). Biases are 0 but for:
+    """Name → initial value, float64, a function of (seed, name).
 
-    the decoder's output bias, the data's log-odds [pixels] (`data_bias`); gate_bias, 2. MADE's output weights are 0, so
-    that a block starts as z ← σ(2)·z exactly.
+    Biases are 0, with two exceptions: with `data_bias` the decoder's output bias is the data's log-odds [pixels], and gate_bias
+    is 2. MADE's output weights are 0, so that a block starts as z ← σ(2)·z exactly.
     """
     values = {name: np.zeros(shape) for name, shape in shapes(model).items()}
     for layer in layers(model):
@@ -183,11 +183,11 @@ def group(state: State, prefix: str) -> State:
 
 
 def masks_applied(parameters: State, model: Model) -> State:
-    """The parameters with each masked weight set to 0: plain linear layers of these are the model's masked ones."""
+    """The parameters with each masked weight set to 0: with these, plain linear layers compute what masked ones do."""
     masks = {f"{layer.name}.weight": layer.mask for layer in layers(model) if layer.mask is not None}
     return {name: value * masks[name].astype(value.dtype) if name in masks else value for name, value in parameters.items()}
 
 
 def judged(state: State) -> State:
-    """The parameters that validation, selection, test and export use: the moving average where there is one."""
+    """The parameters of validation, selection, test and export: the moving average where there is one."""
     return group(state, "ema") or group(state, "parameters")

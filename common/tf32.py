@@ -1,4 +1,4 @@
-"""TF32, NVIDIA's rounding of float32 factors to 10 bits: for a whole process or not at all, as the frameworks' switches are."""
+"""TF32, NVIDIA's rounding of float32 factors to 10 bits, on or off for a whole process, as in the frameworks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ _settled: list[bool] = []
 
 
 def settle(wanted: bool) -> bool:
-    """`wanted`, which the process's first model or probe settles for all. Raises `ValueError` where it's settled otherwise."""
+    """Returns `wanted`. The first call fixes the process's TF32 mode; a later call that wants the other raises `ValueError`."""
     if not _settled:
         _settled.append(wanted)
     if _settled != [wanted]:
-        raise ValueError("TF32 is a switch of the whole process: what computes in it can't share one with what doesn't.")
+        raise ValueError("TF32 is a switch of the whole process: sessions with and without it need a process each.")
     return wanted

@@ -20,8 +20,8 @@ from common.schedules import kl_weights, learning_rates
 
 VALIDATION_BATCH = 1000  # images a call; changes results by rounding alone
 
-# Columns of a run's history. Curve: means over the steps since the point before. Clock: a row a chunk of steps;
-# `first` is 1 for a process's first chunk of its length, which compiles. Placement: a row a process.
+# Columns of a run's history. Curve: means over the steps since the previous point. Clock: one row a chunk of steps; `first` is
+# 1 for a process's first chunk of its length, which compiles. Placement: one row a process.
 CURVE = ("step", "objective", "elbo", "valid_step", "valid_elbo")
 CLOCK = ("chunk_steps", "chunk_seconds", "chunk_first")
 PLACEMENT = ("placement_seconds",)
@@ -37,12 +37,12 @@ def train(
     between: Callable[[], None],
     until: int | None = None,
 ) -> None:
-    """Train from the checkpoint's step to the last, updating the checkpoint; `save` gets it after each validation.
+    """Train from the checkpoint's step to the last, and update the checkpoint; `save` is called with it after each validation.
 
-    `until` stops it early, at that step of the same schedules, as if killed right after a validation and checkpoint there.
+    `until` stops the training early, at that step of the same schedules, after a validation and a checkpoint there.
 
-    A chunk ends at each multiple of `chunk`, `log_interval` and `validation_interval`: where it ends changes no result.
-    `report(step, elbo)` is called after each chunk, with its mean ELBO; `between()` too, outside the clock.
+    A chunk ends at each multiple of `chunk`, `log_interval` and `validation_interval`; no result depends on where it ends.
+    After each chunk, outside the clock, `report(step, elbo)` is called with the chunk's mean ELBO, then `between()`.
     """
     training = checkpoint.config.training
     history = checkpoint.history
@@ -85,7 +85,7 @@ def train(
             if valid_elbo > checkpoint.best_valid_elbo:
                 checkpoint.best_step, checkpoint.best_valid_elbo = step, valid_elbo
                 checkpoint.best = judged(checkpoint.state)
-            if objectives:  # an interval of the curve that a validation cuts: a resumed run would not know its beginning
+            if objectives:  # a validation within an interval of the curve ends it: a resumed run wouldn't have its beginning
                 history["step"].append(step)
                 history["objective"].append(float(np.mean(objectives)))
                 history["elbo"].append(float(np.mean(elbos)))
@@ -94,7 +94,7 @@ def train(
 
 
 def chunk(config: Config, *, images: int, first_step: int, steps: int) -> dict[str, Any]:
-    """What `Session.train` is asked for these steps of a run on so many training images."""
+    """The arguments of `Session.train` for these steps of a run, on this many training images."""
     training, window = config.training, {"first_step": first_step, "steps": steps}
     noise = None
     if training.noise == "shared":

@@ -14,17 +14,17 @@ from backends.jax.shapes import Quantities, checked
 from common.masks import made_masks
 
 
-class Mask(nnx.Variable):
+class _Mask(nnx.Variable):
     """A constant of the network: neither trained nor saved."""
 
 
 class MaskedLinear(Linear):
-    """x·(weight ∘ mask) + bias, all three rounded to `factors`, which is the result's dtype too."""
+    """x·(weight ∘ mask) + bias, all three and the result rounded to `factors`."""
 
     def __init__(self, mask: np.ndarray, *, dtype: DTypeLike, factors: DTypeLike, rngs: nnx.Rngs):
         inputs, outputs = mask.shape
         super().__init__(inputs, outputs, use_bias=True, dtype=dtype, factors=factors, rngs=rngs)
-        self.mask = Mask(jnp.asarray(mask, dtype))
+        self.mask = _Mask(jnp.asarray(mask, dtype))
 
     @checked
     def __call__(self, x: Float[Array, "*rows inputs"]) -> Float[Array, "*rows outputs"]:

@@ -13,7 +13,7 @@ from backends.jax.shapes import checked
 
 
 class Linear(nnx.Linear):
-    """x·weight + bias, all three rounded to `factors`, which is the result's dtype too; parameters are of `dtype`."""
+    """x·weight + bias, all three and the result rounded to `factors`; the parameters are of `dtype`."""
 
     def __init__(self, inputs: int, outputs: int, *, use_bias: bool, dtype: DTypeLike, factors: DTypeLike, rngs: nnx.Rngs):
         super().__init__(inputs, outputs, use_bias=use_bias, dtype=factors, param_dtype=dtype, rngs=rngs)
@@ -24,7 +24,7 @@ class Linear(nnx.Linear):
     def _affine(self, x: Array, weight: Array) -> Array:
         if self.dtype == jnp.bfloat16:
             return bfloat16_linear(x, weight, None if self.bias is None else self.bias[...])
-        rows = x.reshape(-1, x.shape[-1])  # with more axes, XLA copies what it transposes for the weight's gradient
+        rows = x.reshape(-1, x.shape[-1])  # with more axes, XLA copies the transposed x for the weight's gradient
         result = rows @ weight if self.bias is None else rows @ weight + self.bias
         return result.reshape(*x.shape[:-1], -1)
 

@@ -1,4 +1,4 @@
-"""The update rules of common/config.py, and the way between an optimizer and the portable state's moments."""
+"""The update rules of common/config.py, and the moments of the portable state in and out of an optimizer."""
 
 from typing import Any
 

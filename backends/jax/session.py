@@ -22,7 +22,7 @@ from common.parameters import State, group
 EXPORT_SUFFIX = ".msgpack"
 
 
-def path(name: str) -> tuple[str | int, ...]:
+def _path(name: str) -> tuple[str | int, ...]:
     """Where NNX keeps a parameter of this portable name."""
     keys = name.removesuffix("weight") + "kernel" if name.endswith(".weight") else name
     return tuple(int(key) if key.isdigit() else key for key in keys.split("."))
@@ -52,7 +52,7 @@ class Scorer:
         self.compiled_log_weights = jax.jit(self._log_weights, compiler_options=EXACTLY)
 
     @property
-    def judged(self) -> dict[str, Array]:
+    def _judged(self) -> dict[str, Array]:
         """The judged parameters."""
         return self.parameters
 
@@ -61,7 +61,7 @@ class Scorer:
 
     def _vae(self, parameters: dict[str, Array]) -> VAE:
         """The model with these parameters."""
-        state = nnx.from_flat_state({path(name): nnx.Param(value) for name, value in parameters.items()})
+        state = nnx.from_flat_state({_path(name): nnx.Param(value) for name, value in parameters.items()})
         return nnx.merge(self.graph, state, self.constants)
 
     def images(self, handle: Array, indices: np.ndarray) -> Array:
@@ -92,7 +92,7 @@ class Scorer:
             epsilon = self.compiled_noise(key, indices, np.arange(blocks.start, blocks.stop))[: len(samples)]
         else:
             epsilon = self.given(noise)
-        return np.asarray(self.compiled_log_weights(self.judged, handle, indices, epsilon))
+        return np.asarray(self.compiled_log_weights(self._judged, handle, indices, epsilon))
 
     def _evaluation_noise(self, key: Array, images: Array, blocks: Array) -> Array:
         """[samples, batch, latent]: a block of samples is a function of (key, image, block)."""
@@ -135,20 +135,24 @@ class Scorer:
     def encode(
         self, images: Real[np.ndarray, "batch pixels"], noise: Float[np.ndarray, "samples batch latent"]
     ) -> Float[np.ndarray, "samples batch latent"]:
-        return np.asarray(self._vae(self.judged).posterior(self.given(images), self.given(noise))["z"])
+        return np.asarray(self._vae(self._judged).posterior(self.given(images), self.given(noise))["z"])
 
     @checked
     def decode(self, latents: Float[np.ndarray, "batch latent"]) -> Float[np.ndarray, "batch pixels"]:
-        logits = self._vae(self.judged).decoder(jnp.asarray(latents, self.dtype))
+        logits = self._vae(self._judged).decoder(jnp.asarray(latents, self.dtype))
         return np.asarray(jax.nn.sigmoid(logits))
 
     def export(self, file: Path) -> None:
         """The NNX state of the `Param`s, as a nested dictionary in Flax's msgpack."""
-        state = nnx.state(self._vae(self.judged), nnx.Param)
+        state = nnx.state(self._vae(self._judged), nnx.Param)
         file.write_bytes(serialization.to_bytes(nnx.to_pure_dict(state)))
 
     def synchronize(self) -> None:
-        jax.block_until_ready(self.parameters)
+        jax.block_until_ready(self._resident())
+
+    def _resident(self) -> Any:
+        """The arrays that a call may still be computing."""
+        return self.parameters
 
 
 class Session(Scorer):
@@ -168,7 +172,7 @@ class Session(Scorer):
         self.compiled_chunk = jax.jit(self._chunk, donate_argnums=0, compiler_options=EXACTLY | IN_PLACE)
 
     @property
-    def judged(self) -> dict[str, Array]:
+    def _judged(self) -> dict[str, Array]:
         """The judged parameters."""
         return self.ema or self.parameters
 
@@ -229,8 +233,8 @@ class Session(Scorer):
         )
         return {"step": np.array(self.step, dtype=np.int64)} | {name: np.array(value) for name, value in arrays.items()}
 
-    def synchronize(self) -> None:
-        jax.block_until_ready((self.parameters, self.moments, self.ema))
+    def _resident(self) -> Any:
+        return self.parameters, self.moments, self.ema
 
 
 describe, score, create = devices.describe, Scorer, Session

@@ -1,4 +1,4 @@
-"""The update rules of common/config.py, and the way between an optimizer and the portable state's moments."""
+"""The update rules of common/config.py, and the moments of the portable state in and out of an optimizer."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ from common import config
 
 
 class RMSprop(torch.optim.Optimizer):
-    """g/(√v + ε) or, as `torch.optim.RMSprop` cannot, g/√(v + ε); centered: v − m² in place of v. Decoupled weight decay."""
+    """g/(√v + ε) or g/√(v + ε), which `torch.optim.RMSprop` lacks; centered: v − m² in place of v. Decoupled weight decay."""
 
     def __init__(self, parameters: Iterable[Tensor], settings: config.Optimizer):
         super().__init__(parameters, {"lr": settings.learning_rate})
@@ -21,7 +21,7 @@ class RMSprop(torch.optim.Optimizer):
         decay, epsilon = self.settings.rmsprop_decay, self.settings.rmsprop_epsilon
         for group in self.param_groups:
             lr = group["lr"]
-            for parameter in group["params"]:  # one by one: what an operation leaves in the cache, the next one reads there
+            for parameter in group["params"]:  # one by one, so that each operation finds the parameter in the processor's cache
                 gradient, moments = parameter.grad, self.state[parameter]
                 second = moments["second_moment"].mul_(decay).addcmul_(gradient, gradient, value=1 - decay)
                 if self.settings.rmsprop_centered:
@@ -32,12 +32,14 @@ class RMSprop(torch.optim.Optimizer):
                 root = v.add_(epsilon).sqrt_() if self.settings.rmsprop_epsilon_in_root else v.sqrt_().add_(epsilon)
                 if self.settings.weight_decay:
                     parameter.mul_(1 - lr * self.settings.weight_decay)
-                parameter.addcdiv_(gradient, root.div_(-lr))  # a rate that is a tensor, in a graph, can't be its `value`
+                parameter.addcdiv_(
+                    gradient, root.div_(-lr)
+                )  # in a graph the rate is a tensor, which addcdiv's `value` can't be
 
 
 @checked
 def create(parameters: Quantities, settings: config.Optimizer, *, fused: bool) -> torch.optim.Optimizer:
-    """The optimizer of these parameters (name → tensor), Adam's by PyTorch's kernel (`fused`) or by operations to compile."""
+    """The optimizer of these parameters (name → tensor), Adam by PyTorch's own kernel (`fused`) or by single operations."""
     if settings.optimizer == "rmsprop":
         return RMSprop(parameters.values(), settings)
     return torch.optim.AdamW(

@@ -12,7 +12,7 @@ from common.masks import made_masks
 
 
 class MaskedLinear(Linear):
-    """x·(weight ∘ mask) + bias, all three rounded to `factors`, which is the result's dtype too."""
+    """x·(weight ∘ mask) + bias, all three and the result rounded to `factors`."""
 
     def __init__(self, mask: np.ndarray, *, dtype: str, factors: str):
         inputs, outputs = mask.shape

@@ -9,7 +9,7 @@ from backends.tensorflow.shapes import checked
 
 
 class Linear(keras.layers.Dense):
-    """x·weight + bias, all three rounded to `factors`, which is the result's dtype too; parameters are of `dtype`."""
+    """x·weight + bias, all three and the result rounded to `factors`; the parameters are of `dtype`."""
 
     def __init__(self, inputs: int, outputs: int, *, use_bias: bool, dtype: str, factors: str):
         super().__init__(outputs, use_bias=use_bias, dtype=dtype, autocast=factors == dtype)

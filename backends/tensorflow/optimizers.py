@@ -1,4 +1,4 @@
-"""The update rules of common/config.py, and the way between an optimizer and the portable state's moments."""
+"""The update rules of common/config.py, and the moments of the portable state in and out of an optimizer."""
 
 import keras
 import tensorflow as tf
@@ -6,6 +6,7 @@ from jaxtyping import Float
 
 from backends.tensorflow.shapes import checked
 from common import config
+from common.parameters import State
 
 
 class Optimizer(keras.optimizers.Optimizer):
@@ -88,9 +89,27 @@ def create(settings: config.Optimizer, dtype: str) -> Optimizer:
     return {"adam": Adam, "rmsprop": RMSprop}[settings.optimizer](settings, dtype)
 
 
-def slots(optimizer: Optimizer, names: list[str], settings: config.Optimizer) -> dict[str, keras.Variable]:
-    """`first_moment/NAME` … → the optimizer's variable; NAME runs over the variables that it was built on, in their order."""
-    result = {f"second_moment/{name}": slot for name, slot in zip(names, optimizer.second, strict=True)}
+def load_moments(
+    optimizer: Optimizer, parameters: dict[str, keras.Variable], moments: State, step: int, settings: config.Optimizer
+) -> None:
+    """Set the moments (`first_moment/NAME` … → array) and the number of steps done."""
+    for name, own in _slots(optimizer, parameters, settings).items():
+        own.assign(moments[name].astype(own.dtype))
+    optimizer.iterations.assign(step)
+
+
+def moments(
+    optimizer: Optimizer, parameters: dict[str, keras.Variable], settings: config.Optimizer
+) -> dict[str, keras.Variable]:
+    """The inverse of `load_moments`."""
+    return _slots(optimizer, parameters, settings)
+
+
+def _slots(
+    optimizer: Optimizer, parameters: dict[str, keras.Variable], settings: config.Optimizer
+) -> dict[str, keras.Variable]:
+    """`first_moment/NAME` … → the optimizer's variable. The optimizer was built on these parameters, in their order."""
+    result = {f"second_moment/{name}": slot for name, slot in zip(parameters, optimizer.second, strict=True)}
     if settings.optimizer == "adam" or settings.rmsprop_centered:
-        result |= {f"first_moment/{name}": slot for name, slot in zip(names, optimizer.first, strict=True)}
+        result |= {f"first_moment/{name}": slot for name, slot in zip(parameters, optimizer.first, strict=True)}
     return result

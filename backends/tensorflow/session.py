@@ -20,7 +20,7 @@ from common.parameters import State, group, shapes
 EXPORT_SUFFIX = ".weights.h5"
 
 
-def variable(vae: VAE, name: str) -> keras.Variable:
+def _variable(vae: VAE, name: str) -> keras.Variable:
     """The variable of this portable name: `weight` is a Dense layer's `kernel`."""
     owner: Any = vae
     for key in name.replace("weight", "kernel").split("."):
@@ -28,12 +28,12 @@ def variable(vae: VAE, name: str) -> keras.Variable:
     return owner
 
 
-def seed_pair(*seed: Any) -> tf.Tensor:
+def _seed_pair(*seed: Any) -> tf.Tensor:
     """`seed_for` as a seed of TensorFlow's stateless draws: 32 bits and a zero, as int32."""
     return tf.constant(np.array([seed_for(*seed), 0], np.uint32).view(np.int32))
 
 
-class Buffer(io.BytesIO):
+class _Buffer(io.BytesIO):
     """A file in memory for Keras. Keras leaves a file on a full disk open, and HDF5 then crashes at the process's end."""
 
     def __str__(self) -> str:
@@ -54,13 +54,10 @@ class Scorer:
         """A network with these parameters, and its variables."""
         with tf.device(self.device):
             vae = VAE(self.model, dtype=self.dtype.name, factors=self.factors)
-        variables = {name: variable(vae, name) for name in shapes(self.model)}
-        self._load(variables, values)
-        return vae, variables
-
-    def _load(self, variables: dict[str, keras.Variable], values: State) -> None:
+        variables = {name: _variable(vae, name) for name in shapes(self.model)}
         for name, own in variables.items():
             own.assign(values[name].astype(self.dtype.name))
+        return vae, variables
 
     def images(self, handle: tf.Tensor, indices: np.ndarray | tf.Tensor) -> tf.Tensor:
         """[batch, pixels], in the dtype."""
@@ -89,7 +86,7 @@ class Scorer:
             rows = tf.constant(indices, tf.int32)
             if noise is None:
                 blocks = noise_blocks(samples)
-                pair = seed_pair(seed, EVALUATION_NOISE)
+                pair = _seed_pair(seed, EVALUATION_NOISE)
                 epsilon = self._evaluation_noise(pair, rows, tf.range(blocks.start, blocks.stop))[: len(samples)]
             else:
                 epsilon = self.given(noise)
@@ -146,7 +143,7 @@ class Scorer:
     def export(self, file: Path) -> None:
         """Keras's weights."""
         self.judged.built = True  # all its layers are
-        buffer = Buffer()
+        buffer = _Buffer()
         with warnings.catch_warnings():  # TensorFlow's variables don't know NumPy 2's argument `copy`
             warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
             keras.saving.save_weights(self.judged, buffer)
@@ -168,9 +165,9 @@ class Session(Scorer):
         with tf.device(self.device):
             self.optimizer = optimizers.create(config.optimizer, config.dtype)
             self.optimizer.build(list(self.parameters.values()))
-        self.moments = optimizers.slots(self.optimizer, list(self.parameters), config.optimizer)
-        self._load(self.moments, group(state, "optimizer"))
-        self.optimizer.iterations.assign(int(state["step"]))
+        optimizers.load_moments(
+            self.optimizer, self.parameters, group(state, "optimizer"), int(state["step"]), config.optimizer
+        )
 
     @checked
     def train(
@@ -191,7 +188,7 @@ class Session(Scorer):
                 tf.constant(first_step, tf.int32),
                 self.given(learning_rates),
                 self.given(kl_weights),
-                seed_pair(seed, TRAINING_NOISE),
+                _seed_pair(seed, TRAINING_NOISE),
                 None if noise is None else self.given(noise),
             )
         return objectives.numpy(), elbos.numpy()
@@ -236,10 +233,11 @@ class Session(Scorer):
         return objectives.stack(), elbos.stack()
 
     def state(self) -> State:
+        moments = optimizers.moments(self.optimizer, self.parameters, self.config.optimizer)
         variables = (
             {f"parameters/{name}": value for name, value in self.parameters.items()}
             | {f"ema/{name}": value for name, value in self.ema.items()}
-            | {f"optimizer/{name}": value for name, value in self.moments.items()}
+            | {f"optimizer/{name}": value for name, value in moments.items()}
         )
         step = np.array(self.optimizer.iterations.numpy(), dtype=np.int64)
         return {"step": step} | {name: value.numpy().copy() for name, value in variables.items()}

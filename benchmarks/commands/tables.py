@@ -5,15 +5,14 @@ from __future__ import annotations
 from benchmarks.harness import peers
 from benchmarks.harness.cli import Nothing, parse
 from benchmarks.outputs import documents, headline
-from benchmarks.parity import checkpoints
-from benchmarks.parity import command as parity
+from benchmarks.parity import checkpoints, comparison
 from benchmarks.studies import ancestor, numpyro, overhead, roofline, skeleton, throughput
 
 # Block name → (the report that it is made from, how).
 BLOCKS: documents.Blocks = {
     "parity-worst": ("parity", headline.parity),
-    "parity": ("parity", parity.markdown),
-    "cross-evaluate": (checkpoints.REPORT, checkpoints.markdown),
+    "parity": ("parity", comparison.parts),
+    "cross-evaluate": (checkpoints.REPORT, checkpoints.parts),
     "throughput": ("throughput", throughput.markdown),
     "machine": ("throughput", roofline.markdown),
     "throughput-cuda": ("throughput-cuda", throughput.markdown),

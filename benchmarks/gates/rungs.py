@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gates.rows import Row
-from benchmarks.parity import command as parity
+from benchmarks.parity import comparison as parity
 from benchmarks.parity import ladder
-from benchmarks.parity.command import BrokenRungError
+from benchmarks.parity.comparison import BrokenRungError
 
 Rungs = list[dict[str, Any]]  # the worst deviation of each precision, rung and pair
 Broken = dict[tuple[str, ...], str]  # pair → the sentence of its first broken rung
@@ -18,7 +18,7 @@ Broken = dict[tuple[str, ...], str]  # pair → the sentence of its first broken
 
 def measure(names: list[str]) -> tuple[Rungs, Broken]:
     """Climb: (the rungs that hold, the pairs that break)."""
-    scenarios, images = ladder.small(), parity.random_images(ladder.SMALL.model.pixels)
+    scenarios, images = ladder.small(), ladder.random_images(ladder.SMALL.model.pixels)
     holds: list[parity.Worst] = []
     broken: Broken = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@ from common.config import Config, Model
 from common.parameters import Layer, Product, layers, shapes
 from common.protocol import Probes
 
-REPEATS = 3  # steps' worth of products a measurement
+REPEATS = 3  # steps a measurement
 WORD = 4  # bytes of a float32
 
 
@@ -52,7 +52,7 @@ def moved(config: Config) -> float:
 
 
 class Floor:
-    """Seconds of one step's products, a measurement between two chunks each."""
+    """Seconds of one step's products, measured once between two chunks."""
 
     def __init__(self, probes: Probes, config: Config, *, seconds: list[float]):
         self.launch = probes.products(products=products(config), device=config.device, dtype=config.factors)

@@ -1,222 +1,137 @@
-"""python -m benchmarks cross-evaluate: what one backend has trained scores the same in every other.
+"""`python -m benchmarks parity --checkpoints FILE …`: what one backend has trained scores the same in every other.
 
-Two proofs of it, for each checkpoint:
-
-- as `evaluate` does it: each backend draws its own noise, so that the figures of a row differ by Monte-Carlo error. That error
-  is known, since all score the same images: the standard error of the mean of the images' differences.
-- on given noise nothing is random: log weights [samples, images] agree to rounding. This is the sharper proof by orders of
-  magnitude, and the only one of the two that doesn't run a backend's own generator.
+Every backend gets the same noise, so that nothing is random: a checkpoint's log weights [samples, images] agree to rounding.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 from rich.console import Console
 
-from benchmarks.harness import environment, reports, runs
-from benchmarks.harness.cli import parse
-from benchmarks.harness.processes import UNAVAILABLE
-from benchmarks.harness.progress import Progress
+from benchmarks.harness import environment, reports
+from benchmarks.harness.processes import ask
 from benchmarks.outputs import terminal
 from benchmarks.outputs.cells import in_order, trained_by
-from benchmarks.outputs.table import Table
-from common import checkpoints, data, estimators, protocol
+from benchmarks.outputs.table import Part, Table
+from benchmarks.parity import comparison
+from common import checkpoints, data, protocol
 from common.checkpoints import Checkpoint
 from common.config import Config, Device, check
+from common.data import Dataset
 from common.errors import UserError
-from common.noise import CHECKPOINTS_NOISE, TEST, generator, seed_for
+from common.noise import CHECKPOINTS_NOISE, generator
 
 REPORT = "cross-evaluate"
-
-# Given noise: so many samples of each of the first test images.
-GIVEN_SAMPLES, GIVEN_IMAGES = 25, 100
-# Deviation allowed on given noise, max|a − b| / max|b|: sums over pixels and layers, taken in another order. Ten times the 3e-7
-# (five roundings) that float32 was off in the sizes of `quick` and `standard`; in float64 and bfloat16 the
-# bound of the parity tests.
+SAMPLES, IMAGES = 25, 100  # of a checkpoint's log weights
+# Deviation allowed by the precision of a product's factors: sums over pixels and layers, taken in another order. float32: ten
+# times the 3e-7, five roundings, seen at the sizes of `quick` and `standard`. The others: the bounds of the parity tests.
 TOLERANCE = {"float32": 3e-6, "float64": 1e-12, "tf32": 1e-3, "bfloat16": 1e-3}
-# Monte-Carlo standard errors that two backends may differ by: chance passes 5 once in two million.
-ERRORS = 5.0
 
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Task:
-    """What the process of an evaluating backend is asked to do; it writes its arrays into the file `output`."""
+def compare(
+    paths: Sequence[Path], *, backends: Sequence[str], required: bool, device: Device, data_dir: Path | None, results: Path
+) -> int:
+    """Compare the backends on each checkpoint, print the table and write the report.
 
-    backend: str
-    checkpoints: list[str]
-    samples: int | None
-    images: int | None
-    device: str
-    data_dir: str | None
-    output: str
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Of one checkpoint in one backend: `test` on its own noise, log weights [samples, images] on given noise."""
-
-    test: estimators.PerImage
-    log_weights: np.ndarray
-
-
-def main(arguments: list[str]) -> int:
-    @dataclass
-    class CrossEvaluate:
-        checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help="The .h5 files of runs.")]
-        samples: Annotated[int | None, tyro.conf.arg(help="K; as in each run by default.")] = None
-        images: Annotated[int | None, tyro.conf.arg(help="Test images, a seeded random subset; 0 for all.")] = None
-        backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Who evaluates; all by default.")] = protocol.BACKENDS
-        device: Annotated[Device, tyro.conf.arg(help="Where the models live.")] = "cpu"
-        data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
-        results: Annotated[Path, tyro.conf.arg(help="Folder for the report.")] = Path("results/reports")
-
-    asked = parse(CrossEvaluate, arguments, command="cross-evaluate", description="Checkpoints, each in every backend.")
-    here = environment.describe(asked.device)
-    if not asked.checkpoints:
+    Returns the exit code: 1 where log weights of a checkpoint differ by more than TOLERANCE. Raises `UserError` for a
+    checkpoint that can't be read or whose data isn't there, and as `comparison.check_present` does.
+    """
+    if not paths:
         raise UserError("Which checkpoints? `python -m benchmarks run` writes them into its results folder, as .h5 files.")
-    if len(set(asked.backend)) < 2 or not set(asked.backend) <= set(protocol.BACKENDS):
-        raise UserError(f"--backend takes two or more of {', '.join(protocol.BACKENDS)}.")
-    loaded = {str(path): checkpoints.load(path) for path in asked.checkpoints}
-    backends = [name for name in protocol.BACKENDS if name in asked.backend]
-    scores: dict[str, list[Scores]] = {}
+    before = environment.describe(device)
+    loaded = [checkpoints.load(path) for path in paths]
+    question = {"device": device, "data_dir": str(data_dir) if data_dir else None, "checkpoints": [str(path) for path in paths]}
+    for path, checkpoint in zip(paths, loaded, strict=True):
+        settings(path, checkpoint, device=device, data_dir=data_dir)  # refuses before minutes of work, not after
+    found: dict[str, list[np.ndarray]] = {}
+    unavailable: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in backends:
-            task = Task(
-                backend=name,
-                checkpoints=list(loaded),
-                samples=asked.samples,
-                images=asked.images,
-                device=asked.device,
-                data_dir=str(asked.data_dir) if asked.data_dir else None,
-                output=str(Path(folder) / f"{name}.npz"),
-            )
-            for path, checkpoint in loaded.items():
-                evaluated(task, path, checkpoint)
-            if code := in_process(task):
-                if code in (2, UNAVAILABLE):
-                    return 2  # it has said why
-                raise UserError(f"The process of {name} ended with code {code}; its message stands above.")
-            scores[name] = read(Path(task.output), count=len(loaded))
-    rows = [
-        row(checkpoint, {name: found[i] for name, found in scores.items()}, samples=asked.samples, device=asked.device)
-        for i, checkpoint in enumerate(loaded.values())
-    ]
-    rows = in_order(rows)
-    show(rows)
-    print(f"Wrote {reports.write(REPORT, {'rows': rows}, asked.results, environment=here)}.")
-    uneven = [each for each in rows if not flat(each)]
+            output = Path(folder) / f"{name}.npz"
+            its = question | {"backend": name, "output": str(output)}
+            # In this folder, which the paths of checkpoints and data sets can be relative to.
+            if reason := ask(f"{__name__}:score", its, title=name, folder=Path.cwd()):
+                unavailable[name] = reason
+                continue
+            with np.load(output, allow_pickle=False) as arrays:
+                found[name] = [arrays[str(i)] for i in range(len(loaded))]
+    comparison.check_present(unavailable, backends=backends, required=required)
+    rows = in_order(
+        row(checkpoint, {name: arrays[i] for name, arrays in found.items()}, device=device)
+        for i, checkpoint in enumerate(loaded)
+    )
+    terminal.show(table(rows), Console())
+    for name, reason in unavailable.items():
+        print(f"{name}: not run: {reason}")
+    content = {"device": device, "rows": rows}
+    print(f"Wrote {reports.write(reports.of_device(REPORT, device), content, results, environment=before)}.")
+    uneven = [each for each in rows if not even(each)]
     for each in uneven:
-        print(f"Not flat: {each['variational']}, trained by {trained_by(each)}.", file=sys.stderr)
+        print(
+            f"Not the same in every backend: {each['variational']}, trained by {trained_by(each)}; "
+            f"{' and '.join(each['between'])} are {each['deviation']:.1e} apart, more than {TOLERANCE[each['precision']]:.0e}.",
+            file=sys.stderr,
+        )
     return 1 if uneven else 0
 
 
-def in_process(task: Task) -> int:
-    """Run the task in a process of its own and return its exit code."""
-    command = [sys.executable, "-m", "benchmarks", "cross-evaluate-worker"]
-    return subprocess.run(command, input=json.dumps(dataclasses.asdict(task)), text=True, check=False).returncode
-
-
-# --- the evaluating process ---
-
-
-def worker(arguments: list[str]) -> int:
-    task = Task(**json.loads(sys.stdin.read()))
-    try:
-        backend = protocol.load(task.backend)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return UNAVAILABLE
-    arrays: dict[str, np.ndarray] = {}
-    for i, path in enumerate(task.checkpoints):
-        scores = score(backend, task, path)
-        arrays |= {f"{i}/{field}": value for field, value in vars(scores.test).items()}
-        arrays[f"{i}/log_weights"] = scores.log_weights
-    np.savez(task.output, allow_pickle=False, **arrays)
-    return 0
-
-
-def evaluated(task: Task, path: str, checkpoint: Checkpoint) -> tuple[Config, data.Dataset]:
-    """With which settings, on which data. Raises `UserError` where either doesn't fit."""
-    given = {"samples": task.samples, "images": task.images, "device": task.device}
-    config = checkpoint.config.replace(**{name: value for name, value in given.items() if value is not None})
-    dataset = data.load(checkpoint.dataset, data_dir=Path(task.data_dir) if task.data_dir else None)
+def settings(path: Path, checkpoint: Checkpoint, *, device: Device, data_dir: Path | None) -> tuple[Config, Dataset]:
+    """The checkpoint's settings on this device, and its data. Raises `UserError` where they don't fit."""
+    config = checkpoint.config.replace(device=device)
+    dataset = data.load(checkpoint.dataset, data_dir=data_dir)
     if dataset.sha256 != checkpoint.sha256:
         raise UserError(f"{path} was trained on other data than {checkpoint.dataset} now holds.")
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
-    if (config.evaluation.images or len(dataset.test)) < 2:
-        raise UserError("--images is 1; an error needs at least 2.")
     return config, dataset
 
 
-def score(backend: protocol.Backend, task: Task, path: str) -> Scores:
-    checkpoint = checkpoints.load(Path(path))
-    config, dataset = evaluated(task, path, checkpoint)
-    session = runs.judging(backend, checkpoint.selected(), config=config)
-    handle = session.place(dataset.test)
-    images = data.subset(images=config.evaluation.images, of=len(dataset.test))
-    progress = Progress(f"{task.backend} evaluates {Path(path).stem}:")
-    with progress.phase("test", total=len(images), unit="images") as advance:
-        test = estimators.per_image(
-            session,
-            handle,
-            images=images,
-            samples=config.evaluation.samples,
-            seed=seed_for(config.training.seed, TEST),
-            image_batch=config.evaluation.image_batch,
-            sample_block=config.evaluation.sample_block,
-            report=lambda done: advance(done, None),
-        )
-    rows = images[:GIVEN_IMAGES]
-    draws = generator(config.training.seed, CHECKPOINTS_NOISE)
-    noise = draws.standard_normal((GIVEN_SAMPLES, len(rows), config.model.latent_size)).astype(config.dtype)
-    log_weights = session.log_weights(handle, rows, samples=range(GIVEN_SAMPLES), seed=0, noise=noise)
-    return Scores(test=test, log_weights=log_weights)
+def score(question: dict[str, Any]) -> str | None:
+    """One backend's process: write each checkpoint's log weights [SAMPLES, IMAGES] on given noise.
+
+    Returns why the backend is unavailable; None when done. Raises `UserError` for log weights that are not finite.
+    """
+    try:
+        backend = protocol.load(question["backend"])
+    except UserError as error:
+        return str(error)
+    data_dir = Path(question["data_dir"]) if question["data_dir"] else None
+    arrays = {}
+    for i, path in enumerate(map(Path, question["checkpoints"])):
+        checkpoint = checkpoints.load(path)
+        config, dataset = settings(path, checkpoint, device=question["device"], data_dir=data_dir)
+        scorer = backend.score(config, checkpoint.selected())
+        rows = np.linspace(0, len(dataset.test) - 1, min(IMAGES, len(dataset.test))).astype(np.int32)  # of the whole test set
+        draws = generator(config.training.seed, CHECKPOINTS_NOISE)
+        noise = draws.standard_normal((SAMPLES, len(rows), config.model.latent_size)).astype(config.dtype)
+        log_w = scorer.log_weights(scorer.place(dataset.test), rows, samples=range(SAMPLES), seed=0, noise=noise)
+        if not np.isfinite(log_w).all():
+            raise UserError(f"{path} has log weights in {question['backend']} that are not finite: its training diverged.")
+        arrays[str(i)] = log_w
+    np.savez(question["output"], allow_pickle=False, **arrays)
+    return None
 
 
-def read(path: Path, *, count: int) -> list[Scores]:
-    """What a worker wrote about so many checkpoints."""
-    fields = [field.name for field in dataclasses.fields(estimators.PerImage)]
-    with np.load(path, allow_pickle=False) as arrays:
-        return [
-            Scores(
-                test=estimators.PerImage(**{field: arrays[f"{i}/{field}"] for field in fields}),
-                log_weights=arrays[f"{i}/log_weights"],
-            )
-            for i in range(count)
-        ]
+# --- the report and its table ---
 
 
-# --- the table ---
+def row(checkpoint: Checkpoint, found: dict[str, np.ndarray], *, device: str) -> Row:
+    """A checkpoint's row of the report, from its log weights in each backend.
 
-
-def row(checkpoint: Checkpoint, scores: dict[str, Scores], *, samples: int | None, device: str) -> Row:
-    """A checkpoint's row of the report, from its scores in each backend.
-
-    difference     of two backends' log p(x), on their own noise, between the two that are farthest apart in errors;
-                   difference_se its standard error: a Monte-Carlo error, the images are the same
-    deviation      the largest of the log weights on given noise, max|a − b| / max|b|, over pairs of backends
+    `deviation`, max|a − b| / max|b|, is the largest over pairs of backends, of the pair `between`. Rows of older reports also
+    have `evaluated`, each backend's figures on its own noise, and `difference` ± `difference_se`, the largest of log p(x).
     """
     config = checkpoint.config
-    samples = samples or config.evaluation.samples
-    apart = []
-    for one, other in itertools.combinations(scores, 2):
-        differences = scores[one].test.log_px - scores[other].test.log_px
-        apart.append((float(differences.mean()), estimators.standard_error(differences), one, other))
-    difference, difference_se, one, other = max(apart, key=lambda each: abs(each[0]) / max(each[1], 1e-300))
+    off, between = max((comparison.deviation(found[a], found[b]), [a, b]) for a, b in combinations(found, 2))
+    samples, images = next(iter(found.values())).shape
     return {
         "backend": checkpoint.backend,
         "trained": checkpoint.trained(checkpoint.selected_step()),
@@ -226,61 +141,45 @@ def row(checkpoint: Checkpoint, scores: dict[str, Scores], *, samples: int | Non
         "seed": config.training.seed,
         "precision": config.factors,
         "device": device,
-        "evaluated": {
-            name: dataclasses.asdict(estimators.summary(found.test, samples=samples)) for name, found in scores.items()
-        },
-        "difference": difference,
-        "difference_se": difference_se,
-        "difference_between": [one, other],
-        "deviation": max(
-            float(np.abs(scores[a].log_weights - scores[b].log_weights).max() / np.abs(scores[b].log_weights).max())
-            for a, b in itertools.combinations(scores, 2)
-        ),
+        "backends": list(found),
+        "samples": samples,
+        "images": images,
+        "deviation": off,
+        "between": between,
     }
 
 
-def flat(row: Row) -> bool:
-    """Whether a row's figures are one figure: within ERRORS on each backend's own noise, within TOLERANCE on given noise."""
-    return abs(row["difference"]) <= ERRORS * row["difference_se"] and row["deviation"] <= TOLERANCE[row["precision"]]
+def even(row: Row) -> bool:
+    """Whether the backends agree on the row's checkpoint."""
+    return bool(row["deviation"] <= TOLERANCE[row["precision"]])
 
 
-def cells(row: Row) -> dict[str, str]:
-    scores = {f"in {name}": f"{found['log_px']:.3f} ± {found['log_px_se']:.3f}" for name, found in row["evaluated"].items()}
-    return {
-        "family": row["variational"],
-        "trained by": trained_by(row),
-        **scores,
-        "largest difference": f"{row['difference']:+.4f} ± {row['difference_se']:.4f}",
-        "given noise": f"{row['deviation']:.1e}",
-    }
+def table(rows: Sequence[Row]) -> Table:
+    """A row a checkpoint; an older report's rows have their figures on each backend's own noise too."""
+    lines = []
+    for each in rows:
+        line = {"family": each["variational"], "trained by": trained_by(each)}
+        for name, its in each.get("evaluated", {}).items():
+            line[f"in {name}"] = f"{its['log_px']:.3f} ± {its['log_px_se']:.3f}"
+        if "difference" in each:
+            line["largest difference"] = f"{each['difference']:+.4f} ± {each['difference_se']:.4f}"
+        lines.append(line | {"given noise": f"{each['deviation']:.1e}"})
+    title = "Log weights of one checkpoint on the same noise in every backend: the largest deviation of two backends"
+    return Table(
+        columns=list(lines[0]), rows=[list(line.values()) for line in lines], left=("family", "trained by"), title=title
+    )
 
 
-def show(rows: Sequence[Row]) -> None:
-    lines = [cells(each) for each in rows]
-    title = "log p(x) of the test images, nats, by who trained (rows) and who evaluates (columns)"
-    cells_of_rows = [list(line.values()) for line in lines]
-    terminal.show(Table(columns=list(lines[0]), rows=cells_of_rows, left=("family", "trained by"), title=title), Console())
-
-
-def markdown(report: reports.Report) -> str:
-    """The README's block."""
+def parts(report: reports.Report) -> list[Part]:
+    """The document block: the table, the checkpoints' settings, and where it was measured."""
     rows: list[Row] = report["rows"]
-    lines = [cells(each) for each in rows]
-    columns = list(lines[0])
-    texts = ("family", "trained by")
-    result = [
-        "| " + " | ".join(columns) + " |",
-        "| " + " | ".join("---" if column in texts else "---:" for column in columns) + " |",
-        *("| " + " | ".join(line.values()) + " |" for line in lines),
-        "",
-    ]
-    settings = {
-        f"`{each['preset']}` on {each['dataset']['name']}, {each['trained'][-1]['last_step']:,} steps; "
-        f"{found['images']:,} test images, K = {found['importance_samples']:,}"
-        for each in rows
-        for found in each["evaluated"].values()
-    }
-    measured = {f"{each['device']}, {each['precision']}" for each in rows}
-    result += [f"- {setting}." for setting in sorted(settings)]
-    result.append(f"- {reports.where(report['environment'], setting='; '.join(sorted(measured)))}.")
-    return "\n".join(result)
+    trained = set()
+    for each in rows:
+        setting = f"`{each['preset']}` on {each['dataset']['name']}, {each['trained'][-1]['last_step']:,} steps"
+        if "samples" in each:
+            trained.add(f"{setting}; {each['samples']} samples of {each['images']} images in {', '.join(each['backends'])}")
+        for its in each.get("evaluated", {}).values():
+            trained.add(f"{setting}; {its['images']:,} test images, K = {its['importance_samples']:,}")
+    where = "; ".join(sorted({f"{each['device']}, {each['precision']}" for each in rows}))
+    notes = [*sorted(trained), reports.where(report["environment"], setting=where)]
+    return [table(rows), "\n".join(f"- {note}." for note in notes)]

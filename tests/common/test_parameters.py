@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
+from benchmarks.harness import floor
 from common import noise, parameters, schedules
-from common.config import Model, Optimizer, Training
+from common.config import Config, Model, Optimizer, Training
+from common.masks import made_masks
 
 FLOW = Model(variational="flow", image_shape=(5, 6), latent_size=50, hidden_size=400, flow_depth=2)
 
@@ -35,6 +39,74 @@ def test_the_scale_is_that_of_the_unmasked_inputs(distribution: str) -> None:
             assert np.abs(drawn).max() <= 1 / np.sqrt(fan_in) < 1.3 * np.abs(drawn).max()
         else:
             assert np.abs(drawn).max() <= np.sqrt(6 / (fan_in + fan_out.min()))
+
+
+def sha256(arrays: parameters.State) -> str:
+    """Of names, types, shapes and bits; the first 16 digits."""
+    digest = hashlib.sha256()
+    for name, value in arrays.items():
+        digest.update(f"{name} {value.dtype} {value.shape}\n".encode() + np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("distribution", "expected"),
+    [("lecun-normal", "d8c6b0808fecb8e8"), ("glorot", "176820d9ac9914b9"), ("torch-linear", "89542b384f92c6af")],
+)
+def test_initial_values_stay_bit_for_bit(distribution: str, expected: str) -> None:
+    """Records and baselines hold results that began with these values."""
+    assert sha256(initial(distribution)) == expected
+
+
+def test_masks_stay_bit_for_bit() -> None:
+    sizes = ((5, 11), (8, 4), (128, 512))
+    masks = {f"{n} {m} {name}": v for n, m in sizes for name, v in made_masks(latent_size=n, hidden_size=m).items()}
+    assert sha256(masks) == "9468f2d5508f6815"
+
+
+def test_the_floors_products_stay_the_same() -> None:
+    model = Model(variational="flow", image_shape=(1, 2), latent_size=3, hidden_size=5, flow_depth=1)
+    config = Config(model=model).replace(batch_size=7, objective_samples=4)
+    forward = [(7, 2, 5), (7, 5, 5), (7, 5, 9)]  # encoder, by images
+    forward += [(28, 3, 5), (7, 3, 5), (28, 5, 5), (28, 5, 6)]  # MADE, its context by images
+    forward += [(28, 3, 5), (28, 5, 5), (28, 5, 2)]  # decoder
+    expected = [forward[0], (2, 7, 5)]  # no gradient of the pixels
+    for rows, inputs, outputs in forward[1:]:
+        expected += [(rows, inputs, outputs), (inputs, rows, outputs), (rows, outputs, inputs)]
+    assert floor.products(config) == expected
+
+
+CONVOLUTION = parameters.Layer("encoder.window", "convolution", {"height": 3, "width": 5, "in": 40, "out": 60})
+
+
+@pytest.mark.parametrize(
+    ("distribution", "deviation"),
+    [("lecun-normal", 600**-0.5), ("glorot", (2 / (600 + 900)) ** 0.5), ("torch-linear", (3 * 600) ** -0.5)],
+)
+def test_a_convolutions_inputs_are_those_of_its_window(distribution: str, deviation: float) -> None:
+    """Standard deviation of the draws, for 3 · 5 · 40 weights to an output and 3 · 5 · 60 from an input."""
+    draws = np.random.default_rng(0)
+    weight = parameters.initial_weight(CONVOLUTION, distribution=distribution, draws=draws)  # type: ignore[arg-type]
+    assert weight.shape == (3, 5, 40, 60)
+    assert abs(weight.std() / deviation - 1) < 0.02
+
+
+def test_a_convolution_has_no_entry_in_the_floor_yet() -> None:
+    with pytest.raises(NotImplementedError, match=r"encoder\.window is a convolution"):
+        CONVOLUTION.products(20)
+
+
+def test_a_weight_goes_to_pytorchs_axes_and_back() -> None:
+    torch = pytest.importorskip("torch")
+    from backends.pytorch import layout
+
+    for axes in (CONVOLUTION.axes, {"in": 3, "out": 4}, {"out": 6}):
+        array = np.random.default_rng(1).normal(size=tuple(axes.values()))
+        own = layout.own(array, axes)
+        assert own.shape == tuple(axes[axis] for axis in ("out", "in", "height", "width") if axis in axes)
+        assert np.array_equal(layout.portable(torch.tensor(own), axes), array)
+    array = np.random.default_rng(1).normal(size=(3, 5, 40, 60))
+    assert layout.own(array, CONVOLUTION.axes)[7, 4, 2, 1] == array[2, 1, 4, 7]
 
 
 def test_biases_start_at_zero_but_for_the_gate_and_the_data() -> None:

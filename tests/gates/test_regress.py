@@ -21,8 +21,8 @@ from benchmarks.gates.regress import BASELINES, NUMBERS
 from benchmarks.harness import reports
 from benchmarks.harness.copies import Replacement, copied, replaced
 from benchmarks.harness.environment import ROOT
-from benchmarks.parity import command as parity
-from benchmarks.parity.command import BrokenRungError
+from benchmarks.parity import comparison as parity
+from benchmarks.parity.comparison import BrokenRungError
 from common.protocol import BACKENDS
 from tests.gates.slowed import slow_down
 

@@ -26,7 +26,7 @@ def test_a_committed_record_has_its_presets_settings(record: records.Record) -> 
         dtype=config.dtype,
         precision=config.precision,
         device=record["device"],
-        pixels=config.model.pixels,
+        image_shape=config.model.image_shape,
         # Rounding alone: the fastest of them is no part of what a preset is.
         image_batch=config.evaluation.image_batch,
         sample_block=config.evaluation.sample_block,

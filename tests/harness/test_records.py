@@ -71,7 +71,7 @@ def changed(preset: str = "standard", **settings: Any) -> records.Record:
     ("settings", "record", "checkpoint"),
     [
         ({}, "", ""),
-        ({"pixels": 64}, "", ""),
+        ({"image_shape": (8, 8)}, "", ""),
         ({"steps": 3000}, "+steps3000", "+steps3000"),
         ({"steps": 3000, "data_bias": False}, "+no-data-bias+steps3000", "+no-data-bias+steps3000"),
         ({"optimizer": "rmsprop", "adam_epsilon": 1e-9}, "+adam-epsilon1e-09+optimizer-rmsprop", None),

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from filelock import FileLock
 
-from benchmarks.parity import command as parity
-from benchmarks.parity import ladder
-from benchmarks.parity.command import Job
+from benchmarks.parity import comparison, ladder
+from benchmarks.parity.comparison import Job
 from common.config import Config, Model
 from common.parameters import State, fresh_state, initial_parameters
 from common.protocol import BACKENDS, Session, load
@@ -73,12 +72,12 @@ def climbed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[st
     with FileLock(f"{folder}.lock"):
         if not jobs.exists():
             folder.mkdir(exist_ok=True)
-            images = parity.random_images(ladder.SMALL.model.pixels)
-            done = parity.measure(BACKENDS, SCENARIOS, images=images, folder=folder, threads=1)
+            images = ladder.random_images(ladder.SMALL.model.pixels)
+            done = comparison.measure(BACKENDS, SCENARIOS, images=images, folder=folder, threads=1)
             for job in done.values():
                 assert isinstance(job, Job), job
-            jobs.write_text(json.dumps({backend: job.as_json() for backend, job in done.items()}))
-    return {backend: Job.from_json(text) for backend, text in json.loads(jobs.read_text()).items()}
+            jobs.write_text(json.dumps({backend: asdict(job) for backend, job in done.items()}))
+    return {backend: Job.from_dict(values) for backend, values in json.loads(jobs.read_text()).items()}
 
 
 def broken_by(mutation: Mutation, climbed: dict[str, Job], folder: Path) -> str:
@@ -87,11 +86,11 @@ def broken_by(mutation: Mutation, climbed: dict[str, Job], folder: Path) -> str:
     rungs = SCENARIOS[number].rungs
     mutated(mutation, folder / "code")
     job = replace(climbed[mutation.backend], scenarios=[SCENARIOS[number]], folder=str(folder), last=mutation.rung)
-    assert parity.in_process(job, root=folder / "code") is None
+    assert comparison.in_process(job, root=folder / "code") is None
     results = {backend: clean.read(number) for backend, clean in climbed.items()} | {mutation.backend: job.read(0)}
     try:
-        parity.compare(SCENARIOS[number], results, rungs[: rungs.index(mutation.rung) + 1])
-    except parity.BrokenRungError as error:
+        comparison.compare(SCENARIOS[number], results, rungs[: rungs.index(mutation.rung) + 1])
+    except comparison.BrokenRungError as error:
         return str(error)
     return ""
 

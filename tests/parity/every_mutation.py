@@ -1,4 +1,4 @@
-"""The ladder catches every fault of `benchmarks.mutations`, at the rung that each names. Minutes: `make mutations` runs it."""
+"""The ladder catches every fault of `mutations.txt`, at the rung that each names. Minutes: `make mutations` runs it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.parity.command import Job
+from benchmarks.parity.comparison import Job
 from tests.parity.conftest import catch
 from tests.parity.mutations import MUTATIONS, Mutation
 

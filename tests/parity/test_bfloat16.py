@@ -9,7 +9,6 @@ import pytest
 
 from common.config import Config, check
 from common.errors import UserError
-from common.parameters import State
 from common.protocol import Session, probes
 from tests.parity.conftest import IMAGES, deviation, random_state, session, small
 
@@ -106,13 +105,3 @@ def test_it_needs_float32() -> None:
     with pytest.raises(UserError, match="--precision bfloat16 is for --dtype float32, not float64"):
         check(config, train_images=10, test_images=10)
     check(config.replace(dtype="float32"), train_images=10, test_images=10)
-
-
-def test_a_config_from_before_is_in_full_and_eager() -> None:
-    values: State | dict = Config().as_dict()
-    del values["precision"]
-    assert Config.from_dict(values) == Config()
-    del values["training"]["compile_from"]
-    assert Config.from_dict(values) == Config().replace(compile_from=Config().training.steps + 1), "it was eager"
-    assert Config().replace(dtype="float64").factors == "float64"
-    assert Config().replace(precision="bfloat16").factors == "bfloat16"

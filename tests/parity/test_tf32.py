@@ -14,11 +14,15 @@ from common.protocol import load
 
 
 def switch(backend: str) -> bool:
-    """Whether the framework would round the factors of a float32 product on a GPU."""
+    """Whether the framework would round the factors of a float32 product or convolution on a GPU. JAX and TensorFlow have one
+    switch for both.
+    """
     if backend == "pytorch":
         import torch
 
-        return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+        products, convolutions = (b.fp32_precision for b in (torch.backends.cuda.matmul, torch.backends.cudnn.conv))
+        assert products == convolutions
+        return bool(products == "tf32")
     if backend == "jax":
         import jax
 

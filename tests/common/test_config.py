@@ -1,0 +1,38 @@
+"""Configs as records and checkpoints hold them, those of earlier versions too."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from common.config import Config, Model, square_or_row
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (8, 8), (1, 12), (3, 4), (2, 8), (1, 1)])
+def test_a_config_survives_json(shape: tuple[int, int]) -> None:
+    config = Config(model=Model(image_shape=shape)).replace(steps=7, dtype="float64")
+    assert Config.from_dict(json.loads(json.dumps(config.as_dict()))) == config
+
+
+@pytest.mark.parametrize(("pixels", "shape"), [(784, (28, 28)), (64, (8, 8)), (12, (1, 12)), (2, (1, 2))])
+def test_a_config_that_has_only_pixels_is_of_a_square_or_a_row(pixels: int, shape: tuple[int, int]) -> None:
+    """As data without a stated shape. The dictionary is the same again, so that old records still compare equal."""
+    values: dict[str, Any] = Config().as_dict()
+    values["model"]["pixels"] = pixels
+    assert "image_shape" not in values["model"]
+    config = Config.from_dict(values)
+    assert (config.model.image_shape, config.model.pixels) == (shape, pixels)
+    assert square_or_row(pixels) == shape
+    assert config.as_dict() == values
+
+
+def test_a_config_from_before_is_in_full_and_eager() -> None:
+    values: dict[str, Any] = Config().as_dict()
+    del values["precision"]
+    assert Config.from_dict(values) == Config()
+    del values["training"]["compile_from"]
+    assert Config.from_dict(values) == Config().replace(compile_from=Config().training.steps + 1), "it was eager"
+    assert Config().replace(dtype="float64").factors == "float64"
+    assert Config().replace(precision="bfloat16").factors == "bfloat16"
