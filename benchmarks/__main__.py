@@ -30,8 +30,6 @@ PROCESSES = {
     "answer": "harness.processes:answer",
     "describe": "harness.cli:describe",
     "worker": "harness.runs:worker",
-    "peers-worker": "harness.ours:worker",
-    "overhead-worker": "studies.overhead:worker",
 }
 STUDIES = ("ablation", "agreement", "ancestor", "bfloat16", "growth", "numpyro", "overhead", "throughput")
 # A name that a command had before → what answers now.

@@ -15,8 +15,4 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         raise UserError(f"Which study? Choose from {', '.join(skeleton.names())}.")
     name, *rest = arguments
-    study = skeleton.load(name)
-    if not hasattr(study, "Arguments"):  # not on the skeleton yet
-        code: int = study.main(rest)
-        return code
-    return skeleton.main(study, rest)
+    return skeleton.main(skeleton.load(name), rest)

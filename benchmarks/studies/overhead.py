@@ -1,12 +1,12 @@
-"""`python -m benchmarks overhead`: what this suite itself costs, of the time that a framework would need without it.
+"""What this suite itself costs, of the time that a framework would need without it.
 
 Beside a bare loop: fresh processes, in each of which chunks of `Session.train` take turns with as many steps of a loop written
 by hand in the same framework, `docs/examples/loop_*.py`. Both draw their minibatches inside the clock. The figure is the median
 over all turns of ours / bare, with an interval between two order statistics that covers the true median 95 times in 100 if
-turns are independent. Those of one process share its memory's layout, so that a few processes may differ by more.
+turns are independent. Turns of one process share its memory's layout, so that a few processes may differ by more.
 
-Outside of `train`: a run of the mean-field model as `common.training.train` does it, what is spent in the session's calls taken
-off; its checkpoint isn't written.
+Outside of `train`: a run of the mean-field model as `common.training.train` does it, less the time in the session's calls; its
+checkpoint isn't written.
 
 Start: the whole command `run --preset quick` for one chunk of training, in fresh processes, less its test. Cold is the first,
 with an empty cache of compiled programs.
@@ -15,9 +15,10 @@ with an empty cache of compiled programs.
 from __future__ import annotations
 
 import functools
-import json
+import itertools
 import os
 import runpy
+import shutil
 import statistics
 import subprocess
 import sys
@@ -31,14 +32,16 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks.harness import cores, environment, records, reports, runs
+from benchmarks.harness import cores, processes, records, reports, runs
 from benchmarks.harness.cases import FAMILIES
-from benchmarks.harness.cli import parse, usable
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD, preset
 from benchmarks.harness.progress import Progress
 from benchmarks.harness.reports import Report
 from benchmarks.harness.runs import Job
+from benchmarks.outputs.table import Part, Table
+from benchmarks.studies import skeleton
+from benchmarks.studies.skeleton import Measured, Point, Result
 from common import protocol, training
 from common.clock import timed
 from common.config import Config
@@ -46,83 +49,66 @@ from common.data import Dataset
 from common.errors import UserError
 from common.protocol import BACKENDS, Session
 
-REPORT = "overhead"
 EXAMPLES = ROOT / "docs/examples"
 IMAGES = {"train": 10_000, "valid": 1_000, "test": 1}
 START = "quick"
 
 
-@dataclass
-class Overhead:
+@dataclass(kw_only=True)
+class Arguments(skeleton.Arguments):
     backend: Annotated[tuple[str, ...], tyro.conf.arg(help=f"One or more of {', '.join(BACKENDS)}; all by default.")] = ()
     processes: Annotated[int, tyro.conf.arg(help="Fresh processes a backend.")] = 3
     turns: Annotated[int, tyro.conf.arg(help="Turns a process: a chunk of ours and one of the bare loop.")] = 8
     steps: Annotated[int, tyro.conf.arg(help="Steps of the run whose time outside of `train` is measured.")] = 1_000
     starts: Annotated[int, tyro.conf.arg(help="Starts after the cold one, a backend and family.")] = 3
-    results: Annotated[Path, tyro.conf.arg(help="Folder for the report.")] = Path("results")
 
 
-def main(arguments: list[str]) -> int:
-    asked = parse(Overhead, arguments, command=REPORT, description="What this suite itself costs.")
-    here = environment.describe()
+def check(asked: Arguments) -> None:
     for name, least in (("processes", 1), ("turns", 6), ("steps", STANDARD.training.chunk), ("starts", 1)):
         if getattr(asked, name) < least:
             raise UserError(f"--{name} is {getattr(asked, name)}; it must be at least {least}.")
-    backends = usable(asked.backend)
-    loops: dict[str, list[dict[str, Any]]] = {name: [] for name in backends}
-    for _ in range(asked.processes):
-        for name in backends:
-            loops[name].append(in_process(name, turns=asked.turns, steps=asked.steps))
-    starts: dict[tuple[str, str], list[dict[str, float | None]]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for turn in range(1 + asked.starts):
-            for name in backends:
-                for family in FAMILIES:
-                    found = start(name, family, folder=Path(folder), turn=turn)
-                    starts.setdefault((name, family), []).append(found)
-    content = {
-        "loops": [loop_row(name, found) for name, found in loops.items()],
-        "starts": [start_row(*key, found) for key, found in starts.items()],
-        "round_trips_ns": [trip for found in loops.values() for process in found for trip in process["round_trips_ns"]],
-        "chunk": STANDARD.training.chunk,
-        "start_chunk": preset(START).training.chunk,
-    }
-    path = reports.write(REPORT, content, asked.results, environment=here)
-    print(table(reports.read(REPORT, path.parent) or {}))
-    return 0
+
+
+def plan(asked: Arguments) -> dict[str, Point]:
+    """A process of each backend before the next of any; then a start of each backend and family, the cold ones first."""
+    points: dict[str, Point] = {}
+    for number, name in itertools.product(range(asked.processes), asked.backend):
+        points[f"loop_{name}_{number}"] = {"backend": name, "turns": asked.turns, "steps": asked.steps}
+    caches = str(asked.results / "caches")
+    for turn, name, family in itertools.product(range(1 + asked.starts), asked.backend, FAMILIES):
+        points[f"start_{name}_{family}_{turn}"] = {"backend": name, "family": family, "turn": turn, "caches": caches}
+    return points
+
+
+def run(point: Point) -> Result:
+    """A process beside the bare loop, see `measure`; or a start."""
+    if "turns" in point:
+        return dict(processes.ask(f"{__name__}:measure", point, title=point["backend"]))
+    cache = Path(point["caches"]) / f"{point['backend']}-{point['family']}"
+    if point["turn"] == 0:
+        shutil.rmtree(cache, ignore_errors=True)
+    return start(point["backend"], point["family"], cache=cache)
 
 
 # --- beside a bare loop, and outside of `train` ---
 
 
-def in_process(backend: str, *, turns: int, steps: int) -> dict[str, Any]:
-    """What `worker` says. Raises `UserError` where it fails."""
-    command = [sys.executable, "-m", "benchmarks", "overhead-worker", backend, str(turns), str(steps)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"The process of {backend} ended with code {done.returncode}; its message stands above.")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
-
-
-def worker(arguments: list[str]) -> int:
-    """Prints JSON: seconds of our and of the bare chunks, turn by turn, and the share of a run outside of its session."""
-    name, turns, steps = arguments[0], int(arguments[1]), int(arguments[2])
+def measure(point: Point) -> Result:
+    """Seconds of our and of the bare chunks, turn by turn, and the share of a run outside of its session."""
+    name, steps = point["backend"], point["steps"]
     config = STANDARD.replace(steps=steps, validation_interval=steps, warm_up=0, compile_from=0)  # as a run of `standard` is
     draws = np.random.default_rng(0)
     images = {split: (draws.random((n, config.model.pixels)) < 0.13).astype(np.uint8) for split, n in IMAGES.items()}
     dataset = Dataset(name="random images", sha256="", **images, image_shape=(28, 28))
     job = Job(name, "standard", data="", data_dir=None, config=config, results="", resume=False)
     checkpoint, session = runs.begin(job, backend=protocol.load(name), dataset=dataset)
-    ours, bare, trips = by_turns(session, name, config=config, images=dataset.train, turns=turns)
+    ours, bare, trips = by_turns(session, name, config=config, images=dataset.train, turns=point["turns"])
     checkpoint, session = runs.begin(job, backend=protocol.load(name), dataset=dataset)
-    answer = {"ours": ours, "bare": bare, "round_trips_ns": trips}
-    print(json.dumps(answer | {"outside": outside(session, checkpoint, dataset=dataset)}))
-    return 0
+    return {"ours": ours, "bare": bare, "round_trips_ns": trips, "outside": outside(session, checkpoint, dataset=dataset)}
 
 
 def bare_loop(name: str) -> Callable[..., Callable[[np.ndarray], np.ndarray]]:
-    """`create` of the script with a loop in that framework: it stands alone, and only a process of its own may import it."""
+    """`create` of the script with a loop in that framework. The script imports the framework: call it in a fresh process."""
     create: Callable[..., Callable[[np.ndarray], np.ndarray]] = runpy.run_path(str(EXAMPLES / f"loop_{name}.py"))["create"]
     return create
 
@@ -130,9 +116,9 @@ def bare_loop(name: str) -> Callable[..., Callable[[np.ndarray], np.ndarray]]:
 def by_turns(
     session: Session, name: str, *, config: Config, images: np.ndarray, turns: int
 ) -> tuple[list[float], list[float], list[cores.RoundTrip]]:
-    """Seconds of our chunks and of the bare loop's, after one of either that compiles; who begins a turn alternates.
+    """(seconds of our chunks, of the bare loop's, the cores' round trips at both ends of each turn).
 
-    The third: how far apart the cores were at both ends of each turn.
+    Both sides compile in a chunk before the first turn; they alternate in who begins a turn.
     """
     steps, batch = config.training.chunk, config.training.batch_size
     bare = bare_loop(name)(
@@ -162,12 +148,12 @@ def by_turns(
             seconds[side] = timed(sides[side], synchronize=session.synchronize)[1]
         return seconds
 
-    found, trips = [], []
+    pairs, trips = [], []
     for i in range(turns):
         seconds, ends = cores.together(functools.partial(turn, (i + 1) % 2))
-        found.append(seconds)
+        pairs.append(seconds)
         trips += ends
-    return [ours for ours, _ in found], [bare for _, bare in found], trips
+    return [ours for ours, _ in pairs], [bare for _, bare in pairs], trips
 
 
 class Watched:
@@ -217,49 +203,66 @@ def interval(values: list[float]) -> tuple[float, float]:
     return ordered[rank - 1], ordered[-rank]
 
 
-def loop_row(backend: str, found: list[dict[str, Any]]) -> dict[str, Any]:
-    ratios = [ours / bare for process in found for ours, bare in zip(process["ours"], process["bare"], strict=True)]
-    chunk = STANDARD.training.chunk
-    return {
-        "backend": backend,
-        "ours_ms": 1e3 * statistics.median(s for process in found for s in process["ours"]) / chunk,
-        "bare_ms": 1e3 * statistics.median(s for process in found for s in process["bare"]) / chunk,
-        "ratio": statistics.median(ratios),
-        "interval": list(interval(ratios)),
-        "turns": len(ratios),
-        "processes": len(found),
-        "outside": statistics.median(process["outside"] for process in found),
-    }
-
-
 # --- from the command to the first steps ---
 
 
-def start(backend: str, family: str, *, folder: Path, turn: int) -> dict[str, float | None]:
-    """Seconds of one command. Raises `UserError` where it fails."""
-    chunk = preset(START).training.chunk
-    results = folder / f"{backend}-{family}-{turn}"
+def start(backend: str, family: str, *, cache: Path) -> dict[str, float | None]:
+    """Seconds of one command, with this cache of compiled programs. Raises `UserError` where the command fails."""
     command = [sys.executable, "-m", "benchmarks", "run", "--preset", START, "--backend", backend, "--variational", family]
-    command += ["--steps", str(chunk), "--images", "10", "--results", str(results)]
-    own_cache = {"VAEBENCH_CACHE_DIR": str(folder / f"cache-{backend}-{family}")}  # empty at the first turn
-    variables = {name: value for name, value in os.environ.items() if name != cores.WITHIN}  # a wait is no start
-    began = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, env=variables | own_cache, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - began
-    if done.returncode:
-        raise UserError(f"`run` of {backend} ended with code {done.returncode}:\n{done.stderr.strip()[-2000:]}")
-    (path,) = (path for path in results.glob("*.json"))
-    timing = records.read(path)["timing"]
+    command += ["--steps", str(preset(START).training.chunk), "--images", "10", "--results"]
+    variables = {name: value for name, value in os.environ.items() if name != cores.WITHIN}  # a start includes no wait
+    variables["VAEBENCH_CACHE_DIR"] = str(cache)
+    with tempfile.TemporaryDirectory() as results:
+        began = time.perf_counter()
+        done = subprocess.run([*command, results], cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - began
+        if done.returncode:
+            raise UserError(f"`run` of {backend} ended with code {done.returncode}:\n{done.stderr.strip()[-2000:]}")
+        (path,) = Path(results).glob("*.json")
+        timing = records.read(path)["timing"]
+    own = {name: timing[name] for name in ("first_chunk_s", "import_s", "programs_compiled")}
+    return {"command_s": seconds - timing["evaluation_s"], **own}
+
+
+# --- the report and its tables ---
+
+
+def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
+    """A row a backend beside its bare loop, and a row of starts a backend and family."""
+    loops: dict[str, list[Result]] = {}
+    starts: dict[tuple[str, str], list[Result]] = {}
+    for point, result in measured:
+        if "turns" in point:
+            loops.setdefault(point["backend"], []).append(result)
+        else:
+            starts.setdefault((point["backend"], point["family"]), []).append(result)
     return {
-        "command_s": seconds - timing["evaluation_s"],
-        "first_chunk_s": timing["first_chunk_s"],
-        "import_s": timing["import_s"],
-        "programs_compiled": timing["programs_compiled"],
+        "loops": [loop_row(name, processes) for name, processes in loops.items()],
+        "starts": [start_row(*key, results) for key, results in starts.items()],
+        "round_trips_ns": [trip for processes in loops.values() for one in processes for trip in one["round_trips_ns"]],
+        "chunk": STANDARD.training.chunk,
+        "start_chunk": preset(START).training.chunk,
     }
 
 
-def start_row(backend: str, family: str, found: list[dict[str, float | None]]) -> dict[str, Any]:
-    cold, *later = found
+def loop_row(backend: str, processes: list[Result]) -> dict[str, Any]:
+    ours, bare = ([seconds for one in processes for seconds in one[side]] for side in ("ours", "bare"))
+    ratios = [one / other for one, other in zip(ours, bare, strict=True)]
+    chunk = STANDARD.training.chunk
+    return {
+        "backend": backend,
+        "ours_ms": 1e3 * statistics.median(ours) / chunk,
+        "bare_ms": 1e3 * statistics.median(bare) / chunk,
+        "ratio": statistics.median(ratios),
+        "interval": list(interval(ratios)),
+        "turns": len(ratios),
+        "processes": len(processes),
+        "outside": statistics.median(one["outside"] for one in processes),
+    }
+
+
+def start_row(backend: str, family: str, starts: list[Result]) -> dict[str, Any]:
+    cold, *later = starts
     row: dict[str, Any] = {"backend": backend, "family": family, "starts": len(later)}
     for name in ("command_s", "first_chunk_s", "programs_compiled"):
         row[f"cold_{name}"] = cold[name]
@@ -269,36 +272,29 @@ def start_row(backend: str, family: str, found: list[dict[str, float | None]]) -
     return row
 
 
-def table(report: Report) -> str:
-    """The report as Markdown."""
-    columns = ["backend", "ours (ms/step)", "bare loop (ms/step)", "ours / bare (95 % over turns)"]
-    columns += ["turns", "processes", "outside of the session"]
-    lines = [f"| {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 1)}"]
+def parts(report: Report) -> list[Part]:
+    """Each backend beside its bare loop, and the starts of each backend and family."""
+    columns = ("backend", "ours (ms/step)", "bare loop (ms/step)", "ours / bare (95 % over turns)", "turns", "processes")
+    loops = []
     for row in report["loops"]:
         low, high = row["interval"]
-        ratio = f"{row['ratio']:.3f} ({low:.3f} … {high:.3f})"
-        cells = [
-            row["backend"],
-            f"{row['ours_ms']:.2f}",
-            f"{row['bare_ms']:.2f}",
-            ratio,
-            str(row["turns"]),
-            str(row["processes"]),
-            f"{row['outside']:.2%}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        "| backend | family | command, cold (s) | later | import (s) | first chunk, cold (s) | later | compiled later |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+        times = (f"{row['ours_ms']:.2f}", f"{row['bare_ms']:.2f}", f"{row['ratio']:.3f} ({low:.3f} … {high:.3f})")
+        loops.append((row["backend"], *times, str(row["turns"]), str(row["processes"]), f"{row['outside']:.2%}"))
+    starts = []
     for row in report["starts"]:
+        commands = (f"{row['cold_command_s']:.1f}", f"{row['later_command_s']:.1f}", f"{row['import_s']:.1f}")
+        chunks = (f"{row['cold_first_chunk_s']:.2f}", f"{row['later_first_chunk_s']:.2f}")
         programs = row["later_programs_compiled"]
-        cells = [row["backend"], row["family"], f"{row['cold_command_s']:.1f}", f"{row['later_command_s']:.1f}"]
-        cells += [f"{row['import_s']:.1f}", f"{row['cold_first_chunk_s']:.2f}", f"{row['later_first_chunk_s']:.2f}"]
-        lines.append(f"| {' | '.join([*cells, '–' if programs is None else f'{programs:.0f}'])} |")
+        compiled = "–" if programs is None else f"{programs:.0f}"
+        starts.append((row["backend"], row["family"], *commands, *chunks, compiled))
+    names = ("backend", "family")
+    seconds = ("command, cold (s)", "later", "import (s)", "first chunk, cold (s)", "later", "compiled later")
     setting = (
         f"cpu, float32, chunks of {report['chunk']} steps beside the bare loop, one of {report['start_chunk']} after a start, "
         f"{cores.said(report.get('round_trips_ns', []))} beside the bare loop"
     )
-    return "\n".join([*lines, "", f"- {reports.where(report['environment'], setting=setting)}."]) + "\n"
+    return [
+        Table(columns=(*columns, "outside of the session"), rows=loops, left=("backend",)),
+        Table(columns=(*names, *seconds), rows=starts, left=names),
+        f"- {reports.where(report['environment'], setting=setting)}.",
+    ]

@@ -16,9 +16,9 @@ and, where the study has it:
     BLOCKS                      {block of docs/: (report, parts)}, where one block doesn't show the whole report
     failed(report)              whether the command ends with exit code 1, the report written
 
-`title` is a file's name. The skeleton adds "resume" to each point: whether what lies in the results folder may be used.
-Where Arguments has `backend`, the plan sees the backends that can be used here; where it has `device`, each kind of device has
-a report, a figure and points of its own.
+`title` is a file's name. A result with a `reason` says why there is none: --resume measures its point anew. The skeleton adds
+"resume" to each point: whether what lies in the results folder may be used. Where Arguments has `backend`, the plan sees the
+backends that can be used here; where it has `device`, each kind of device has a report, a figure and points of its own.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Result = dict[str, Any]
 Measured = list[tuple[Point, Result]]
 Study = Any  # a module that says what this file's docstring lists
 
-APART = ("__init__", "command", "roofline", "skeleton")  # files of this folder that are no studies
+APART = ("__init__", "command", "skeleton")  # files of this folder that are no studies
 FIGURES = ROOT / "docs" / "figures"
 
 
@@ -92,8 +92,6 @@ def blocks() -> documents.Blocks:
     found: dict[str, tuple[str, Any]] = {}
     for name in names():
         study = load(name)
-        if not hasattr(study, "Arguments"):  # not on the skeleton yet
-            continue
         for block, (report, parts) in getattr(study, "BLOCKS", {name: (name, study.parts)}).items():
             found[block] = (report, lambda report, parts=parts: markdown.page(parts(report)))
     return found
@@ -130,8 +128,11 @@ def main(study: Study, arguments: list[str]) -> int:
     terminal.page(study.parts(report), Console())
     print(f"The report is {path}.", file=sys.stderr)
     if hasattr(study, "draw"):
-        study.draw(report, path.with_name(figure))
-        print(f"The figure is {path.with_name(figure)}.", file=sys.stderr)
+        try:
+            study.draw(report, path.with_name(figure))
+            print(f"The figure is {path.with_name(figure)}.", file=sys.stderr)
+        except UserError as error:  # a part of the study may have a table alone
+            print(f"No figure: {error}", file=sys.stderr)
     return int(hasattr(study, "failed") and study.failed(report))
 
 
@@ -198,6 +199,8 @@ def _kept(path: Path, now: dict[str, Any]) -> Result | None:
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"The point {path} can't be read ({error!r}); remove it, or leave out --resume.") from error
+    if result.get("reason"):
+        return None
     if then == now:
         return result
     other = next(key for key in (*now, *then) if then.get(key) != now.get(key))

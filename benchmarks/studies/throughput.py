@@ -1,8 +1,15 @@
-"""`python -m benchmarks throughput`: the pytest-benchmark suite, each backend in a process of its own, saved per machine."""
+"""The time of every call of the contract by itself, and the training steps under the machine's own limits.
+
+A process of it is the pytest-benchmark suite (benchmarks/throughput) for one backend and precision; the suite's own file of the
+run stays under --storage, one folder a machine, for `compare --saved`.
+
+The figure is a roofline (Williams, Waterman and Patterson 2009). A training step's arithmetic intensity is its FLOP over the
+bytes that it must move (harness/floor.py). No step is above min(matrix rate, intensity · copy bandwidth), unless a cache or
+fusion saves some of these bytes.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import itertools
 import json
@@ -10,97 +17,80 @@ import math
 import statistics
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
-from benchmarks.harness import cores, environment, reports, spread
+from benchmarks.harness import cores, floor, reports, spread
 from benchmarks.harness.calls import IMAGES
-from benchmarks.harness.cli import parse, usable
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
-from benchmarks.outputs import terminal
-from benchmarks.outputs.table import Table
-from common.config import Device, Precision, check
+from benchmarks.harness.reports import Report
+from benchmarks.outputs.figures import COLOURS
+from benchmarks.outputs.table import Part, Table
+from benchmarks.studies import skeleton
+from benchmarks.studies.skeleton import Measured, Point, Result
+from common import config
+from common.config import Device, Precision
 from common.errors import UserError
+from common.files import write_whole
 from common.protocol import BACKENDS
 
 SUITE = "benchmarks/throughput"
-COLUMNS = (
-    *("kind", "family", "batch", "precision", "backend", "ms/step (IQR)", "examples/s"),
-    *("step / floor", "step / fastest floor", "rounds"),
-)
-LEFT = ("kind", "family", "precision", "backend")
+NONE_SELECTED = 5  # pytest's exit code
+FIGURE = "roofline"
+MARKERS = {"mean-field": "o", "flow": "^"}
 
 Row = dict[str, Any]
 
 
-def main(arguments: list[str]) -> int:
-    @dataclasses.dataclass
-    class Throughput:
-        select: Annotated[str, tyro.conf.arg(aliases=["-k"], help="pytest's -k: 'train and flow and 128', say.")] = ""
-        backend: Annotated[tuple[str, ...], tyro.conf.arg(help=f"One or more of {', '.join(BACKENDS)}; all by default.")] = ()
-        device: Annotated[Device, tyro.conf.arg(help="Where the models live.")] = "cpu"
-        precision: Annotated[tuple[Precision, ...], tyro.conf.arg(help="Of the matrix products: one or more.")] = ("full",)
-        seconds: Annotated[float, tyro.conf.arg(help="Time for the rounds of one benchmark; there are at least five.")] = 2.0
-        sweeps: Annotated[int, tyro.conf.arg(help="Fresh processes a backend, taking turns: A B C A B C …")] = 1
-        storage: Annotated[Path, tyro.conf.arg(help="Folder of the saved runs, under which each machine has its own.")] = Path(
-            ".benchmarks"
-        )
-        saved: Annotated[tuple[Path, ...], tyro.conf.arg(help="Show these saved runs, and time nothing.")] = ()
-        report: Annotated[
-            bool, tyro.conf.arg(help="Write the report too, results/throughput.json or results/throughput-cuda.json.")
-        ] = False
+@dataclass(kw_only=True)
+class Arguments(skeleton.Arguments):
+    select: Annotated[str, tyro.conf.arg(aliases=["-k"], help="pytest's -k: 'train and flow and 128', say.")] = ""
+    backend: Annotated[tuple[str, ...], tyro.conf.arg(help=f"One or more of {', '.join(BACKENDS)}; all by default.")] = ()
+    device: Annotated[Device, tyro.conf.arg(help="Where the models live.")] = "cpu"
+    precision: Annotated[tuple[Precision, ...], tyro.conf.arg(help="Of the matrix products: one or more.")] = ("full",)
+    seconds: Annotated[float, tyro.conf.arg(help="Time for the rounds of one benchmark; there are at least five.")] = 2.0
+    sweeps: Annotated[int, tyro.conf.arg(help="Fresh processes a backend, taking turns: A B C A B C …")] = 1
+    storage: Annotated[Path, tyro.conf.arg(help="Folder of the suite's saved runs.")] = Path(".benchmarks")
 
-    asked = parse(Throughput, arguments, command="throughput", description="Time every call of the contract, one at a time.")
-    here = environment.describe(asked.device)
+
+def check(asked: Arguments) -> None:
     if importlib.util.find_spec("pytest_benchmark") is None:
         raise UserError("The suite needs pytest-benchmark; `make setup` installs environments/dev.txt.")
-    if asked.saved and asked.report:
-        raise UserError(
-            "A report says where and on what it was measured, which is here and now; leave out --saved or --report."
-        )
     if not 0 < asked.seconds < math.inf:
         raise UserError(f"--seconds is {asked.seconds}; it must be a finite number above 0.")
     if asked.sweeps < 1:
         raise UserError(f"--sweeps is {asked.sweeps}; it must be at least 1.")
-    cores.within()  # refused here, not in each benchmark
     for precision in asked.precision:
-        check(STANDARD.replace(device=asked.device, precision=precision), train_images=IMAGES, test_images=IMAGES)
-    saved: list[Path] = list(asked.saved)
-    backends = () if saved else usable(asked.backend, device=asked.device)
-    for _ in range(asked.sweeps):
-        for precision, backend in itertools.product(asked.precision, backends):
-            saved += timed(backend, precision, asked)
-    if not saved:
-        raise UserError(f"No benchmark was timed; is there one that -k '{asked.select}' selects?")
-    found = merged(saved)
-    show(found)
-    print(f"Saved: {', '.join(map(str, saved))}")
-    if asked.report:
-        name = reports.of_device("throughput", asked.device)
-        content = {"device": asked.device, "rows": found}
-        print(f"Report: {reports.write(name, content, Path('results'), environment=here)}")
-    return 0
+        config.check(STANDARD.replace(device=asked.device, precision=precision), train_images=IMAGES, test_images=IMAGES)
 
 
-def timed(backend: str, precision: Precision, asked: Any) -> list[Path]:
-    """Run the suite for one backend and precision, and return the file that it saved; none where nothing was selected.
+def plan(asked: Arguments) -> dict[str, Point]:
+    """A point a sweep, precision and backend."""
+    common = {"device": asked.device, "seconds": asked.seconds, "select": asked.select, "storage": str(asked.storage.resolve())}
+    return {
+        f"{backend}_{precision}_{sweep}": {"backend": backend, "precision": precision, "sweep": sweep, **common}
+        for sweep, precision, backend in itertools.product(range(asked.sweeps), asked.precision, asked.backend)
+    }
 
-    Raises `UserError` where a benchmark failed.
-    """
-    before = set(asked.storage.glob("*/*.json"))
-    command = [sys.executable, "-m", "pytest", SUITE, "--backend", backend, "--device", asked.device, "-q"]
-    command += ["--precision", precision, "--seconds", str(asked.seconds)]
+
+def run(point: Point) -> Result:
+    """The rows of the benchmarks that the suite timed. Raises `UserError` where one failed."""
+    storage, backend = Path(point["storage"]), point["backend"]
+    before = set(storage.glob("*/*.json"))
+    command = [sys.executable, "-m", "pytest", SUITE, "--backend", backend, "--device", point["device"], "-q"]
+    command += ["--precision", point["precision"], "--seconds", str(point["seconds"])]
     command += ["--benchmark-columns", "median,iqr,rounds", "--benchmark-sort", "name"]
-    command += ["--benchmark-save", f"throughput-{backend}", "--benchmark-storage", str(asked.storage.resolve())]
-    command += ["-W", "ignore:Not saving anything", *(["-k", asked.select] if asked.select else [])]
+    command += ["--benchmark-save", f"throughput-{backend}", "--benchmark-storage", str(storage)]
+    command += ["-W", "ignore:Not saving anything", *(["-k", point["select"]] if point["select"] else [])]
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
-    if code not in (0, 5):  # 5: none selected
+    if code not in (0, NONE_SELECTED):
         raise UserError(f"The benchmarks of {backend} ended with code {code}; their message stands above.")
-    return sorted(set(asked.storage.glob("*/*.json")) - before)
+    saved = sorted(set(storage.glob("*/*.json")) - before)
+    return {"rows": [row for path in saved for row in rows_of(path)]}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -115,95 +105,207 @@ def read(path: Path) -> dict[str, Any]:
     return dict(run)
 
 
-def merged(paths: list[Path]) -> list[Row]:
-    """A row a benchmark, in the suite's order: over sweeps the median of each figure, and how many there were."""
+def rows_of(path: Path) -> list[Row]:
+    """A row a benchmark of a saved run."""
+    return [benchmark["extra_info"] | {"rounds": benchmark["stats"]["rounds"]} for benchmark in read(path)["benchmarks"]]
+
+
+# --- the report ---
+
+
+def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
+    rows = merged([row for _, result in measured for row in result["rows"]])
+    if not rows:
+        raise UserError(f"No benchmark was timed; is there one that -k '{asked.select}' selects?")
+    return {"device": asked.device, "rows": rows}
+
+
+def merged(rows: list[Row]) -> list[Row]:
+    """A row a benchmark, in the suite's order: the median of each figure over sweeps, and the number of sweeps."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
-    for path in paths:
-        for benchmark in read(path)["benchmarks"]:
-            row = benchmark["extra_info"] | {"rounds": benchmark["stats"]["rounds"]}
-            key = tuple(row.get(name) for name in ("kind", "family", "batch", "backend", "device", "precision"))
-            groups.setdefault(key, []).append(row)
-    return [one(rows) for rows in groups.values()]
+    for row in rows:
+        key = tuple(row.get(name) for name in ("kind", "family", "batch", "backend", "device", "precision"))
+        groups.setdefault(key, []).append(row)
+    return [one(sweeps) for sweeps in groups.values()]
 
 
-def one(rows: list[Row]) -> Row:
-    result = {key: rows[0][key] for key in rows[0]}
-    for key, value in rows[0].items():
+def one(sweeps: list[Row]) -> Row:
+    result = dict(sweeps[0])
+    for key, value in sweeps[0].items():
         if isinstance(value, float):
-            result[key] = statistics.median(row[key] for row in rows)
-    trips = [trip for row in rows for trip in row.get("round_trips_ns", [])]
-    result |= {"rounds": sum(row["rounds"] for row in rows), "sweeps": len(rows), "round_trips_ns": trips}
+            result[key] = statistics.median(row[key] for row in sweeps)
+    trips = [trip for row in sweeps for trip in row.get("round_trips_ns", [])]
+    result |= {"rounds": sum(row["rounds"] for row in sweeps), "sweeps": len(sweeps), "round_trips_ns": trips}
     if result.get("floor_ms_per_step"):
         result["floor_ratio"] = result["ms_per_step"] / result["floor_ms_per_step"]
     return result
 
 
+def precision_of(row: Row) -> str:
+    """Earlier reports have no other precision than float32, and don't say it."""
+    return str(row.get("precision", "float32"))
+
+
 def in_order(rows: list[Row]) -> list[Row]:
-    """What is compared stands together: the backends of one kind, family, batch and precision."""
-    kinds = list(dict.fromkeys(row["kind"] for row in rows))
-    families = list(dict.fromkeys(row.get("family") for row in rows))
-    precisions = list(dict.fromkeys(row.get("precision") for row in rows))
-    return sorted(
-        rows,
-        key=lambda row: (
-            kinds.index(row["kind"]),
-            families.index(row.get("family")),
-            row.get("batch") or 0,
-            precisions.index(row.get("precision")),
-            BACKENDS.index(row["backend"]),
-        ),
-    )
+    """The rows that have a floor; the backends of one kind, family, batch and precision stand together."""
+    kinds, precisions = (list(dict.fromkeys(map(of, rows))) for of in (lambda row: row["kind"], precision_of))
+    families = list(MARKERS)
 
+    def key(row: Row) -> tuple[int, ...]:
+        places = kinds.index(row["kind"]), families.index(row["family"]), row["batch"], precisions.index(precision_of(row))
+        return *places, BACKENDS.index(row["backend"])
 
-def cells(row: Row, rows: list[Row]) -> list[str]:
-    """In the order of COLUMNS; `rows` are all of the report that have a floor."""
-    return [
-        row["kind"],
-        row["family"],
-        f"{row['batch']:,}",
-        row.get("precision", "float32"),
-        row["backend"],
-        f"{row['ms_per_step']:.3g} ({row['iqr_ms_per_step']:.2g})",
-        f"{row['examples_per_s']:,.0f}",
-        f"{row['floor_ratio']:.2f}",
-        f"{row['ms_per_step'] / fastest_floor(row, rows):.2f}",
-        str(row["rounds"]),
-    ]
-
-
-def table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
-    """(columns, cells) of what has a floor, in order; the precision only where rows differ in it."""
-    found = [row for row in in_order(rows) if "floor_ratio" in row]
-    columns = [c for c in COLUMNS if c != "precision" or len({row.get("precision") for row in found}) > 1]
-    lines = [dict(zip(COLUMNS, cells(row, found), strict=True)) for row in found]
-    return columns, [[line[column] for column in columns] for line in lines]
+    return sorted((row for row in rows if "floor_ratio" in row), key=key)
 
 
 def fastest_floor(row: Row, rows: list[Row]) -> float:
-    """ms: of the backends, the least that was measured for the same step."""
+    """ms: the least floor that any backend had for the same step."""
     same = ("kind", "family", "batch", "precision")
     return min(float(r["floor_ms_per_step"]) for r in rows if [r.get(key) for key in same] == [row.get(key) for key in same])
 
 
-def show(rows: list[Row]) -> None:
-    columns, lines = table(rows)
-    if lines:
-        terminal.show(Table(columns=columns, rows=lines, left=LEFT, title="throughput"), Console())
+# --- its tables ---
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """The report's block in docs/timing.md, or docs/gpu.md."""
-    rows = [row for row in in_order(report["rows"]) if "floor_ratio" in row]
-    columns, found = table(report["rows"])
-    lines = [f"| {' | '.join(columns)} |", f"| {' | '.join('---' if c in LEFT else '---:' for c in columns)} |"]
-    lines += [f"| {' | '.join(line)} |" for line in found]
-    loud = [row for row in rows if row["iqr_ms_per_step"] > spread.BOUND * row["ms_per_step"]]
-    lines += ["", spread.statement("timing.md#the-timing-contract"), ""]
-    if loud:
-        names = ", ".join(f"{row['kind']} {row['family']} {row['batch']} {row['backend']}" for row in loud)
-        lines.append(f"- Their rounds spread over more than {spread.BOUND:.0%} of their median: {names}.")
+def parts(report: Report) -> list[Part]:
+    """The calls of the contract, then the machine; each where it was measured."""
+    calls = call_parts(report) if in_order(report["rows"]) else []
+    return calls + (machine_parts(report) if any(row["kind"] in ("matrix", "launch", "copy") for row in report["rows"]) else [])
+
+
+def call_parts(report: Report) -> list[Part]:
+    """A row a kind, family, batch and backend; the precision is shown where rows differ in it."""
+    rows = in_order(report["rows"])
+    varying = len({precision_of(row) for row in rows}) > 1
+    labels = ("kind", "family", "backend")
+    columns = ["kind", "family", "batch", *(["precision"] if varying else []), "backend", "ms/step (IQR)", "examples/s"]
+    columns += ["step / floor", "step / fastest floor", "rounds"]
+    cells = []
+    for row in rows:
+        names = [row["kind"], row["family"], f"{row['batch']:,}", *([precision_of(row)] if varying else []), row["backend"]]
+        times = [f"{row['ms_per_step']:.3g} ({row['iqr_ms_per_step']:.2g})", f"{row['examples_per_s']:,.0f}"]
+        floors = [f"{row['floor_ratio']:.2f}", f"{row['ms_per_step'] / fastest_floor(row, rows):.2f}"]
+        cells.append([*names, *times, *floors, str(row["rounds"])])
+    notes = []
+    if loud := [row for row in rows if row["iqr_ms_per_step"] > spread.BOUND * row["ms_per_step"]]:
+        which = ", ".join(f"{row['kind']} {row['family']} {row['batch']} {row['backend']}" for row in loud)
+        notes.append(f"- Their rounds spread over more than {spread.BOUND:.0%} of their median: {which}.")
     trips = [trip for row in rows for trip in row.get("round_trips_ns", [])]
-    lines.append(f"- Between rounds {cores.said(trips)}.")
-    setting = f"{report['device']}, float32" + (" unless a row says otherwise" if "precision" in columns else "")
-    lines.append(f"- {reports.where(report['environment'], setting=setting)}.")
-    return "\n".join(lines) + "\n"
+    notes.append(f"- Between rounds {cores.said(trips)}.")
+    setting = f"{report['device']}, float32" + (" unless a row says otherwise" if varying else "")
+    notes.append(f"- {reports.where(report['environment'], setting=setting)}.")
+    left = [*labels, "precision"]
+    return [Table(columns=columns, rows=cells, left=left), spread.statement("timing.md#the-timing-contract"), "\n".join(notes)]
+
+
+def machine_parts(report: Report) -> list[Part]:
+    """The machine's limits, and each training step's two floors."""
+    result: list[Part] = []
+    best, steps = limits(report), training_steps(report)
+    figure = f"figures/{reports.of_device(FIGURE, report['device'])}.png"
+    title = "GFLOP/s of each training step against its arithmetic intensity, under the machine's matrix rate and bandwidth"
+    if len(best) == 2:
+        result.append(f"![{title}]({figure})")
+    rows = []
+    for row in report["rows"]:
+        if row["kind"] == "matrix":
+            name = "product of 2048 × 2048 matrices" + ("" if precision_of(row) == "float32" else f", {precision_of(row)}")
+            rows.append((name, row["backend"], f"{row['rate'] / 1e9:,.0f} GFLOP/s"))
+        if row["kind"] == "launch" and precision_of(row) == "float32":
+            rows.append(("an empty launch", row["backend"], f"{1e3 * row['ms_per_step']:.3g} µs"))
+    if "copy" in best:
+        by = "NumPy, all cores" if report["device"] == "cpu" else "the fastest"
+        rows.append(("copy in memory, read and written", by, f"{best['copy'] / 1e9:,.1f} GB/s"))
+    result.append(Table(columns=("of the machine", "backend", "measured"), rows=rows, left=("of the machine", "backend")))
+    if len(best) == 2:
+        columns = (
+            "training step",
+            "batch",
+            "backend",
+            "FLOP / byte",
+            "GFLOP/s",
+            "of the limit there",
+            "products (ms)",
+            "bytes (ms)",
+        )
+        cells = []
+        for step in steps:
+            limit = min(best["matrix"], step["intensity"] * best["copy"])
+            names = (step["family"], f"{step['batch']:,}", step["backend"])
+            rates = (f"{step['intensity']:.1f}", f"{step['rate'] / 1e9:,.0f}", f"{step['rate'] / limit:.0%}")
+            cells.append((*names, *rates, f"{step['floor_ms_per_step']:.3g}", f"{1e3 * step['bytes'] / best['copy']:.3g}"))
+        result.append(Table(columns=columns, rows=cells, left=("training step", "backend")))
+    where = reports.where(report["environment"], setting=f"{report['device']}, float32")
+    return [*result, spread.statement("timing.md#the-timing-contract"), f"- {where}."]
+
+
+BLOCKS = {
+    "throughput": ("throughput", call_parts),
+    "machine": ("throughput", machine_parts),
+    "throughput-cuda": ("throughput-cuda", call_parts),
+    "machine-cuda": ("throughput-cuda", machine_parts),
+}
+
+
+# --- the roofline ---
+
+
+def limits(report: Report) -> dict[str, float]:
+    """matrix, FLOP/s: the fastest backend's large product; copy, bytes/s: the fastest measurement. Absent if not measured."""
+    best: dict[str, float] = {}
+    for row in report["rows"]:
+        if row["kind"] in ("matrix", "copy") and precision_of(row) == "float32":
+            best[row["kind"]] = max(best.get(row["kind"], 0.0), row["rate"])
+    return best
+
+
+def training_steps(report: Report) -> list[Row]:
+    """The training steps in float32: intensity, FLOP per byte; rate, FLOP/s; bytes that a step must move."""
+    steps = []
+    for row in report["rows"]:
+        if row["kind"] == "train" and precision_of(row) == "float32":
+            settings = STANDARD.replace(variational=row["family"], batch_size=row["batch"])
+            flop, moved = floor.flop(settings), floor.moved(settings)
+            steps.append(row | {"intensity": flop / moved, "rate": flop / (1e-3 * row["ms_per_step"]), "bytes": moved})
+    return steps
+
+
+def draw(report: Report, path: Path) -> None:
+    """The roofline. Raises `UserError` where the report lacks the machine's limits or any training step."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
+
+    best, steps = limits(report), training_steps(report)
+    if len(best) < 2 or not steps:
+        raise UserError("The report 'throughput' lacks training steps or the machine's limits; measure it whole, without -k.")
+    matrix, copy = best["matrix"] / 1e9, best["copy"] / 1e9
+    ridge = matrix / copy
+    low = 0.7 * min(step["intensity"] for step in steps)
+    high = 1.6 * max(*(step["intensity"] for step in steps), 2 * ridge)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    label = f"{matrix:.0f} GFLOP/s of products, {copy:.1f} GB/s of copying"
+    axes.loglog([low, ridge, high], [low * copy, matrix, matrix], color="black", label=label)
+    backends = list(dict.fromkeys(step["backend"] for step in steps))
+    for backend, colour in zip(backends, COLOURS, strict=False):
+        for family, marker in MARKERS.items():
+            line = sorted((s for s in steps if (s["backend"], s["family"]) == (backend, family)), key=lambda s: s["batch"])
+            if line:
+                face = colour if family == "flow" else "white"
+                style: dict[str, Any] = {"marker": marker, "linestyle": ":", "color": colour, "markerfacecolor": face}
+                rates = [step["rate"] / 1e9 for step in line]
+                axes.plot([step["intensity"] for step in line], rates, label=f"{backend}, {family}", **style)
+    labelled = next(iter(MARKERS))
+    for batch, intensity in {step["batch"]: step["intensity"] for step in steps if step["family"] == labelled}.items():
+        axes.axvline(intensity, color="0.9", zorder=0)
+        axes.annotate(
+            f"batch {batch}", (intensity, 1.0), xycoords=("data", "axes fraction"), fontsize=8, ha="center", va="bottom"
+        )
+    axes.set_xlabel("arithmetic intensity of a training step (FLOP per byte that it must move)")
+    axes.set_ylabel("GFLOP/s")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(ScalarFormatter())
+        axis.set_tick_params(which="minor", labelsize=7)
+    axes.legend(fontsize=8, loc="lower right")
+    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
