@@ -97,9 +97,9 @@ def parts(report: dict[str, Any]) -> list[Part]:
     return [
         f"![Samples of the {what} in three frameworks; training curves of all six models](docs/figures/gallery.png)",
         (
-            f"Left: p(x = 1|z) of the {what} on {rows[0]['dataset']['name']}, {trained}, for the same {report['samples']} draws "
-            "of z ~ N(0, I). Each model trained on noise of its own: one z is another digit in each. Right: the ELBO of training "
-            "minibatches; curves of one family lie on each other."
+            f"Left: p(x = 1|z) of the {what} on {rows[0]['dataset']['name']}, {trained}, for the same {report['samples']} "
+            "draws of z ~ N(0, I). Each model trained on noise of its own: one z is another digit in each. Right: the ELBO of "
+            "training minibatches; curves of one family lie on each other."
         ),
     ]
 
