@@ -1,4 +1,4 @@
-"""python -m benchmarks: the commands that HELP lists, each in a module of its own that is imported when it is asked for."""
+"""python -m benchmarks: imports the module of the command that is asked for, and calls it."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ COMMANDS = {
     "study": "studies.command",
     "tables": "commands.tables",
 }
-# What a command's own processes are asked → its function.
+# The name that a command starts a process of its own by → the function that the process calls.
 PROCESSES = {
     "answer": "harness.processes:answer",
     "describe": "harness.cli:describe",
     "worker": "harness.runs:worker",
 }
 STUDIES = ("ablation", "agreement", "ancestor", "bfloat16", "growth", "numpyro", "overhead", "throughput")
-# A name that a command had before → what answers now.
+# A command's older name → its present one.
 OLD_NAMES = {"cross-evaluate": "parity --checkpoints", "roofline": "study throughput --draw"}
 OLD_NAMES |= {name: f"study {name}" for name in STUDIES}
 OLD_NAMES |= {"prove-compare": "make test-slow", "prove-regress": "make test-slow", "shape-checks": "docs/shapes.md"}
 # Spellings of the scripts that this suite replaces, where another name means the same here.
 OLD_SPELLINGS = {"--max-iterations": "--steps", "--n-samples": "--samples", "--train-dir": "--results"}
 GPU = {"true": "cuda", "True": "cuda", "false": "cpu", "False": "cpu"}  # a value of --use-gpu → that of --device
-RESUMED = ("run", "reproduce", "study")  # they have --resume
+RESUMED = ("run", "reproduce", "study")  # the commands that have --resume
 HELP = """python -m benchmarks COMMAND …        COMMAND --help says more
 
 Models
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"'{command}' is now '{OLD_NAMES[command]}'.")
         if command not in (*COMMANDS, *PROCESSES):
             raise UserError(f"There is no command '{command}'; choose from {', '.join(COMMANDS)}.")
-        for switch in (cache.switched_on, shapes.switched_on):  # a backend would raise for them when it's imported
+        for switch in (cache.switched_on, shapes.switched_on):  # raise here for a bad value, not in a backend's import
             switch()
         module, _, name = (COMMANDS | PROCESSES)[command].partition(":")
         code: int = getattr(importlib.import_module(f"benchmarks.{module}"), name or "main")(translate(rest))
@@ -95,15 +95,15 @@ def main(arguments: list[str]) -> int:
         print(f"There isn't enough memory ({error}); choose a smaller model, batch or number of samples.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        if command in COMMANDS:  # a process's parent says it
+        if command in COMMANDS:  # otherwise the parent process says so
             print("Stopped; --resume goes on from here." if command in RESUMED else "Stopped.", file=sys.stderr)
         return 130
 
 
 def terminate(*_: object) -> None:
-    """As a terminal's Ctrl-C, which all processes get: what this one started ends with it, however far down.
+    """End this process and all its descendants, as a terminal's Ctrl-C would.
 
-    So a run doesn't go on unseen, beside the one that resumes it, and temporary folders are removed.
+    No run goes on unseen beside the run that resumes it, and temporary folders are removed.
     """
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -17,11 +17,10 @@ TEST = "test"  # gives the seed of a run's test noise
 DATA_ORDER = "data order"  # epoch
 SUBSET = "subset"  # the test images of --images
 CHECKPOINTS_NOISE = "cross-evaluation noise"  # of `parity --checkpoints`
-GALLERY = "gallery"  # the latents of the study of that name
+GALLERY = "gallery"  # the latents that the study `gallery` decodes
 LADDER_START = "ladder's start"
 LADDER_FORWARD = "ladder's forward noise"
 LADDER_EVALUATION = "ladder's evaluation noise"
-GALLERY = "gallery"  # the latents that the study of this name decodes
 
 
 def initial_values(parameter: str) -> str:

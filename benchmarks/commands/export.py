@@ -8,14 +8,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from benchmarks.harness import runs
 from benchmarks.harness.cli import parse
 from common import checkpoints, protocol
 from common.errors import UserError
 from common.files import write_whole
 from common.parameters import masks_applied
 
-# What people call the format → the backend that writes it.
+# A format's usual name → the backend that writes it.
 FORMATS = {"pytorch": "pytorch", "jax": "jax", "keras": "tensorflow"}
 
 
@@ -29,7 +28,7 @@ def main(arguments: list[str]) -> int:
         ]
         output: Annotated[Path | None, tyro.conf.arg(help="The file to write; beside the checkpoint by default.")] = None
 
-    asked = parse(Export, arguments, command="export", description="The weights that a run is judged by, for use elsewhere.")
+    asked = parse(Export, arguments, command="export", description="A checkpoint's tested weights in a framework's own format.")
     path = export(asked.checkpoint, to=asked.to, output=asked.output)
     print(f"Wrote {path}; docs/examples/load_{asked.to}.py shows how to load it.")
     return 0
@@ -49,6 +48,6 @@ def export(source: Path, *, to: str, output: Path | None) -> Path:
     if path.exists():
         raise UserError(f"{path} exists; remove it, or give another --output.")
     config = checkpoint.config.replace(device="cpu")
-    session = runs.judging(backend, masks_applied(checkpoint.selected(), config.model), config=config)
+    session = backend.score(config, masks_applied(checkpoint.selected(), config.model))
     write_whole(path, session.export)
     return path

@@ -34,7 +34,7 @@ def measure(names: list[str]) -> tuple[Rungs, Broken]:
                     holds += parity.compare(scenario, {backend: results[backend] for backend in pair}, scenario.rungs)
                 except BrokenRungError as error:
                     broken.setdefault(pair, str(error))
-    return parity.content(holds, {}, sizes="small", images="seeded random images")["rows"], broken
+    return parity.content(holds, {}, sizes="small", images=ladder.RANDOM)["rows"], broken
 
 
 def judge(base: Rungs, now: Rungs, broken: Broken) -> list[Row]:

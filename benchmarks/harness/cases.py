@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.harness import environment, floor
+from benchmarks.harness import cores, floor
 from benchmarks.harness.calls import SAMPLES, Calls, Launch, Products, Work, steps_a_call
 from benchmarks.harness.presets import STANDARD
 from common import protocol
@@ -125,7 +125,7 @@ def empty_launch(backend: str, device: Device, precision: Precision = "full") ->
 def copy(backend: str, device: Device, *, size: int = COPY_BYTES) -> tuple[Callable[[], None], float]:
     """(a copy within the device's memory, bytes read and written)."""
     if device == "cpu":
-        return host_copy(environment.cores())
+        return host_copy(cores.count())
     launch = protocol.probes(backend).copy(size=size // 2, device=device)
     return lambda: launch(1), float(size)
 

@@ -1,4 +1,4 @@
-"""What every command of `python -m benchmarks` parses its arguments with."""
+"""What the commands share: parsing, the results folder, and which backends can be used here."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from common.protocol import BACKENDS
 
 
 def parse(kind: type, arguments: list[str], *, command: str, description: str) -> Any:
-    """The arguments as a `kind`; a bad one ends here, with a sentence and exit code 2.
+    """The arguments as an object of the dataclass `kind`; tyro ends the process with exit code 2 for a bad argument.
 
-    Raises `UserError` for a number that is none, and a folder `results` that can't be written.
+    Raises `UserError` for a NaN, and for a folder `results` that can't be written.
     """
     asked: Any = tyro.cli(kind, args=arguments, prog=f"python -m benchmarks {command}", description=description)
     for name, value in vars(asked).items():
@@ -38,7 +38,7 @@ def parse(kind: type, arguments: list[str], *, command: str, description: str) -
 
 
 def writable(results: Path) -> None:
-    """Raises `UserError` where the folder can't be made or written: before hours of work, not after."""
+    """Raises `UserError` where the folder can't be made or written. Called before hours of work, not after."""
     there = next(folder for folder in (results, *results.absolute().parents) if os.path.exists(folder))
     try:
         with tempfile.TemporaryFile(dir=there):
@@ -50,16 +50,16 @@ def writable(results: Path) -> None:
 
 
 def known(backends: Iterable[str]) -> None:
-    """Raises `UserError` for a name that is no backend's."""
+    """Raises `UserError` for a name that isn't in BACKENDS."""
     for name in backends:
         if name not in BACKENDS:
             raise UserError(f"There is no backend '{name}'; choose from {', '.join(BACKENDS)}.")
 
 
 def usable(named: tuple[str, ...], *, device: Device = "cpu") -> tuple[str, ...]:
-    """The backends that are named or, where none is, those that have the device here; stderr says who hasn't, and why.
+    """The named backends; where none is named, those that have the device here. stderr says why the others are left out.
 
-    Raises `UserError` for a name that is no backend's, and where no backend can be used.
+    Raises `UserError` for a name that isn't in BACKENDS, and where no backend can be used.
     """
     known(named)
     found = []
@@ -75,7 +75,7 @@ def usable(named: tuple[str, ...], *, device: Device = "cpu") -> tuple[str, ...]
 
 
 def described(name: str) -> tuple[dict[str, Any] | None, str]:
-    """(the backend's `Description`, or None; why it can't be used), asked in a process of its own."""
+    """(the backend's `Description` or None, why it is unavailable or ""), from a process that imports the framework."""
     command = [sys.executable, "-m", "benchmarks", "describe", name]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if answer.returncode:
@@ -91,11 +91,11 @@ def describe(arguments: list[str]) -> int:
 
 @dataclasses.dataclass
 class Nothing:
-    """What a command without arguments takes."""
+    """The arguments of a command that has none."""
 
 
 def warn_of(*configs: Config) -> None:
-    """Say it before, not after, where bfloat16 makes a run slower."""
+    """Say on stderr, before a run, that bfloat16 will make it slower where this processor lacks the instructions."""
     slow = any((config.device, config.factors) == ("cpu", "bfloat16") for config in configs)
     if slow and environment.lacks_bfloat16():
         print(

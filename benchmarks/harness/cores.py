@@ -1,8 +1,8 @@
-"""How far two cores are from one another, in ns: what a byte takes from one to the other and back.
+"""The processor's cores: how many a process may use, and the core-to-core latency, a byte's round trip between two, in ns.
 
-Between operations a step's threads hand arrays to one another, through the cache that their cores share. A host may move a
-virtual machine's cores from two that share one to two that don't: the way grows several times and a step takes a fifth to
-nearly a half longer, while a core alone is as fast as before. So what is timed has this at both ends.
+Between operations a step's threads hand arrays to one another through the cache that their cores share. A host may move a
+virtual machine's cores from two that share a cache to two that don't: the latency grows several times and a step takes longer
+(docs/timing.md), while one core alone is as fast as before. So a measurement takes the latency at its start and its end.
 """
 
 from __future__ import annotations
@@ -24,21 +24,26 @@ from common.errors import UserError
 Result = TypeVar("Result")
 RoundTrip = float | None  # ns; None where there is one core, or the system can't tie a process to one
 
-WITHIN = "VAEBENCH_CORES_WITHIN"  # ns: what is timed waits for cores that are so near
-PATIENCE_S, PAUSE_S = 300.0, 0.5  # the longest wait, and between two looks
-TRIES = 4  # of what ends with the cores farther apart than that
+WITHIN = "VAEBENCH_CORES_WITHIN"  # environment variable, ns: measurements wait until the latency is at most this
+PATIENCE_S, PAUSE_S = 300.0, 0.5  # the longest wait, and the pause between two looks at the latency
+TRIES = 4  # of a measurement at whose end the latency is above the bound
 EXCHANGES = 3_000
-LIMIT_S = 5  # ends a partner that waits in vain; all of them take a few ms
+LIMIT_S = 5  # a process of `exchange` ends itself after so long; all exchanges take a few ms
+
+
+def count() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
 
 
 def round_trip() -> RoundTrip:
     """The median of EXCHANGES between the first and the last core of this process.
 
-    Python's own reading and writing is in it: it can be compared with itself alone.
+    Python's own reading and writing is part of it: compare it with other values of this function only.
     """
-    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
+    if not hasattr(os, "sched_setaffinity") or count() < 2:
         return None
-    # A fresh process forks: one whose framework has started threads must not.
+    # A fresh process forks: a process whose framework has started threads must not.
     command = [sys.executable, "-c", f"from benchmarks.harness import cores; print(cores.exchange({EXCHANGES}))"]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     return float(done.stdout) if done.returncode == 0 else None
@@ -69,7 +74,7 @@ def exchange(times: int) -> float:
 
 
 def within() -> float:
-    """The bound that WITHIN sets, else none. Raises `UserError` where it isn't a number above 0."""
+    """The bound of WITHIN, ns; infinity where it isn't set. Raises `UserError` where it isn't a number above 0."""
     text = os.environ.get(WITHIN) or "inf"
     try:
         bound = float(text)
@@ -81,7 +86,7 @@ def within() -> float:
 
 
 def gathered() -> RoundTrip:
-    """`round_trip()`, once it is within the bound, or after PATIENCE_S."""
+    """Wait until `round_trip()` is within the bound, PATIENCE_S at most, and return it."""
     bound, until, told = within(), time.monotonic() + PATIENCE_S, False
     while (found := round_trip()) is not None and found > bound and time.monotonic() < until:
         if not told:
@@ -92,7 +97,7 @@ def gathered() -> RoundTrip:
 
 
 def together(work: Callable[[], Result]) -> tuple[Result, list[RoundTrip]]:
-    """What `work` returns, and the round trip at its start and end; done again where the cores ended beyond the bound."""
+    """(what `work` returns, the latency at its start and end); repeated, TRIES in all, while that at its end is too high."""
     for _ in range(TRIES):
         before, result, after = gathered(), work(), round_trip()
         if after is None or after <= within():
@@ -101,7 +106,7 @@ def together(work: Callable[[], Result]) -> tuple[Result, list[RoundTrip]]:
 
 
 def said(trips: list[RoundTrip]) -> str:
-    """For the line under a table."""
+    """The latencies' range, for the line under a table."""
     known = [trip for trip in trips if trip is not None]
     if not known:
         return "how far apart the cores were isn't known"

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pynvml
 
-from benchmarks.harness.cores import WITHIN
+from benchmarks.harness.cores import WITHIN, count
 
 ROOT = Path(__file__).parents[2]
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
@@ -61,7 +61,7 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "dirty": dirty,
         "machine": _machine() | {"gpu": gpu() if device == "cuda" else None},
         "threads": {
-            "cores": cores(),
+            "cores": count(),
             "variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         },
         "clock": clock(),
@@ -78,11 +78,6 @@ def ended(before: dict[str, Any]) -> dict[str, Any]:
     after = dict(zip(("commit_after", "dirty_after"), _commit(), strict=True))
     changed = (after["commit_after"], after["dirty_after"]) != (before["commit"], before["dirty"])
     return before | {"load_after": load()} | (after if changed else {})
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
 
 
 def load() -> float:

@@ -17,16 +17,16 @@ Advance = Callable[[int, float | None], None]
 
 
 class Progress:
-    """Of one run."""
+    """The progress of one run; `title` begins each line."""
 
     def __init__(self, title: str):
         self.title = title
 
     @contextlib.contextmanager
     def phase(self, name: str, *, total: int, unit: str, rows: int = 1) -> Iterator[Advance]:
-        """Yields advance(units done since the last call, ELBO or None). `rows` is the examples in a unit."""
+        """Yield the function advance(units done since its last call, ELBO or None). A unit has `rows` examples."""
         label = f"{self.title} {name}"
-        # The speed begins at the second call: the first places a resumed run, or compiles.
+        # The speed counts from the second call on: the first compiles, or says where a resumed run stands.
         start, done, counted = time.perf_counter(), 0, -1
 
         def speed() -> str:

@@ -33,6 +33,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ LATER = {
     "timing": ("evaluation_s", "import_s", "placement_s", "first_chunk_s", "chunks", "warning", "programs_compiled"),
     "test": ("ess", "elbo_se"),
 }
-WARNING = ("timing", "warning")  # the one text among the numbers
+WARNING = "timing.warning"  # the one text among the numbers
 
 
 def blank(
@@ -231,7 +232,7 @@ def _plain(value: Any, place: str, not_finite: list[str]) -> Any:
 
 
 def _fault(record: Any) -> str | None:
-    """What is wrong with a record, as the rest of a sentence that it begins; None for nothing."""
+    """What is wrong with a record, as the rest of a sentence about it; None for nothing."""
     if not isinstance(record, dict):
         return "is not an object"
     for key in REQUIRED:
@@ -245,34 +246,30 @@ def _fault(record: Any) -> str | None:
                 return f"lacks '{section}.{key}'"
     if record["schema"] != SCHEMA:
         return f"has schema {record['schema']}, not {SCHEMA}"
-    for key in TEXTS:
-        if not isinstance(record[key], str):
-            return f"has a '{key}' that is not text"
+    texts = {key: record[key] for key in TEXTS} | {"dataset.name": record["dataset"]["name"]}
+    numbers = {key: record.get(key) for key in (*NUMBERS, *LATER_NUMBERS)}
+    numbers |= {f"{part}.{key}": value for part in ("timing", "test") for key, value in record[part].items()}
+    warning = numbers.pop(WARNING, None)
+    curve = {f"curve.{key}": values for key, values in record["curve"].items()}
+    checks: list[tuple[str, Callable[[Any], bool], dict[str, Any]]] = [
+        ("text", lambda value: isinstance(value, str), texts),
+        ("text or null", lambda value: isinstance(value, str | None), {WARNING: warning}),
+        ("a number or null", _is_number, numbers),
+        ("a whole number", lambda value: isinstance(value, int), {"seed": record["seed"]}),
+        ("an object", lambda value: isinstance(value, dict), {"changed": record.get("changed", {})}),
+        ("a list of numbers", lambda value: isinstance(value, list) and all(map(_is_number, value)), curve),
+        ("a list of {backend, last_step}", _is_trained, {"trained": record.get("trained", [])}),
+    ]
+    for kind, fits, values in checks:
+        for key, value in values.items():
+            if not fits(value):
+                return f"has a '{key}' that is not {kind}"
     if record["backend"] not in BACKENDS:
         return f"is of a backend '{record['backend']}', which is none of {', '.join(BACKENDS)}"
     if record["status"] not in STATUSES:
         return f"has status '{record['status']}', which is none of {', '.join(STATUSES)}"
-    if not isinstance(record.get("changed", {}), dict):
-        return "has a 'changed' that is not an object"
     if record["status"] != "ok" and not (isinstance(record["reason"], str) and record["reason"]):
         return f"is {record['status']} without a reason"
-    if not isinstance(record["seed"], int) or not isinstance(record["dataset"]["name"], str):
-        return "has a seed that is not a whole number, or a data set without a name"
-    for key in (*NUMBERS, *LATER_NUMBERS):
-        if not _is_number(record.get(key)):
-            return f"has a '{key}' that is neither a number nor null"
-    for section in ("timing", "test"):
-        for key, value in record[section].items():
-            if (section, key) == WARNING:
-                if not isinstance(value, str | None):
-                    return f"has a '{section}.{key}' that is neither text nor null"
-            elif not _is_number(value):
-                return f"has a '{section}.{key}' that is neither a number nor null"
-    if not _is_trained(record.get("trained", [])):
-        return "has a 'trained' that is not a list of {backend, last_step}"
-    for key, values in record["curve"].items():
-        if not isinstance(values, list) or not all(_is_number(value) for value in values):
-            return f"has a 'curve.{key}' that is not a list of numbers"
     return None
 
 

@@ -1,4 +1,4 @@
-"""One run, from a job to a record, inside a process of its own; and the parent's side of that process."""
+"""One run, from a job to a record, in a process of its own; and the parent's side of that process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from common.parameters import State
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker process is asked to do."""
+    """A run that a worker process is asked for."""
 
     backend: str
     preset: str
@@ -39,7 +39,7 @@ class Job:
     config: Config
     results: str
     resume: bool
-    start: str | None = None  # a checkpoint to go on from, of whatever backend
+    start: str | None = None  # the checkpoint to go on from, of any backend
 
     def as_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -68,31 +68,26 @@ class Job:
         return Path(self.results) / records.checkpoint_name_of(self.blank(dataset=None))
 
 
-def in_process(job: Job, *, command: tuple[str, ...] = ("worker",), folder: Path | None = None) -> int:
+def in_process(job: Job, *, folder: Path | None = None) -> int:
     """Run the job in a process of its own, so that no framework's threads, memory or imports touch another's.
 
-    `folder` is another copy of this checkout to run it in. Returns the exit code; when that is 0, what the command writes is
-    there: for "worker", the record at `job.record`.
+    `folder` is the checkout whose code runs, by default this one. Returns the exit code; after code 0 the record is at
+    `job.record`.
     """
-    arguments = [sys.executable, "-m", "benchmarks", *command]
+    arguments = [sys.executable, "-m", "benchmarks", "worker"]
     return subprocess.run(arguments, input=job.as_json(), text=True, check=False, cwd=folder).returncode
-
-
-def judging(backend: protocol.Backend, selected: State, *, config: Config) -> protocol.Scorer:
-    """A session that judges these parameters."""
-    return backend.score(config, selected)
 
 
 def evaluate(
     backend: protocol.Backend, selected: State, *, config: Config, dataset: Dataset, progress: Progress
 ) -> estimators.Estimates:
-    """Judge these parameters on the test images that the config names."""
-    session = judging(backend, selected, config=config)
+    """ELBO and log p(x) of the `selected` parameters on the config's test images."""
+    scorer = backend.score(config, selected)
     images = data.subset(images=config.evaluation.images, of=len(dataset.test))
     with progress.phase("test", total=len(images), unit="images") as advance:
         return estimators.estimate(
-            session,
-            session.place(dataset.test),
+            scorer,
+            scorer.place(dataset.test),
             images=images,
             samples=config.evaluation.samples,
             seed=seed_for(config.training.seed, TEST),
@@ -103,9 +98,9 @@ def evaluate(
 
 
 def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Checkpoint, protocol.Session]:
-    """The run's checkpoint, as it was left or at step 0, and a session that holds its state.
+    """(the run's checkpoint, at step 0 or where a process left it; a session that holds its state).
 
-    Raises `UserError` for a checkpoint of other settings.
+    Raises `UserError` as `resumed` does.
     """
     config = job.config
     start = job.checkpoint if job.resume and job.checkpoint.exists() else job.start
@@ -121,9 +116,10 @@ def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Che
 
 
 def run(job: Job, *, import_s: float) -> records.Record:
-    """Train, test, write the record and return it; `import_s` is what importing the framework took.
+    """Train, test, write the record and return it; `import_s` is the seconds that importing the framework took.
 
-    Raises `UserError` for a checkpoint of other settings, and whatever the data set, the backend or the disk refuse.
+    Raises `UserError` for a checkpoint of other settings, a result that would be overwritten, and where the data set, the
+    backend or the disk is unusable.
     """
     began = time.perf_counter()
     config = job.config
@@ -171,7 +167,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
         "peak_memory_bytes": memory.peak(),
         "test": dataclasses.asdict(test),
     }
-    record["environment"]["load_after"] = environment.load()
+    record["environment"] = environment.ended(record["environment"])
     record["environment"]["threads"]["process"] = environment.own_threads()
     records.write(record, Path(job.results))
     return record
@@ -185,10 +181,11 @@ def finished(job: Job) -> bool:
     return record["status"] == "ok" and _difference(job, of_record(record), dataset=job.dataset()) is None
 
 
-Origin = tuple[Config, str, str]  # of a result: its settings, its data set's name and SHA-256
+Origin = tuple[Config, str, str]  # a result's settings, its data set's name and SHA-256
 
 
 def of_record(record: records.Record) -> Origin:
+    """The origin of a record."""
     return Config.from_dict(record["config"]), record["dataset"]["name"], record["dataset"]["sha256"]
 
 
@@ -231,7 +228,7 @@ def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
 
 
 def check_start(job: Job) -> None:
-    """Raises `UserError` where `job.start` isn't a checkpoint to go on from, or its run would overwrite another."""
+    """Raises `UserError` where the job can't go on from the checkpoint `job.start`, or would overwrite another run's."""
     assert job.start is not None
     own = job.checkpoint
     if job.resume:

@@ -8,7 +8,8 @@ from typing import Any
 SHOWN = {
     "log-weights": "log weights",
     "gradients": "gradients",
-    "evaluation": "test ELBO and log p(x) after 100 training steps",
+    "steps-100": "parameters and moments after 100 training steps",
+    "evaluation": "the test ELBO and log p(x) then",
 }
 
 

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 
+from rich.console import Console
+
 from benchmarks.harness import records, spread
 from benchmarks.harness.records import Record
-from benchmarks.outputs import cells, older
+from benchmarks.outputs import cells, older, terminal
 from benchmarks.outputs.table import ABSENT, Part, Table
 from common.errors import UserError
 from common.protocol import BACKENDS
@@ -58,12 +60,14 @@ class Block:
 RESULTS = ("ELBO", LOG_PX, "K", "images", "steps", "examples/s (IQR)", "step / floor", "compile (s)", "train (min)")
 WHOLE = ("family", "backend", *cells.WHERE_VARYING, *RESULTS)
 HEADLINE = "standard"  # the README's block: few columns, one line under them
+BENCH = "bench"  # what a terminal shows at the end of `make bench`
 BLOCKS = {
     HEADLINE: Block(table="standard", columns=("family", "backend", LOG_PX, "ELBO", "examples/s", "step / floor")),
     "standard-cpu": Block(table="standard", columns=WHOLE),
     "standard-cuda": Block(table="standard", columns=WHOLE, device="cuda"),
     "ancestor": Block(table="ancestor", columns=(*WHOLE, older.COLUMN)),
     "quick": Block(table="quick", columns=WHOLE),
+    BENCH: Block(table="quick", columns=cells.OF_A_RUN),
 }
 
 
@@ -99,6 +103,8 @@ def parts(name: str, found: Iterable[Record]) -> list[Part]:
     table = TABLES[block.table]
     candidates = [record for record in _candidates(table, found) if record["device"] == block.device]
     published = [record for record in candidates if _clean(record)]
+    if name == BENCH:
+        return [_screen(cells.page(published)[:1])]
     columns = cells.shown(block.columns, published)
     lines = []
     for family, backend in table.models:
@@ -118,6 +124,14 @@ def _remarks(block: Block, found: list[Record]) -> str:
     if found:
         remarks += [*cells.remarks(found), *cells.provenance(found), spread.statement("timing.md")]
     return "\n".join(f"- {remark}" for remark in remarks)
+
+
+def _screen(parts: list[Part]) -> str:
+    """The parts as a terminal of 100 columns shows them."""
+    console = Console(width=100, force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        terminal.page(parts, console)
+    return "\n".join(["```", *(line.rstrip() for line in capture.get().splitlines()), "```"])
 
 
 def _summary(found: list[Record]) -> str:

@@ -33,7 +33,6 @@ from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import checkpoints, config, data, protocol
 from common.data import Dataset
-from common.errors import UserError
 from common.files import write_whole
 
 # Each script's settings are replaced, one group at a time, by this other script's: the two scripts that report a test log p(x)
@@ -129,18 +128,16 @@ def plain(value: Any) -> str:
 
 
 @dataclass(kw_only=True)
-class Arguments(skeleton.Arguments):
+class Arguments(skeleton.DataArguments):
     steps: Annotated[int, tyro.conf.arg(help="Of each run: the first of the script's own, its rate is constant.")] = 1_000
     seed: Annotated[tuple[int, ...], tyro.conf.arg(help="Seeds, a run of every variant each.")] = (0, 1)
     images: Annotated[int, tyro.conf.arg(help="Validation images, a seeded random subset.")] = 500
     samples: Annotated[int, tyro.conf.arg(help="K: importance samples an image.")] = 100
-    data: Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")] = "binarized-mnist"
-    data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
 
 
 def plan(asked: Arguments) -> dict[str, Point]:
-    """A run of every variant, a seed after another; then the clocks: a process a script, and one for each faulty code."""
-    dataset = data.load(asked.data, data_dir=asked.data_dir)
+    """Every variant's run, one seed after another; then the clocks: one process for each script, one for each faulty code."""
+    dataset = asked.dataset()
     held_out = on_validation(dataset, images=asked.images, path=asked.results / "validation.h5")
     points: dict[str, Point] = {}
     clocks: dict[str, Point] = {}
@@ -186,9 +183,9 @@ def job_of(variant: Variant, asked: Arguments, *, seed: int, data: Path, image_s
 
 
 def run(point: Point) -> Result:
-    """A run's tests, `claimed` by the variant's own code and `judged` by this checkout's; or a clock's figures, see `clock`.
+    """The figures of a clock, see `clock`; or the tests of a run: `claimed` by its own code, `judged` by this checkout's.
 
-    The two tests are one where the code is. Raises `UserError` where a process fails.
+    Raises `UserError` where a process fails.
     """
     variant = variants()[point["variants"][0]]
     with code_of(variant) as folder:
@@ -215,11 +212,11 @@ def code_of(variant: Variant) -> Iterator[Path | None]:
 
 
 def done(job: runs.Job, *, folder: Path | None) -> Record:
-    """The job's record, run in a process of its own unless the record is there to be resumed."""
+    """The job's record; the job runs in a process of its own unless its record is there and may be resumed."""
     if job.resume and runs.finished(job):
         return records.read(job.record)
     if code := runs.in_process(job, folder=folder):
-        raise UserError(f"The run of {job.record.name} ended with code {code}; its message stands above.")
+        raise processes.ProcessError(job.record.name, code)
     return records.read(job.record)
 
 
@@ -237,7 +234,7 @@ def judged(text: str) -> dict[str, Any]:
 
 
 def clock(jobs: list[str]) -> list[dict[str, list[float]]]:
-    """Seconds of each job's training step and of its products, a measurement a round; the jobs take turns in this process."""
+    """Seconds of each job's training step and of its products, one measurement a round; the jobs take turns in a process."""
     cases = []
     for text in jobs:
         job = runs.Job.from_json(text)
@@ -257,7 +254,7 @@ def clock(jobs: list[str]) -> list[dict[str, list[float]]]:
 
 
 def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
-    dataset = data.load(asked.data, data_dir=asked.data_dir)
+    dataset = asked.dataset()
     tests: dict[str, list[Result]] = {}
     seconds: dict[str, dict[str, list[float]]] = {}
     for point, result in measured:
@@ -278,7 +275,7 @@ def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
 
 
 def row(variant: Variant, tests: list[Result], seconds: dict[str, list[float]]) -> dict[str, Any]:
-    """A variant's figures, a list over seeds each; `claimed` is what its own code says, which differs where that is faulty."""
+    """A variant's figures; of the tests a list over seeds. `claimed_…` is what the variant's own code says."""
     batch = preset(variant.base).replace(**variant.settings).training.batch_size
     step_s, floor_s = (np.array(seconds[name]) for name in ("step_s", "floor_s"))
     low, high = np.percentile(batch / step_s, [25, 75])
@@ -297,7 +294,7 @@ def row(variant: Variant, tests: list[Result], seconds: dict[str, list[float]]) 
 
 
 def parts(report: Report) -> list[Part]:
-    """A row a variant: log p(x) and its change against the script as it is, mean over seeds and (lowest … highest)."""
+    """A row for each variant: log p(x), and its change against the script as it is: mean over seeds (lowest … highest)."""
     columns = [*LABELS, "log p(x)", "against as it is", "its own code claims", "examples/s (IQR)", "times", "step / floor"]
     rows = []
     base: dict[tuple[str, str], dict[str, Any]] = {}

@@ -18,31 +18,30 @@ from benchmarks.harness import reports, runs
 from benchmarks.harness.presets import preset
 from benchmarks.harness.progress import Progress
 from benchmarks.harness.reports import Report
+from benchmarks.outputs import figures
 from benchmarks.outputs.table import Part, Table
+from benchmarks.parity.comparison import deviation
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import checkpoints, data, protocol, training
 from common.checkpoints import Checkpoint
 from common.config import Config, Dtype, Variational
 from common.errors import UserError
-from common.files import write_whole
 from common.parameters import group
 
-# Steps to a point of the report's curves, up to a step: the curves part early.
+# Until a step, so many steps are one point of the report's curves: the curves part early.
 WINDOWS = ((20, 1), (100, 5), (None, 20))
-EDGE = 100  # steps that the table calls the first and the last
+EDGE = 100  # the table's first and last steps
 
 
 @dataclass(kw_only=True)
-class Arguments(skeleton.Arguments):
+class Arguments(skeleton.DataArguments):
     preset: Annotated[str, tyro.conf.arg(help="Whose settings all train on.")] = "standard"
     steps: Annotated[int, tyro.conf.arg(help="Stop after these, on the schedules of the preset's own steps.")] = 2_000
     backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Two or more; all by default.")] = ()
     variational: Annotated[tuple[Variational, ...], tyro.conf.arg(help="One or both families.")] = ("mean-field", "flow")
     dtype: Annotated[tuple[Dtype, ...], tyro.conf.arg(help="One or both precisions.")] = ("float32", "float64")
     seed: Annotated[int, tyro.conf.arg(help="Of weights, batches and noise.")] = 0
-    data: Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")] = "binarized-mnist"
-    data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
 
 
 def check(asked: Arguments) -> None:
@@ -123,10 +122,10 @@ def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
 
 
 def compared(finished: dict[str, Checkpoint]) -> dict[str, Any]:
-    """Curves of each backend, and of each pair the worst |difference| of the objective in every window of steps.
+    """Each backend's curves, and each pair's largest |difference| of the objective in every window of steps.
 
-    The curves are means over a window; a difference is taken step by step, before any mean. `apart` is that of the means over
-    the last steps. `last_bit` is the spacing of the precision's numbers at the objective.
+    The curves are means over a window; a difference is taken step by step. `apart` is the difference of the means over the
+    last steps. `last_bit` is the spacing of the precision's numbers at the objective.
     """
     objectives = {name: np.array(checkpoint.history["objective"]) for name, checkpoint in finished.items()}
     elbos = {name: np.array(checkpoint.history["elbo"]) for name, checkpoint in finished.items()}
@@ -134,10 +133,8 @@ def compared(finished: dict[str, Checkpoint]) -> dict[str, Any]:
     dtype = next(iter(finished.values())).config.dtype
     pairs = []
     for (name, ours), (other, theirs) in itertools.combinations(finished.items(), 2):
-        difference = objectives[name] - objectives[other]
-        apart = abs(difference[-EDGE:].mean())
-        difference = np.abs(difference)
-        tensor, worst = deviation(group(ours.state, "parameters"), group(theirs.state, "parameters"))
+        signed = objectives[name] - objectives[other]
+        difference = np.abs(signed)
         pairs.append(
             {
                 "backends": [name, other],
@@ -145,8 +142,8 @@ def compared(finished: dict[str, Checkpoint]) -> dict[str, Any]:
                 "first_step": short(difference[0]),
                 "first": short(difference[:EDGE].max()),
                 "last": short(difference[-EDGE:].max()),
-                "apart": short(apart),
-                "parameters": {"deviation": short(worst), "tensor": tensor},
+                "apart": short(abs(signed[-EDGE:].mean())),
+                "parameters": worst_of(group(ours.state, "parameters"), group(theirs.state, "parameters")),
             }
         )
     return {
@@ -159,7 +156,7 @@ def compared(finished: dict[str, Checkpoint]) -> dict[str, Any]:
 
 
 def windows(values: np.ndarray) -> list[np.ndarray]:
-    """The steps' values, [steps], cut by WINDOWS."""
+    """Values [steps], cut into the windows of WINDOWS."""
     cuts: list[int] = []
     for until, size in WINDOWS:
         first = cuts[-1] if cuts else 0
@@ -167,29 +164,27 @@ def windows(values: np.ndarray) -> list[np.ndarray]:
     return [window for window in np.split(values, cuts) if len(window)]
 
 
-def deviation(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> tuple[str, float]:
-    """The tensor with the largest max|a − b| / max|b|, and that; a tensor of zeros deviates by its largest value."""
-    found = {
-        name: float(np.abs(a - theirs[name]).max() / (np.abs(theirs[name]).max() or 1.0)) for name, a in sorted(ours.items())
-    }
-    worst = max(found, key=found.__getitem__)
-    return worst, found[worst]
+def worst_of(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The tensor that deviates most, and its deviation max|a − b| / max|b|."""
+    deviations = {name: deviation(values, theirs[name]) for name, values in sorted(ours.items())}
+    tensor = max(deviations, key=deviations.__getitem__)
+    return {"deviation": short(deviations[tensor]), "tensor": tensor}
 
 
 def short(value: Any, digits: int = 3) -> float:
-    """A number to so many digits: what a report keeps of a curve."""
+    """The number rounded to so many digits, to keep the report short."""
     return float(f"{float(value):.{digits}g}")
 
 
 # --- from a report to a figure and a table ---
 
 PAIR_COLOURS = ("#4477aa", "#ee6677", "#228833")  # Paul Tol's, which differ without colour vision too
-CURVES = (("#bbbbbb", "-", 5.0), ("#66ccee", "-", 2.5), ("#222222", ":", 1.2))  # each narrower than the one below
-LINES = ("-", (0, (4, 1.5)))  # a precision's
+CURVES = (("#bbbbbb", "-", 5.0), ("#66ccee", "-", 2.5), ("#222222", ":", 1.2))  # each narrower than the curve drawn before
+LINES = ("-", (0, (4, 1.5)))  # of the precisions
 
 
 def draw(report: Report, path: Path) -> None:
-    """A column a family: the objective's curves above, the pairs' |differences| in every precision below."""
+    """A column for each family: the objective's curves above, below them each pair's |difference| in each precision."""
     from matplotlib.figure import Figure
 
     families = list(dict.fromkeys(run["variational"] for run in report["runs"]))
@@ -210,7 +205,7 @@ def draw(report: Report, path: Path) -> None:
         row[0].set_ylabel("nats per image")
     axes[0, 0].legend(loc="lower right", fontsize=8)
     figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=100))
+    figures.save(figure, path, dpi=100)
 
 
 def curves(axes: Any, run: dict[str, Any]) -> None:
@@ -230,7 +225,7 @@ def differences(axes: Any, run: dict[str, Any], *, line: Any) -> None:
 
 
 def parts(report: Report) -> list[Part]:
-    """A row a family, precision and pair: the objective's largest |difference|, and the last steps' mean one, in nats."""
+    """A row for each family, precision and pair: |differences| of the objective, in nats, and of the parameters."""
     worst = "parameters' deviation, worst tensor"
     columns = ("family", "precision", "pair", "step 1", f"first {EDGE}", f"last {EDGE}", "their mean", worst)
     rows = [

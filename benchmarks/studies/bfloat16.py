@@ -10,7 +10,6 @@ import dataclasses
 import math
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from benchmarks.harness.turns import Contender, What, seconds_by_turns
 from benchmarks.outputs.table import Part, Table
 from benchmarks.studies import ablation, skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
-from common import config, data, estimators
+from common import config, estimators
 from common.config import Precision, Variational
 from common.errors import UserError
 
@@ -37,7 +36,7 @@ CALL_STEPS = calls.ROWS_A_CALL // BATCH  # of "train" and "products"
 
 
 @dataclass(kw_only=True)
-class Arguments(skeleton.Arguments):
+class Arguments(skeleton.DataArguments):
     backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Whose speed is measured; all by default.")] = ()
     pairs: Annotated[int, tyro.conf.arg(help="Pairs of fresh processes a backend and family; 0 for no timing.")] = 5
     turns: Annotated[int, tyro.conf.arg(help="Turns a pair.")] = 8
@@ -49,8 +48,6 @@ class Arguments(skeleton.Arguments):
     steps: Annotated[int, tyro.conf.arg(help="Of each run; the KL warm-up takes a third.")] = 2_000
     images: Annotated[int, tyro.conf.arg(help="Validation images, a seeded random subset.")] = 500
     samples: Annotated[int, tyro.conf.arg(help="K: importance samples an image.")] = 100
-    data: Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")] = "binarized-mnist"
-    data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
 
 
 def check(asked: Arguments) -> None:
@@ -61,7 +58,7 @@ def check(asked: Arguments) -> None:
 
 
 def plan(asked: Arguments) -> dict[str, Point]:
-    """The runs, then the pairs: one of each before the next of any, so that no row has one stretch of the day."""
+    """The runs, then the pairs: every row's first pair before any row's second, so that rows share the hours of the day."""
     points = quality_plan(asked) if asked.seed else {}
     for number in range(asked.pairs):
         for kind, family in TIMED:
@@ -73,8 +70,8 @@ def plan(asked: Arguments) -> dict[str, Point]:
 
 
 def quality_plan(asked: Arguments) -> dict[str, Point]:
-    """Every run, on a data set that is tested on validation images."""
-    dataset = data.load(asked.data, data_dir=asked.data_dir)
+    """Every run, on a data set whose test images are validation images."""
+    dataset = asked.dataset()
     held_out = ablation.on_validation(dataset, images=asked.images, path=asked.results / "validation.h5")
     points: dict[str, Point] = {}
     for family in asked.variational:
@@ -101,7 +98,7 @@ def quality_plan(asked: Arguments) -> dict[str, Point]:
 
 
 def run(point: Point) -> Result:
-    """A pair's figures, see `pair`; or a run's test and the commit that it was trained at."""
+    """A pair's figures, see `pair`; or a run's test and commit."""
     if "what" in point:
         return pair(What(**point["what"]), turns=point["turns"], low_first=point["low_first"])
     record = ablation.done(dataclasses.replace(runs.Job.from_json(point["job"]), resume=point["resume"]), folder=None)
@@ -125,7 +122,7 @@ def pair(what: What, *, turns: int, low_first: bool) -> Result:
 
 
 def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
-    """A row a kind, family and backend, a number a pair; a row a family and precision, a number a seed."""
+    """Speed: a row for each kind, family and backend, with lists over pairs; quality: for each precision, over seeds."""
     speed: dict[tuple[Any, ...], dict[str, Any]] = {}
     tests: dict[tuple[Any, ...], dict[str, Any]] = {}
     commits = set()
@@ -143,7 +140,7 @@ def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
                 row.setdefault(name, []).append(result["test"][name])
     quality = None
     if tests:
-        dataset = data.load(asked.data, data_dir=asked.data_dir)
+        dataset = asked.dataset()
         quality = {
             "run_commits": sorted(commits),
             "backend": asked.trained,

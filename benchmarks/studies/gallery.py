@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks.harness import records, runs
+from benchmarks.harness import records
 from benchmarks.outputs import figures, published
 from benchmarks.outputs.table import Part
 from benchmarks.studies import skeleton
@@ -56,7 +56,7 @@ def measure(point: Point) -> Result:
     """Decode one checkpoint's samples: its provenance, and `grey`, bytes [samples, pixels], deflated, in base64."""
     checkpoint = checkpoints.load(Path(point["checkpoint"]))
     model = checkpoint.config.model
-    scorer = runs.judging(protocol.load(checkpoint.backend), checkpoint.selected(), config=checkpoint.config)
+    scorer = protocol.load(checkpoint.backend).score(checkpoint.config, checkpoint.selected())
     draws = noise.generator(point["seed"], noise.GALLERY).standard_normal((point["samples"], model.latent_size))
     probabilities = np.asarray(scorer.decode(draws.astype(checkpoint.config.dtype)))
     grey = np.round(255 * probabilities).astype(np.uint8)
@@ -91,12 +91,15 @@ def parts(report: dict[str, Any]) -> list[Part]:
     """The picture and its caption."""
     rows = report["rows"]
     what = " and ".join(dict.fromkeys(row["variational"] for row in rows))
-    steps = ", ".join(f"{row['backend']} after {row['steps']:,} steps" for row in rows)
+    steps = {row["backend"]: f"after {row['steps']:,} steps" for row in rows}
+    alike = len(set(steps.values())) == 1
+    trained = next(iter(steps.values())) if alike else ", ".join(" ".join(each) for each in steps.items())
     return [
         f"![Samples of the {what} in three frameworks; training curves of all six models](docs/figures/gallery.png)",
         (
-            f"Left: p(x = 1|z) of the {what} on {rows[0]['dataset']['name']}, {steps}, for the same {report['samples']} draws "
-            "of z ~ N(0, I). Right: the ELBO of training minibatches; curves of one family lie on each other."
+            f"Left: p(x = 1|z) of the {what} on {rows[0]['dataset']['name']}, {trained}, for the same {report['samples']} "
+            "draws of z ~ N(0, I). Each model trained on noise of its own: one z is another digit in each. Right: the ELBO of "
+            "training minibatches; curves of one family lie on each other."
         ),
     ]
 

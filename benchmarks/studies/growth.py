@@ -25,12 +25,12 @@ import numpy as np
 import psutil
 import tyro
 
-from benchmarks.harness import cores, environment, processes, reports, spread
+from benchmarks.harness import cores, processes, reports, spread
 from benchmarks.harness.cases import Bench, Case, host_copy
 from benchmarks.harness.floor import WORD, flop, forward
 from benchmarks.harness.memory import forget_peak, peak, resident
 from benchmarks.harness.presets import STANDARD
-from benchmarks.outputs.figures import COLOURS
+from benchmarks.outputs import figures
 from benchmarks.outputs.table import Part, Table
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
@@ -38,7 +38,6 @@ from common import cache, estimators, protocol
 from common.clock import timed
 from common.config import Config, Device, Variational
 from common.errors import UserError
-from common.files import write_whole
 from common.parameters import shapes
 
 AxisName = Literal["batch", "hidden", "depth", "samples"]
@@ -263,7 +262,7 @@ def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
 
 def copy_bytes_per_s() -> float:
     """Read and written by all cores; the median of five copies."""
-    copy, copied = host_copy(environment.cores())
+    copy, copied = host_copy(cores.count())
     return copied / statistics.median(timed(copy, synchronize=lambda: None)[1] for _ in range(5))
 
 
@@ -424,7 +423,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     for panel, label in zip(panels[:, 0], FIGURES.values(), strict=True):
         panel.set_ylabel(label)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110))
+    figures.save(figure, path)
 
 
 def ticks(axis: Any, locator: Any) -> None:
@@ -438,7 +437,7 @@ def ticks(axis: Any, locator: Any) -> None:
 
 def lines(panel: Any, found: list[Row], name: str, *, unit: float) -> None:
     """A line a backend, with its repeats' range."""
-    for colour, backend in zip(COLOURS, dict.fromkeys(row["backend"] for row in found), strict=False):
+    for colour, backend in zip(figures.COLOURS, dict.fromkeys(row["backend"] for row in found), strict=False):
         line = [row for row in found if row["backend"] == backend and row[name] is not None]
         panel.errorbar(
             [row["value"] for row in line],

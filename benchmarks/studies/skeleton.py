@@ -2,9 +2,9 @@
 
 A study is a file of this folder, found by its name. It says:
 
-    Arguments                   a dataclass that extends this file's with the study's own arguments
+    Arguments                   a dataclass: this file's Arguments or DataArguments, and the study's own
     plan(asked)                 → {title: point}: what is measured, in the order of turns; a point is plain JSON
-    measure(point)              → result, plain JSON; called in a fresh process
+    measure(point)              → result, plain JSON, called in a fresh process; {"reason": …} where it failed and others go on
     content(asked, measured)    → the report's content; `measured` is [(point, result)] in the plan's order
     parts(report)               → the report's tables and paragraphs
 
@@ -39,8 +39,10 @@ from rich.console import Console
 from benchmarks.harness import cores, environment, processes, reports
 from benchmarks.harness.cli import parse, usable
 from benchmarks.harness.environment import ROOT
-from benchmarks.outputs import documents, markdown, terminal
+from benchmarks.outputs import documents, terminal
+from common import data
 from common.config import Device
+from common.data import Dataset
 from common.errors import UserError
 from common.files import write_text
 
@@ -61,6 +63,15 @@ class Arguments:
     draw: Annotated[
         bool, tyro.conf.arg(help="Draw the committed report's figure, or that of --results, and measure nothing.")
     ] = False
+
+
+@dataclass(kw_only=True)
+class DataArguments(Arguments):
+    data: Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")] = "binarized-mnist"
+    data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
+
+    def dataset(self) -> Dataset:
+        return data.load(self.data, data_dir=self.data_dir)
 
 
 # --- finding ---
@@ -88,12 +99,11 @@ def first_line(study: Study) -> str:
 
 
 def blocks() -> documents.Blocks:
-    """Block of docs/ → (its report, its Markdown), of every study."""
-    found: dict[str, tuple[str, Any]] = {}
+    """Block of docs/ → (its report, its parts), of every study."""
+    found: dict[str, Any] = {}
     for name in names():
         study = load(name)
-        for block, (report, parts) in getattr(study, "BLOCKS", {name: (name, study.parts)}).items():
-            found[block] = (report, lambda report, parts=parts: markdown.page(parts(report)))
+        found |= getattr(study, "BLOCKS", {name: (name, study.parts)})
     return found
 
 
@@ -191,7 +201,10 @@ def _measured(study: Study, points: dict[str, Point], asked: Any, *, environment
 
 
 def _kept(path: Path, now: dict[str, Any]) -> Result | None:
-    """The result that this file holds, if it is of the same point and place. Raises `UserError` where it can't be read."""
+    """The result that this file holds, if it is of the same point and place and no failure, whose `reason` it would have.
+
+    Raises `UserError` where the file can't be read.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         then, result = dict(found["of"]), dict(found["result"])

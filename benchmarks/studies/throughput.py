@@ -78,7 +78,7 @@ def plan(asked: Arguments) -> dict[str, Point]:
 
 
 def run(point: Point) -> Result:
-    """The rows of the benchmarks that the suite timed. Raises `UserError` where one failed."""
+    """The rows of the benchmarks that the suite timed. Raises `UserError` where one failed, and where none was selected."""
     storage, backend = Path(point["storage"]), point["backend"]
     before = set(storage.glob("*/*.json"))
     command = [sys.executable, "-m", "pytest", SUITE, "--backend", backend, "--device", point["device"], "-q"]
@@ -90,6 +90,8 @@ def run(point: Point) -> Result:
     if code not in (0, NONE_SELECTED):
         raise UserError(f"The benchmarks of {backend} ended with code {code}; their message stands above.")
     saved = sorted(set(storage.glob("*/*.json")) - before)
+    if not saved:
+        raise UserError(f"No benchmark was timed; is there one that -k '{point['select']}' selects?")
     return {"rows": [row for path in saved for row in rows_of(path)]}
 
 
@@ -114,10 +116,7 @@ def rows_of(path: Path) -> list[Row]:
 
 
 def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
-    rows = merged([row for _, result in measured for row in result["rows"]])
-    if not rows:
-        raise UserError(f"No benchmark was timed; is there one that -k '{asked.select}' selects?")
-    return {"device": asked.device, "rows": rows}
+    return {"device": asked.device, "rows": merged([row for _, result in measured for row in result["rows"]])}
 
 
 def merged(rows: list[Row]) -> list[Row]:

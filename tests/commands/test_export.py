@@ -15,7 +15,6 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.commands.export import FORMATS
-from benchmarks.harness import runs
 from common import checkpoints, protocol
 from common.checkpoints import Checkpoint
 from tests.parity.conftest import IMAGES, deviation, random_state, small
@@ -49,11 +48,11 @@ def test_a_plain_script_reproduces_the_model(tmp_path: Path, to: str, family: st
     assert done.returncode == 0, done.stderr
 
     checkpoint = checkpoints.load(path)
-    session = runs.judging(backend, checkpoint.selected(), config=checkpoint.config)
+    session = backend.score(checkpoint.config, checkpoint.selected())
     encoded = session.inspect(session.place(images), np.arange(9, dtype=np.int32), noise=noise[None], kl_weight=1.0)
     loc, scale = encoded["loc"], encoded["scale"]
     # The flow as PyTorch has it, which compiles nothing; tests/parity/ says that it is every backend's.
-    reference = runs.judging(protocol.load("pytorch"), checkpoint.selected(), config=checkpoint.config)
+    reference = protocol.load("pytorch").score(checkpoint.config, checkpoint.selected())
     rows = np.arange(9, dtype=np.int32)
     expected = reference.inspect(reference.place(images), rows, noise=noise[None], kl_weight=1.0)
     z, log_q = expected["z"][0], expected["log_q"][0]

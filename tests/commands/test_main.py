@@ -19,7 +19,7 @@ import pytest
 from benchmarks.__main__ import COMMANDS, OLD_NAMES, RESUMED, main, translate
 from benchmarks.harness import cli, environment, records, runs
 from benchmarks.harness.presets import PRESETS
-from benchmarks.studies import command as studies
+from benchmarks.studies import skeleton
 from common import cache, checkpoints, data, parameters, shapes
 from common.checkpoints import Checkpoint
 from common.config import SECTIONS, Config
@@ -193,7 +193,7 @@ def test_an_old_name_answers_with_the_new_one(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == f"'{old}' is now '{new}'.\n"
     command, *rest = new.split()
     assert command in (*COMMANDS, "make", "docs/shapes.md")
-    assert command != "study" or rest[0] in studies.names()
+    assert command != "study" or rest[0] in skeleton.names()
 
 
 @pytest.mark.parametrize("command", ["run", "parity", "regress", "study growth", "study agreement"])

@@ -1,4 +1,4 @@
-"""benchmarks/cores.py: the way between two cores is measured, waited for, and put beside what is timed."""
+"""The latency between two cores is measured, waited for, and reported beside each measurement."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.harness import cores, environment
-from benchmarks.studies import throughput as suite
+from benchmarks.studies import throughput
 from common.errors import UserError
 
 TWO_CORES = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1
@@ -95,8 +95,8 @@ def test_a_bound_that_is_none_is_the_users_mistake(text: str, monkeypatch: pytes
     monkeypatch.setenv(cores.WITHIN, text)
     with pytest.raises(UserError, match=f"'{text}'"):
         cores.within()
-    monkeypatch.setattr(suite, "timed", lambda *_: pytest.fail("it's refused before anything is timed"))
-    assert main(["throughput"]) == 2
+    monkeypatch.setattr(throughput, "plan", lambda *_: pytest.fail("it's refused before anything is timed"))
+    assert main(["study", "throughput"]) == 2
 
 
 def test_the_bound_is_on_the_record_and_the_range_under_the_table(monkeypatch: pytest.MonkeyPatch) -> None:

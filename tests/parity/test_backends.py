@@ -181,6 +181,18 @@ def test_a_deleted_session_and_its_arrays_are_garbage(backend: str) -> None:
     assert [reference() for reference in alive if reference() is not None] == []
 
 
+def test_a_backend_has_every_probe_or_its_default(backend: str) -> None:
+    probes = protocol.probes(backend)
+    for name in (name for name in vars(protocol.Probes) if not name.startswith("_")):
+        assert callable(getattr(probes, name)), name
+    assert probes.device_peak("cpu") is None
+    if backend == "tensorflow":
+        assert probes.programs_compiled is protocol.DEFAULT_PROBES["programs_compiled"]
+        assert probes.programs_compiled() is None
+    with pytest.raises(UserError, match="no backend 'mxnet'"):
+        protocol.probes("mxnet")
+
+
 @pytest.mark.parametrize("collecting", [True, False])
 def test_an_import_isnt_gone_through_by_the_collector_which_is_left_as_it_was(
     monkeypatch: pytest.MonkeyPatch, collecting: bool

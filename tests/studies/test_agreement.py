@@ -157,7 +157,8 @@ def test_windows_keep_every_step_once_and_the_early_ones_apart() -> None:
     assert sizes == [1] * 20 + [5] * 16 + [20] * 95
 
 
-def test_a_deviation_is_the_worst_tensors() -> None:
-    theirs = {"a": np.array([1.0, -4.0]), "b": np.zeros(2)}
-    assert agreement.deviation({"a": np.array([2.0, -4.0]), "b": np.zeros(2)}, theirs) == ("a", 0.25)
-    assert agreement.deviation({"a": np.array([1.0, -4.0]), "b": np.array([0.0, 0.5])}, theirs) == ("b", 0.5)
+def test_the_worst_tensor_is_the_one_that_deviates_most() -> None:
+    theirs = {"a": np.array([1.0, -4.0]), "b": np.array([8.0, 0.0])}
+    a, b = {"a": np.array([2.0, -4.0])}, {"b": np.array([8.0, 4.0])}
+    assert agreement.worst_of(a | {"b": theirs["b"]}, theirs) == {"deviation": 0.25, "tensor": "a"}
+    assert agreement.worst_of(a | b, theirs) == {"deviation": 0.5, "tensor": "b"}

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.harness import runs
 from benchmarks.studies import gallery
 from common import checkpoints, noise, protocol
 from common.checkpoints import Checkpoint
@@ -35,7 +34,7 @@ def test_a_row_is_what_its_checkpoint_decodes(checkpoint: Path, tmp_path: Path) 
     (row,) = report["rows"]
     assert (title, row["backend"], row["dataset"]["name"], row["image_shape"]) == ("0_a", "pytorch", "some", [28, 28])
     latents = noise.generator(0, noise.GALLERY).standard_normal((3, 4)).astype(np.float32)
-    scorer = runs.judging(protocol.load("pytorch"), checkpoints.load(checkpoint).selected(), config=CONFIG)
+    scorer = protocol.load("pytorch").score(CONFIG, checkpoints.load(checkpoint).selected())
     expected = np.asarray(scorer.decode(latents)).reshape(3, 28, 28)
     assert np.abs(gallery.unpacked(row) / 255 - expected).max() <= 0.5 / 255 + 1e-6
     assert expected.std() > 0.01, "else any picture would do"

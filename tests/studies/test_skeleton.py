@@ -96,6 +96,28 @@ def test_a_stopped_study_goes_on_with_its_points(
             skeleton.main(study, arguments(tmp_path, "--resume"))
 
 
+def test_a_point_that_has_a_reason_for_no_result_is_measured_anew(tmp_path: Path, study: Any, asked: list[int]) -> None:
+    assert skeleton.main(study, arguments(tmp_path)) == 0
+    path = tmp_path / "points" / "2_jax.json"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps(kept | {"result": kept["result"] | {"reason": "no luck"}}))
+    asked.clear()
+    assert skeleton.main(study, arguments(tmp_path, "--resume")) == 0
+    assert asked == [2]
+
+
+def test_where_a_figure_lacks_points_the_report_is_written_without_it(
+    tmp_path: Path, study: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def draw(report: Any, path: Path) -> None:
+        raise UserError("The report lacks the number 7.")
+
+    study.draw = draw
+    assert skeleton.main(study, arguments(tmp_path)) == 0
+    assert "No figure: The report lacks the number 7." in capsys.readouterr().err
+    assert reports.read("tiny", tmp_path)
+
+
 def test_the_environment_is_the_one_before_measuring(
     tmp_path: Path, study: Any, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

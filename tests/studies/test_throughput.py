@@ -1,8 +1,7 @@
-"""The throughput suite, the comparison of two revisions and the roofline."""
+"""The throughput suite, its tables and the roofline."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.harness import cases, cores, environment, floor, reports
 from benchmarks.harness.presets import STANDARD
-from benchmarks.studies import roofline
+from benchmarks.outputs import markdown
+from benchmarks.outputs.table import Table
+from benchmarks.studies import skeleton
 from benchmarks.studies import throughput as suite
 from common import protocol
 from common.clock import timed
@@ -28,12 +29,17 @@ def timed_by_itself():
 
 
 @pytest.fixture(scope="module")
-def saved(timed_by_itself: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real run of one benchmark."""
-    storage = tmp_path_factory.mktemp("benchmarks")
-    options = ("--seconds", "0.01", "--storage", str(storage), "-k", "sampling and mean-field and 32")
-    assert main(["throughput", "--backend", "pytorch", *options]) == 0
-    (path,) = storage.glob("*/*throughput-pytorch.json")
+def folder(timed_by_itself: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a real measurement of one benchmark leaves: the suite's saved run and the study's results."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    options = ("--seconds", "0.01", "--storage", str(folder / "storage"), "-k", "sampling and mean-field and 32")
+    assert main(["study", "throughput", "--backend", "pytorch", "--results", str(folder), *options]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved(folder: Path) -> Path:
+    (path,) = (folder / "storage").glob("*/*throughput-pytorch.json")
     return path
 
 
@@ -51,28 +57,38 @@ def test_a_benchmark_says_its_speed_and_its_floor(saved: Path) -> None:
     assert environment["load"] >= 0
 
 
-def test_sweeps_are_merged_by_their_medians(saved: Path, tmp_path: Path) -> None:
-    paths = []
-    for i, factor in enumerate((1.0, 3.0, 2.0)):
-        run = json.loads(saved.read_text())
-        (benchmark,) = run["benchmarks"]
-        benchmark["extra_info"] |= {"ms_per_step": factor, "floor_ms_per_step": 0.5}
-        paths.append(tmp_path / f"{i}.json")
-        paths[-1].write_text(json.dumps(run))
-    (row,) = suite.merged(paths)
+def test_a_part_of_the_suite_has_a_report_and_no_figure(folder: Path, saved: Path) -> None:
+    report = reports.read("throughput", folder)
+    assert report is not None
+    assert report["rows"] == suite.merged(suite.rows_of(saved))
+    assert len(suite.parts(report)) == 3, "the machine wasn't measured"
+    assert not list(folder.glob("*.png"))
+
+
+def test_sweeps_are_merged_by_their_medians(folder: Path, saved: Path) -> None:
+    (row,) = suite.rows_of(saved)
+    (row,) = suite.merged([row | {"ms_per_step": factor, "floor_ms_per_step": 0.5} for factor in (1.0, 3.0, 2.0)])
     assert (row["ms_per_step"], row["floor_ratio"], row["sweeps"]) == (2.0, 4.0, 3)
     assert len(row["round_trips_ns"]) >= 6
-    text = suite.markdown(
-        {"rows": [row], "device": "cpu", "environment": json.loads(saved.read_text())["machine_info"]["environment"]}
-    )
+    report = reports.read("throughput", folder)
+    assert report is not None
+    text = markdown.page(suite.parts(report | {"rows": [row]}))
     assert "| sampling | mean-field | 32 | pytorch | 2 (" in text
     assert "| 4.00 | 4.00 |" in text, "its own floor is the only one"
     assert cores.said(row["round_trips_ns"]) in text
 
 
+def test_backends_take_turns_in_each_sweep_and_precision() -> None:
+    asked = suite.Arguments(backend=("jax", "pytorch"), precision=("full", "bfloat16"), sweeps=2)
+    sweep = [(precision, backend) for precision in asked.precision for backend in asked.backend]
+    assert [(point["precision"], point["backend"]) for point in suite.plan(asked).values()] == sweep * 2
+
+
 def test_a_selection_of_nothing_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["throughput", "--backend", "pytorch", "-k", "nothing", "--storage", str(tmp_path)]) == 2
+    options = ("-k", "nothing", "--storage", str(tmp_path), "--results", str(tmp_path / "results"))
+    assert main(["study", "throughput", "--backend", "pytorch", *options]) == 2
     assert "No benchmark was timed" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_timed_call_of_training_is_a_runs_chunk() -> None:
@@ -90,13 +106,8 @@ def test_what_follows_the_noise_has_a_row_a_sample_and_all_but_the_pixels_three_
 
 
 def test_a_precision_that_the_device_lacks_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["throughput", "--precision", "full", "tf32"]) == 2
+    assert main(["study", "throughput", "--precision", "full", "tf32"]) == 2
     assert "tf32" in capsys.readouterr().err
-
-
-def test_a_report_is_of_what_is_timed_now(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["throughput", "--saved", str(saved), "--report"]) == 2
-    assert "here and now" in capsys.readouterr().err
 
 
 # The machine
@@ -158,20 +169,25 @@ def test_a_step_is_held_against_the_fastest_floor_of_its_own_kind_and_precision(
         }
 
     rows = [row("jax", "float32", 6, 4), row("pytorch", "float32", 9, 3), row("pytorch", "tf32", 4, 1)]
-    columns, lines = suite.table(rows)
-    ratios = [[line[columns.index(name)] for name in ("step / floor", "step / fastest floor")] for line in lines]
-    assert [line[columns.index("precision")] for line in lines] == ["float32", "float32", "tf32"]
-    assert ratios == [["3.00", "3.00"], ["1.50", "2.00"], ["4.00", "4.00"]]
-    columns, _ = suite.table(rows[:2])
-    assert "precision" not in columns
+
+    def shown(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+        found = {"rows": rows, "device": "cpu", "environment": environment.describe()}
+        table = suite.call_parts(found)[0]
+        assert isinstance(table, Table)
+        return [dict(zip(table.columns, cells, strict=True)) for cells in table.rows]
+
+    lines = shown(rows)
+    assert [line["precision"] for line in lines] == ["float32", "float32", "tf32"]
+    ratios = [(line["step / floor"], line["step / fastest floor"]) for line in lines]
+    assert ratios == [("3.00", "3.00"), ("1.50", "2.00"), ("4.00", "4.00")]
+    assert "precision" not in shown(rows[:2])[0]
 
 
 def test_another_precision_is_not_in_the_roofline(tmp_path: Path) -> None:
     whole = report(tmp_path)
-    before = roofline.points(whole), roofline.limits(whole)
+    before = suite.training_steps(whole), suite.limits(whole)
     whole["rows"] += [row | {"precision": "tf32", "rate": 1e18} for row in whole["rows"]]
-    assert (roofline.points(whole), roofline.limits(whole)) == before
-    assert roofline.picture("cuda").name == "roofline-cuda.png"
+    assert (suite.training_steps(whole), suite.limits(whole)) == before
 
 
 def test_a_steps_flop_and_bytes() -> None:
@@ -180,22 +196,26 @@ def test_a_steps_flop_and_bytes() -> None:
     # Inputs and outputs of its six layers: three products each, but no dX for the pixels.
     sizes = [(2, 1), (1, 1), (1, 2), (1, 1), (1, 1), (1, 2)]
     macs = [3 * i * o for i, o in sizes]
-    assert roofline.flop(config) == 2 * (3 * sum(macs) - macs[0])
+    assert floor.flop(config) == 2 * (3 * sum(macs) - macs[0])
     touched = [3 * i + i * o + 3 * o for i, o in sizes]
     parameters = sum(i * o + o for i, o in sizes)
-    assert roofline.moved(config) == 4 * (3 * sum(touched) - touched[0] + 7 * parameters)
+    assert floor.moved(config) == 4 * (3 * sum(touched) - touched[0] + 7 * parameters)
 
 
-def test_the_picture_is_drawn_from_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["roofline", "--results", str(tmp_path), "--picture", str(tmp_path / "figures/roofline.png")]
+def test_the_roofline_is_drawn_from_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["study", "throughput", "--results", str(tmp_path), "--draw"]
     assert main(arguments) == 2
-    assert "make bench-throughput" in capsys.readouterr().err
+    assert "make study-throughput" in capsys.readouterr().err
     whole = report(tmp_path)
     assert main(arguments) == 0
-    assert (tmp_path / "figures/roofline.png").read_bytes().startswith(b"\x89PNG")
-    intensities = [point["intensity"] for point in roofline.points(whole) if point["family"] == "flow"]
+    assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")
+    intensities = [step["intensity"] for step in suite.training_steps(whole) if step["family"] == "flow"]
     assert intensities == sorted(intensities), "a larger batch shares the weights' traffic"
-    assert "| an empty launch | jax | 10 µs |" in roofline.markdown(whole)
+    _, show = skeleton.blocks()["machine-cuda"]
+    for device, figure in (("cpu", "roofline.png"), ("cuda", "roofline-cuda.png")):
+        text = show(whole | {"device": device})
+        assert f"](figures/{figure})" in text
+        assert "| an empty launch | jax | 10 µs |" in text
     whole["rows"] = [row for row in whole["rows"] if row["kind"] != "copy"]
     with pytest.raises(UserError, match="lacks"):
-        roofline.draw(whole, tmp_path / "x.png")
+        suite.draw(whole, tmp_path / "x.png")
