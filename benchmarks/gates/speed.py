@@ -27,7 +27,6 @@ import math
 import re
 import statistics
 import sys
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,7 +37,7 @@ from benchmarks.harness import calls, cores, environment
 from benchmarks.harness.cases import FAMILIES
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
-from benchmarks.harness.turns import Side, What
+from benchmarks.harness.turns import What, seconds_by_turns
 
 BATCH, ROUNDS, TURNS = 128, 5, 5
 LEAST = BOUNDS["train"]
@@ -66,19 +65,15 @@ def machine() -> str:
 
 def turns(family: Any, backends: list[str]) -> dict[str, Seconds]:
     """A family's part of a round: fresh processes, TURNS turns each. Raises `UserError` where one ends."""
-    seconds: dict[str, Seconds] = {backend: {"step": [], "floor": []} for backend in backends}
-    with ExitStack() as stack:
-        sides = {}
-        for backend in backends:
-            sides[backend] = stack.enter_context(Side(ROOT, What("train", family, BATCH, backend), floor_too=True))
-            sides[backend].answer()  # one sets up at a time
-        for turn in range(TURNS):
-            first = turn % len(backends)
-            for backend in backends[first:] + backends[:first]:
-                times = sides[backend].turn()
-                for column, kind in (("step", "train"), ("floor", "products")):
-                    seconds[backend][column].append(float(f"{times[kind]:.4g}"))
-    return seconds
+    contenders = {backend: (ROOT, What("train", family, BATCH, backend)) for backend in backends}
+    by_turn = seconds_by_turns(list(contenders.values()), turns=TURNS, floor_too=True)
+    return {
+        backend: {
+            column: [float(f"{turn[contender][kind]:.4g}") for turn in by_turn]
+            for column, kind in (("step", "train"), ("floor", "products"))
+        }
+        for backend, contender in contenders.items()
+    }
 
 
 def measure(backends: list[str], *, rounds: int = ROUNDS) -> tuple[list[Round], list[cores.RoundTrip]]:
@@ -99,16 +94,15 @@ def measure(backends: list[str], *, rounds: int = ROUNDS) -> tuple[list[Round], 
 
 @dataclass(frozen=True)
 class Rise:
-    """A backend's step over another time, before and now; and the now/before above which it is slower."""
+    """A backend's step over another time, `over`, before and now."""
 
     over: str
     before: float
     now: float
-    bound: float
 
     @property
-    def within(self) -> bool:
-        return self.now <= self.before * self.bound
+    def factor(self) -> float:
+        return self.now / self.before
 
 
 def logs(rounds: list[Round], family: str, backend: str, over: tuple[str, str]) -> list[float]:
@@ -146,28 +140,26 @@ def judge(base: list[Round], now: list[Round]) -> list[Row]:
         for kind in ("floor", "step"):
             allowed = bound(base, family, kind, now=len(now))
             for backend in backends:
-                others = [other for other in backends if other != backend]
                 rises = []
-                for other in [backend, *others] if kind == "floor" else others:
-                    before, after = (ratio(side, family, backend, (other, kind)) for side in (base, now))
-                    name = "floor" if other == backend else f"{other}'s {kind}"
-                    rises.append(Rise(name, before, after, allowed))
+                for other in sorted(backends, key=lambda other: other != backend):  # the backend itself is the first
+                    if other != backend or kind == "floor":
+                        before, after = (ratio(side, family, backend, (other, kind)) for side in (base, now))
+                        rises.append(Rise("floor" if other == backend else f"{other}'s {kind}", before, after))
                 if rises:
-                    rows.append(row(backend, family, rises))
+                    rows.append(row(backend, family, rises, allowed))
     return rows
 
 
-def row(backend: str, family: str, rises: list[Rise]) -> Row:
+def row(backend: str, family: str, rises: list[Rise], allowed: float) -> Row:
     """Shows the first ratio within its bound; where there is none, the backend is slower, and the row shows the least rise."""
-    shown = next((rise for rise in rises if rise.within), min(rises, key=lambda rise: rise.now / rise.before))
-    what = f"step / {shown.over}"
-    reason = None
-    if not shown.within:
+    shown = next((rise for rise in rises if rise.factor <= allowed), min(rises, key=lambda rise: rise.factor))
+    what, reason = f"step / {shown.over}", None
+    if shown.factor > allowed:
         reason = (
             f"{backend} {family}: {what} is {shown.now:.2f}, the baseline's {shown.before:.2f}: "
-            f"{shown.now / shown.before - 1:.0%} slower, where {shown.bound - 1:.0%} is allowed."
+            f"{shown.factor - 1:.0%} slower, where {allowed - 1:.0%} is allowed."
         )
-    cells = (f"{shown.before:.2f}", f"{shown.now:.2f}", f"≤ {shown.before * shown.bound:.2f}")
+    cells = (f"{shown.before:.2f}", f"{shown.now:.2f}", f"≤ {shown.before * allowed:.2f}")
     return Row(what, backend, family, *cells, "slower" if reason else "within", reason)
 
 
