@@ -1,23 +1,22 @@
 """Speed: the training step at `standard`'s sizes as ratios within one run, against the ratios of the baseline of this machine.
 
 A round is three fresh processes, one a backend, which take turns: A B C, B C A, … A turn is one call of training, then the same
-steps' floor, their matrix products alone. A round's figure is the median over its turns of a ratio of two times of one turn, so
-that what slows the machine down for longer than a turn cancels; processes differ too, and rounds are the sample.
+steps' floor, their matrix products alone. A round's figure is the median over its turns of a ratio of two times of one turn: a
+machine that is slow for longer than a turn slows both. Processes differ too, so the rounds are the sample.
 
 A backend's step is slower than in the baseline where its ratio has risen beyond its bound
 
-- to *every* floor of the round, its own among them: against its own alone, a floor that became faster would look like a step
-  that became slower; or
-- to *every* other backend's step: against one of them, that one may have become faster. So a backend whose step and floor
-  became slower together is found.
+- over *every* floor of the round, its own among them: over its own floor alone, a faster floor would pass for a slower step; or
+- over *every* other backend's step, which finds a backend whose step and floor became slower together: over one other step
+  alone, that step may have become faster.
 
 The bound is of the difference of two medians of rounds, for a chance of FALSE_ALARM that any row is wrong about unchanged code:
 
     log bound = t · √(π/2) · s · √(1/rounds of the baseline + 1/rounds now),
 
-s being the standard deviation of a log ratio between the rounds of the baseline, pooled over its backends; and never below
-LEAST, what a change must be to matter. Since a day can differ from another by more than its rounds do, a suspicion is put to as
-many fresh rounds again, and only if they suspect the same is a backend slower.
+s being the standard deviation of a log ratio between the rounds of the baseline, pooled over its backends. The bound is never
+below LEAST, the smallest change that matters. Days can differ by more than the rounds of a day do, so a suspicion is put to as
+many fresh rounds. Only if they suspect the same is a backend slower.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ Round = dict[str, dict[str, Seconds]]  # family → backend → its turns
 
 
 def settings() -> dict[str, Any]:
-    """What a time depends on, beside backend and family, as JSON has it."""
+    """The settings that a time depends on beside backend and family, as JSON has them."""
     config = STANDARD.as_dict()
     return json.loads(json.dumps({"config": config, "batch": BATCH, "rows_a_call": calls.ROWS_A_CALL, "turns": TURNS}))
 
@@ -77,7 +76,7 @@ def turns(family: Any, backends: list[str]) -> dict[str, Seconds]:
 
 
 def measure(backends: list[str], *, rounds: int = ROUNDS) -> tuple[list[Round], list[cores.RoundTrip]]:
-    """The rounds; and how far apart the cores were at both ends of each family's turns, see `cores.together`."""
+    """(the rounds, the latency between cores at both ends of each family's turns, see `cores.together`)."""
     done, trips = [], []
     for i in range(rounds):
         one: Round = {}
@@ -164,7 +163,7 @@ def row(backend: str, family: str, rises: list[Rise], allowed: float) -> Row:
 
 
 def twice(base: list[Round], now: list[Round], *, again: Any) -> list[Row]:
-    """`judge`; where it suspects a backend, as many rounds `again()` are judged too: slower is what both suspect."""
+    """As `judge`. Where that suspects a backend, the rounds of `again()` are judged too: slower is what both suspect."""
     first = judge(base, now)
     if not any(row.reason for row in first):
         return first
