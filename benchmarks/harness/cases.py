@@ -20,8 +20,6 @@ FAMILIES: tuple[Variational, ...] = ("mean-field", "flow")
 BATCHES = (32, 128, 1024, 8192)
 KINDS = ("train", "gradient", "log_weights", "sampling", "placement")
 
-Maker = Callable[[], Launch]
-
 
 @dataclass(frozen=True)
 class Case:
@@ -31,7 +29,7 @@ class Case:
     synchronize: Callable[[], None]
     steps: int
     examples: int
-    prepare: Maker  # makes `least`
+    prepare: Callable[[], Launch]  # makes `least`
 
     @functools.cached_property
     def least(self) -> Launch:
@@ -75,7 +73,7 @@ class Bench(Calls):
             synchronize=self.session.synchronize,
             steps=steps,
             examples=batch,
-            prepare=self._copy_of_images(batch) if kind == "placement" else lambda: self.products(self._least(kind, batch)),
+            prepare=lambda: self._copy(batch) if kind == "placement" else self.products(self._least(kind, batch)),
         )
 
     def _least(self, kind: str, batch: int) -> Products:
@@ -85,16 +83,16 @@ class Bench(Calls):
         layers = floor.forward(self.config.model, batch=batch, samples=SAMPLES if kind == "log_weights" else 1)
         return [shape for name, shape in layers.items() if kind == "log_weights" or name.startswith("decoder")]
 
-    def _copy_of_images(self, batch: int) -> Maker:
+    def _copy(self, batch: int) -> Launch:
         """The floor of placing images: a copy of the same bytes in the host's memory."""
         images = np.array(self.images[:batch])
         target = np.empty_like(images)
 
-        def least(steps: int) -> None:
+        def launch(steps: int) -> None:
             for _ in range(steps):
                 np.copyto(target, images)
 
-        return lambda: least
+        return launch
 
 
 # --- the machine ---
