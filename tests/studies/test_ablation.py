@@ -81,7 +81,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[runs.Job, str | None]
 
     def work(job: runs.Job, *, folder: Path | None) -> int:
         asked.append((job, None if folder is None else (folder / f"backends/{job.backend}/flow.py").read_text()))
-        blank = job.blank(dataset=runs.checked(job))
+        blank = runs.checked(job).blank(dataset=job.dataset())
         test = blank["test"] | {"log_px": -2.0, "log_px_se": 0.5, "elbo": -3.0}
         environment = {"commit": None if folder else "this"}
         records.write(

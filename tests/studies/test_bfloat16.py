@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,7 @@ LOW = ("--precision", "bfloat16")
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(job: runs.Job, *, folder: None = None) -> int:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(job.as_json()))
-        return main(["worker"])
+        return runs.worker(job.as_json())
 
     monkeypatch.setattr(runs, "in_process", work)
 
