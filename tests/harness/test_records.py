@@ -44,6 +44,7 @@ def test_what_is_written_is_read(tmp_path: Path, status: dict[str, str]) -> None
 
 def test_a_blank_record_has_every_key_and_no_number(tmp_path: Path) -> None:
     record = records.blank(Config(), backend="pytorch", dataset_name="x.h5", dataset_sha256=None, preset="quick")
+    assert {place.partition(".")[0] for place in records.REQUIRED} <= record.keys()
     for section in ("timing", "test"):
         assert record[section].keys() == {*records.SECTIONS[section], *records.LATER[section]}
         assert set(record[section].values()) == {None}
