@@ -78,7 +78,7 @@ def test_the_command_measures_pairs_and_seeds_and_goes_on_with_what_is_there(
     class Stand:
         """A side that takes 32 ms a call of 16 steps in full, and half of that in bfloat16."""
 
-        def __init__(self, root: Path, what: What, *, waiting: Mapping[str, str]):
+        def __init__(self, root: Path, what: What, *, floor_too: bool, waiting: Mapping[str, str]):
             assert not waiting, "as in a run"
             self.what = what
             started.append(what)

@@ -213,7 +213,7 @@ def test_the_roofline_is_drawn_from_the_report(tmp_path: Path, capsys: pytest.Ca
     assert intensities == sorted(intensities), "a larger batch shares the weights' traffic"
     _, show = skeleton.blocks()["machine-cuda"]
     for device, figure in (("cpu", "roofline.png"), ("cuda", "roofline-cuda.png")):
-        text = show(whole | {"device": device})
+        text = markdown.page(show(whole | {"device": device}))
         assert f"](figures/{figure})" in text
         assert "| an empty launch | jax | 10 µs |" in text
     whole["rows"] = [row for row in whole["rows"] if row["kind"] != "copy"]
