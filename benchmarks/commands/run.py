@@ -15,7 +15,7 @@ from benchmarks.harness import cli, records, runs
 from benchmarks.harness.presets import PRESETS, preset
 from benchmarks.outputs import cells, terminal
 from common import checkpoints, protocol
-from common.config import SECTIONS, TOP, Config, Variational
+from common.config import FAMILIES, SECTIONS, TOP, Config
 from common.errors import UserError
 
 SEVERAL = ("variational", "seed")  # settings with several values in one command, a run for each
@@ -62,7 +62,7 @@ def asked_of(arguments: list[str]) -> tuple[Any, Config, checkpoints.Checkpoint 
     start = checkpoints.load(Path(named.start)) if named.start else None
     name = named.preset or (start.preset if start else "quick")
     default = start.config if start and name == start.preset else preset(name)
-    families = (default.model.variational,) if start else typing.get_args(Variational)
+    families = (default.model.variational,) if start else FAMILIES
     everything = "--help-all" in arguments or not {"-h", "--help"} & {*arguments}
     from_help = "Go on from this checkpoint: its settings and backend are the defaults."
     fields: list[Field] = [
