@@ -29,6 +29,7 @@ import h5py
 import tyro
 
 from benchmarks.harness import cores, peers, reports
+from benchmarks.harness.cli import Data, DataDir, Families
 from benchmarks.harness.peers import NotRunError
 from benchmarks.harness.presets import preset
 from benchmarks.harness.reports import Report
@@ -38,7 +39,7 @@ from benchmarks.outputs.table import Part, Table
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import data
-from common.config import Device, Variational
+from common.config import Device
 from common.data import SPLITS, Dataset
 from common.errors import UserError
 
@@ -92,15 +93,15 @@ class Turns(skeleton.Arguments):
 
     rounds: Annotated[int, tyro.conf.arg(help="Turns of each contender.")] = 5
     steps: Annotated[int, tyro.conf.arg(help="Steps on the clock, a turn.")] = 1_000
-    data: Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")] = "binarized-mnist"
-    data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
+    data: Data = "binarized-mnist"
+    data_dir: DataDir = None
 
 
 @dataclass(kw_only=True)
 class Arguments(Turns):
     directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="A checkout of jaanli/variational-autoencoder.")]
     preset: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Whose settings: some of {', '.join(SCRIPTS)}.")] = tuple(SCRIPTS)
-    variational: Annotated[tuple[Variational, ...], tyro.conf.arg(help="One or both families.")] = ("mean-field", "flow")
+    variational: Families = ("mean-field", "flow")
     python: Annotated[str, tyro.conf.arg(help="The Python that runs the scripts; this one by default.")] = sys.executable
     stand_ins: Annotated[
         Path | None, tyro.conf.arg(help="Folder of what the JAX script imports and Python lacks; see docs/peers.md.")
