@@ -35,7 +35,7 @@ EDGE = 100  # the table's first and last steps
 
 @dataclass(kw_only=True)
 class Arguments(skeleton.DataArguments):
-    preset: Annotated[str, tyro.conf.arg(help="Whose settings all train on.")] = "standard"
+    preset: Annotated[str, tyro.conf.arg(help="The settings of every run.")] = "standard"
     steps: Annotated[int, tyro.conf.arg(help="Stop after these, on the schedules of the preset's own steps.")] = 2_000
     backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Two or more; all by default.")] = ()
     variational: Families = ("mean-field", "flow")

@@ -4,9 +4,9 @@ One setting grows at a time, from `standard`'s. Each point is a fresh process, a
 A B C at the first value, A B C at the second …, the whole `--repeats` times. A point of batch, hidden size or depth times a
 chunk of training; a point of K times what `evaluate` does, log weights streamed by the estimator in blocks of samples.
 
-Memory is the process's resident set, of which the system keeps the highest since it was last asked to forget it. The model's
-memory is the highest while the model compiles and works, less what the process held after importing the framework. The
-floor's own matrices are made later. On a GPU the framework tells the peak of the device's own memory.
+Memory is the process's resident set, whose peak the system keeps and can reset. The model's memory is the peak while the model
+compiles and works, less the resident set after importing the framework; the floor's own matrices are made later. On a GPU the
+framework tells the peak of the device's memory.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ AxisName = Literal["batch", "hidden", "depth", "samples"]
 
 @dataclass(frozen=True)
 class Axis:
-    """What grows, and in which family: one family each keeps the whole within an hour on two cores."""
+    """A setting that grows, and its family: with one family each, the study takes an hour on two cores."""
 
     setting: str  # of common/config.py
     label: str
@@ -62,12 +62,12 @@ AXES: dict[AxisName, Axis] = {
     "samples": Axis("samples", "K", (1, 10, 100, 1000, 5000), "flow"),
 }
 
-CALL_FLOP = 2e10  # a timed call trains for as many steps as have so many: one synchronisation around them all
+CALL_FLOP = 2e10  # of the products of a timed call of training: many small steps share one synchronisation
 LEAST_STEPS, MOST_STEPS = 4, 256
 IMAGES = 10  # that K samples each are drawn for
-LEAST_BLOCKS = 40  # of samples a timed call: one block alone, 4 ms, would be at the mercy of what interrupts it
+LEAST_BLOCKS = 40  # of samples a timed call: one block takes 4 ms, and any interruption would show
 LEAST_ROUNDS = 4
-OTHERS_BOUND, TRIES = 0.2, 3  # a point during which others had more of a core than this is measured again
+OTHERS_BOUND, TRIES = 0.2, 3  # a point is measured again if other processes kept more cores than this busy
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 MIB = 2**20
 
@@ -104,18 +104,20 @@ def plan(asked: Arguments) -> dict[str, Point]:
 
 
 def run(point: Point) -> Result:
-    """The first of TRIES measurements that other processes left alone, or the one that they disturbed least."""
+    """The first of TRIES measurements that other processes left alone, or else the least disturbed one."""
     title = f"{point['axis']} {point['value']}, {point['backend']}"
     tries: list[Result] = []
     while len(tries) < TRIES and all(result["others_busy"] > OTHERS_BOUND for result in tries):
-        # Programs are compiled anew in each process: the time of that is measured.
+        # No cache of compiled programs: compile_s is measured.
         tries.append(processes.ask(f"{__name__}:measure", point, title=title, variables={cache.SWITCH: "0"}))
     return min(tries, key=lambda result: float(result["others_busy"]))
 
 
 def usage() -> np.ndarray:
-    """Seconds: of the clock; of all cores' work, for any process or another machine on the host; of this process's own work and
-    its ended children's, such as a compiler's."""
+    """Seconds: of the clock; of work on all cores, stolen by the host's other machines included; of this process's work.
+
+    The process's work includes that of its ended children, such as a compiler.
+    """
     times = psutil.cpu_times()._asdict()
     idle = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is in the user's too
     work = sum(seconds for name, seconds in times.items() if name not in idle)
@@ -211,7 +213,7 @@ def measure(point: Point, base: Config = STANDARD) -> Result:
     rounds: list[tuple[float, float, float]] = []  # seconds of the products and of the work; cores that others kept busy
     trips: list[cores.RoundTrip] = []
     while sum(floor_s + work_s for floor_s, work_s, _ in rounds) < point["seconds"] or len(rounds) < LEAST_ROUNDS:
-        found, ends = cores.together(once)  # a point is too long for its two ends
+        found, ends = cores.together(once)  # each round: the cores may move during a point
         rounds.append(found)
         trips += ends
     floors, seconds, others = np.array(rounds).T
@@ -261,7 +263,7 @@ def copy_bytes_per_s() -> float:
 
 
 def caches() -> dict[str, int]:
-    """Bytes of each data cache of the first core, by level, of those whose size the system tells."""
+    """Bytes of the first core's data cache of each level; a cache whose size the system doesn't tell is left out."""
     found = {}
     for folder in sorted(CACHES.glob("index*")):
         try:
@@ -300,7 +302,7 @@ def taken(memory: dict[str, Any], *phases: str) -> int | None:
 
 
 def exponent(before: Row, row: Row) -> float:
-    """e of: the time of a step, or of K samples, grows as (what grows)^e, between two values."""
+    """e in: the time of a step, or of K samples, grows as (setting)^e from one row's value to the next."""
     seconds = [r["value"] / r["examples_per_s"] if r["axis"] == "samples" else r["step_s"] for r in (before, row)]
     return math.log(seconds[1] / seconds[0]) / math.log(row["value"] / before["value"])
 

@@ -16,8 +16,8 @@ and, where the study has it:
     BLOCKS                      {block of docs/: (report, parts)}, where one block doesn't show the whole report
     failed(report)              whether the command ends with exit code 1, the report written
 
-`title` is a file's name. A result with a `reason` says why there is none: --resume measures its point anew. The skeleton adds
-"resume" to each point: whether what lies in the results folder may be used. Where Arguments has `backend`, the plan sees the
+`title` is a file's name. A result with a `reason` is a failure: --resume measures its point anew. The skeleton adds "resume" to
+each point: whether a run may use the checkpoints and records in the results folder. Where Arguments has `backend`, the plan sees the
 backends that can be used here; where it has `device`, each kind of device has a report, a figure and points of its own.
 """
 
@@ -59,7 +59,7 @@ FIGURES = ROOT / "docs" / "figures"
 @dataclass(kw_only=True)
 class Arguments:
     results: Path = Path("results")  # `asked` gives each study a folder of its own
-    resume: Annotated[bool, tyro.conf.arg(help="Keep what the results folder has of the same code and machine.")] = False
+    resume: Annotated[bool, tyro.conf.arg(help="Keep the points that the same code measured on this machine.")] = False
     limit: Annotated[float, tyro.conf.arg(help="Begin no measurement after so many minutes; --resume goes on.")] = math.inf
     draw: Annotated[
         bool, tyro.conf.arg(help="Draw the committed report's figure, or that of --results, and measure nothing.")
@@ -155,16 +155,12 @@ def main(study: Study, arguments: list[str]) -> int:
     return int(hasattr(study, "failed") and study.failed(report))
 
 
-def _default_results(study: Study) -> Path:
-    return Path("results") / name_of(study)
-
-
 def _asked(study: Study, arguments: list[str]) -> Any:
     """The study's arguments, parsed; results/NAME is the results folder unless another is given."""
     results = Annotated[Path, tyro.conf.arg(help="Folder of the points, the report and its figure.")]
     own = dataclasses.make_dataclass(
         "Arguments",
-        [("results", results, field(default=_default_results(study)))],
+        [("results", results, field(default=Path("results") / name_of(study)))],
         bases=(study.Arguments,),
         kw_only=True,
     )
@@ -175,7 +171,7 @@ def _redrawn(study: Study, asked: Any, name: str, figure: str) -> int:
     """Draw the figure of a report that is there. Raises `UserError` where the study has no figure, or the report is missing."""
     if not hasattr(study, "draw"):
         raise UserError(f"The study {name_of(study)} has no figure.")
-    committed = asked.results == _default_results(study)
+    committed = asked.results == Path("results") / name_of(study)
     folder, target = (reports.REPORTS, FIGURES) if committed else (asked.results, asked.results)
     report = reports.read(name, folder)
     if report is None:
@@ -210,7 +206,7 @@ def _measured(study: Study, points: dict[str, Point], asked: Any, *, environment
 
 
 def _kept(path: Path, now: dict[str, Any]) -> Result | None:
-    """The result that this file holds, if it is of the same point and place and no failure, whose `reason` it would have.
+    """The file's result; None where the file is missing, holds a failure, or another point, commit, machine or version.
 
     Raises `UserError` where the file can't be read.
     """
