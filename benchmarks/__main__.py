@@ -25,18 +25,13 @@ COMMANDS = {
     "study": "studies.command",
     "tables": "commands.tables",
 }
-# The name that a command starts a process of its own by → the function that the process calls.
-PROCESSES = {
-    "answer": "harness.processes:answer",
-    "describe": "harness.cli:describe",
-    "worker": "harness.runs:worker",
-}
+ANSWER = "answer"  # a process that another command started, see `harness.processes`
 STUDIES = ("ablation", "agreement", "ancestor", "bfloat16", "growth", "numpyro", "overhead", "throughput")
 # A command's older name → its present one.
 OLD_NAMES = {"cross-evaluate": "parity --checkpoints", "roofline": "study throughput --draw"}
 OLD_NAMES |= {name: f"study {name}" for name in STUDIES}
 OLD_NAMES |= {"prove-compare": "make test-slow", "prove-regress": "make test-slow", "shape-checks": "docs/shapes.md"}
-# Spellings of the scripts that this suite replaces, where another name means the same here.
+# A flag of the scripts that this suite replaces → the flag here.
 OLD_SPELLINGS = {"--max-iterations": "--steps", "--n-samples": "--samples", "--train-dir": "--results"}
 GPU = {"true": "cuda", "True": "cuda", "false": "cpu", "False": "cpu"}  # a value of --use-gpu → that of --device
 RESUMED = ("run", "reproduce", "study")  # the commands that have --resume
@@ -60,7 +55,7 @@ Publications
 
 
 def translate(arguments: list[str]) -> list[str]:
-    """The old scripts' spellings as this suite's. Raises `UserError` for a --use-gpu that is neither true nor false."""
+    """The arguments with the old scripts' flags replaced. Raises `UserError` for a --use-gpu that is neither true nor false."""
     result = []
     for argument in arguments:
         flag, equals, value = argument.partition("=")
@@ -81,12 +76,14 @@ def main(arguments: list[str]) -> int:
     try:
         if command in OLD_NAMES:
             raise UserError(f"'{command}' is now '{OLD_NAMES[command]}'.")
-        if command not in (*COMMANDS, *PROCESSES):
+        if command not in (*COMMANDS, ANSWER):
             raise UserError(f"There is no command '{command}'; choose from {', '.join(COMMANDS)}.")
-        for switch in (cache.switched_on, shapes.switched_on):  # raise here for a bad value, not in a backend's import
+        for switch in (cache.switched_on, shapes.switched_on):  # a bad value is refused here, not in a backend's import
             switch()
-        module, _, name = (COMMANDS | PROCESSES)[command].partition(":")
-        code: int = getattr(importlib.import_module(f"benchmarks.{module}"), name or "main")(translate(rest))
+        if command == ANSWER:
+            code: int = importlib.import_module("benchmarks.harness.processes").answer(rest)
+        else:
+            code = importlib.import_module(f"benchmarks.{COMMANDS[command]}").main(translate(rest))
         return code
     except UserError as error:
         print(error, file=sys.stderr)
@@ -95,7 +92,7 @@ def main(arguments: list[str]) -> int:
         print(f"There isn't enough memory ({error}); choose a smaller model, batch or number of samples.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        if command in COMMANDS:  # otherwise the parent process says so
+        if command != ANSWER:  # the parent process prints this, too
             print("Stopped; --resume goes on from here." if command in RESUMED else "Stopped.", file=sys.stderr)
         return 130
 

@@ -20,8 +20,8 @@ from common.schedules import kl_weights, learning_rates
 
 VALIDATION_BATCH = 1000  # images a call; changes results by rounding alone
 
-# Columns of a run's history. Curve: means over the steps since the previous point. Clock: one row a chunk of steps; `first` is
-# 1 for a process's first chunk of its length, which compiles. Placement: one row a process.
+# Columns of a run's history. CURVE: means over the steps since the previous point. CLOCK: a row for each chunk of steps;
+# `chunk_first` is 1 for a process's first chunk of its length, which compiles. PLACEMENT: a row for each process.
 CURVE = ("step", "objective", "elbo", "valid_step", "valid_elbo")
 CLOCK = ("chunk_steps", "chunk_seconds", "chunk_first")
 PLACEMENT = ("placement_seconds",)
@@ -37,12 +37,11 @@ def train(
     between: Callable[[], None],
     until: int | None = None,
 ) -> None:
-    """Train from the checkpoint's step to the last, and update the checkpoint; `save` is called with it after each validation.
+    """Train from the checkpoint's step to the last step, and update the checkpoint.
 
-    `until` stops the training early, at that step of the same schedules, after a validation and a checkpoint there.
-
-    A chunk ends at each multiple of `chunk`, `log_interval` and `validation_interval`; no result depends on where it ends.
-    After each chunk, outside the clock, `report(step, elbo)` is called with the chunk's mean ELBO, then `between()`.
+    A chunk ends at each multiple of `chunk`, `log_interval` and `validation_interval`; no result depends on a chunk's length.
+    After each chunk, outside the clock: `report(steps of the chunk, their mean ELBO)`, then `between()`. After each validation:
+    `save(checkpoint)`. `until`: stop at this step of the same schedules, with a validation and a checkpoint.
     """
     training = checkpoint.config.training
     history = checkpoint.history
@@ -56,6 +55,13 @@ def train(
     compiled: set[int] = set()
     objectives: list[float] = []
     elbos: list[float] = []
+
+    def add_point() -> None:
+        for column, value in zip(CURVE[:3], (step, float(np.mean(objectives)), float(np.mean(elbos))), strict=True):
+            history[column].append(value)
+        objectives.clear()
+        elbos.clear()
+
     end = training.steps if until is None else min(until, training.steps)
     while step < end:
         intervals = (training.chunk, training.log_interval, training.validation_interval)
@@ -69,14 +75,11 @@ def train(
         step += steps
         objectives.extend(objective.tolist())
         elbos.extend(elbo.tolist())
-        report(step, float(elbo.mean()))
+        report(steps, float(elbo.mean()))
         between()
         last = step == end
         if last or step % training.log_interval == 0:
-            history["step"].append(step)
-            history["objective"].append(float(np.mean(objectives)))
-            history["elbo"].append(float(np.mean(elbos)))
-            objectives, elbos = [], []
+            add_point()
         if last or step % training.validation_interval == 0:
             valid_elbo = validate(session, valid_images, images=len(dataset.valid), seed=training.seed)
             history["valid_step"].append(step)
@@ -85,11 +88,8 @@ def train(
             if valid_elbo > checkpoint.best_valid_elbo:
                 checkpoint.best_step, checkpoint.best_valid_elbo = step, valid_elbo
                 checkpoint.best = judged(checkpoint.state)
-            if objectives:  # a validation within an interval of the curve ends it: a resumed run wouldn't have its beginning
-                history["step"].append(step)
-                history["objective"].append(float(np.mean(objectives)))
-                history["elbo"].append(float(np.mean(elbos)))
-                objectives, elbos = [], []
+            if objectives:  # a run that resumes here wouldn't have the values since the previous point
+                add_point()
             save(checkpoint)
 
 
@@ -111,7 +111,7 @@ def chunk(config: Config, *, images: int, first_step: int, steps: int) -> dict[s
 
 
 def validate(session: Scorer, handle: Any, *, images: int, seed: int) -> float:
-    """The ELBO of the whole validation set, one sample an image, with the same noise each time."""
+    """The ELBO of the whole validation set, one sample an image, with the same noise at each validation."""
     return estimators.estimate(
         session,
         handle,

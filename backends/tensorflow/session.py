@@ -18,6 +18,9 @@ from common.noise import EVALUATION_NOISE, NOISE_BLOCK, TRAINING_NOISE, noise_bl
 from common.parameters import State, group, shapes
 
 EXPORT_SUFFIX = ".weights.h5"
+# A session owns its variables, so that it traces each of its functions once for each shape. TensorFlow counts the traces of all
+# sessions as one function's, and would warn of retracing in a process that has many sessions.
+tf.get_logger().addFilter(lambda record: "triggered tf.function retracing" not in record.getMessage())
 
 
 def _variable(vae: VAE, name: str) -> keras.Variable:

@@ -14,7 +14,6 @@ from rich.console import Console
 from benchmarks.harness import records, runs
 from benchmarks.harness.cli import parse, warn_of
 from benchmarks.harness.presets import PRESETS, preset
-from benchmarks.harness.processes import UNAVAILABLE
 from benchmarks.outputs import cells, terminal
 from common import checkpoints, protocol
 from common.config import SECTIONS, TOP, Config, Variational
@@ -127,7 +126,7 @@ def main(arguments: list[str]) -> int:
         for family in asked.variational
         for backend in backends
     ]
-    jobs = [runs.with_pixels(job) for job in jobs]
+    jobs = [runs.checked(job) for job in jobs]
     for job in jobs if start else []:
         runs.check_start(job)
     warn_of(*(job.config for job in jobs))
@@ -135,13 +134,13 @@ def main(arguments: list[str]) -> int:
     worst = 0
     for job in jobs:
         code = runs.in_process(job)
-        if code == 2 or (code == UNAVAILABLE and asked.backend):
+        if code == 2 or (code == runs.UNAVAILABLE and asked.backend):
             terminal.page(cells.page(done), Console())  # what went before is not lost
             return 2
         if code:
             record = without_result(job, code)
-            worst = max(worst, 0 if code == UNAVAILABLE else 1)
-            if code == UNAVAILABLE and job.record.exists():
+            worst = max(worst, 0 if code == runs.UNAVAILABLE else 1)
+            if code == runs.UNAVAILABLE and job.record.exists():
                 done.append(record)  # a run that did not begin replaces no result
                 continue
             records.write(record, Path(job.results))
@@ -152,7 +151,7 @@ def main(arguments: list[str]) -> int:
 
 def without_result(job: runs.Job, code: int) -> records.Record:
     """The record of a run whose process ended with this code."""
-    if code == UNAVAILABLE:
+    if code == runs.UNAVAILABLE:
         status, reason = "not-run", "its framework can't be imported; `python -m benchmarks list` says why"
     else:
         status, reason = "failed", f"its process ended with code {code}"

@@ -1,16 +1,16 @@
 """Quality: `quick` on the digits, some seeds of each backend and family, against the same seeds' scores in the baseline.
 
-One seed has one set of initial weights and one order of minibatches in every backend and version. A change of versions may move
-float32's rounding, which training amplifies until the weights have nothing in common (docs/agreement.md), and the draws of the
-device's noise. The baseline's backends differ in exactly these two, since they are the same function (parity proves it): their
-spread within a seed is the spread of an innocent change. Only equal seeds are compared, so that how good a seed's weights and
-minibatches are doesn't count:
+A seed has one set of initial weights and one order of minibatches in every backend and version. An innocent change of versions
+may move two things: float32's rounding, which training amplifies until the weights have nothing in common (docs/agreement.md),
+and the draws of the device's noise. The baseline's backends are the same function, as parity proves, and differ in these two
+alone: their spread within a seed is the spread of an innocent change. Only equal seeds are compared, so that a seed's luck with
+its weights and minibatches doesn't count:
 
     s² = Σ_seeds Σ_backends (score − its seed's mean)² / (seeds · (backends − 1))
     the mean of n seeds may move by t · s · √(2/n), the score of one seed by t · s · √2,
 
-t being Student's, for a chance of FALSE_ALARM that any row is wrong about unchanged code. A rise counts as a fall does: it may
-be an estimator's fault.
+t being Student's, for a chance of FALSE_ALARM that any row is wrong about unchanged code. A rise is judged as a fall is: the
+estimator may be wrong.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from common.config import Config
 
 PRESET, DATA, SEEDS = "quick", "binarized-digits", (0, 1, 2)
 
-# The preset's scores to the bit, in less time: chunks of one length are compiled once, and only the last state is validated.
+# The preset's scores to the bit, sooner: chunks of one length are compiled once, and only the last state is validated.
 SETTINGS = QUICK.replace(chunk=250, validation_interval=QUICK.training.steps)
 
 Scores = dict[str, dict[str, list[float]]]  # family → backend → test log p(x) by seed, nats
 
 
 def settings() -> dict[str, Any]:
-    """What a score depends on, beside backend, family and seed, as JSON has it."""
+    """The settings that a score depends on beside backend, family and seed, as JSON has them."""
     dataset = data.load(DATA, data_dir=None)
     config = SETTINGS.replace(image_shape=dataset.image_shape)
     return json.loads(json.dumps({"config": config.as_dict(), "data": dataset.sha256, "seeds": SEEDS}))
@@ -49,26 +49,21 @@ def settings() -> dict[str, Any]:
 
 def worker(name: str) -> dict[str, list[float]]:
     """Family → test log p(x) by seed, of one backend, trained and tested in this process."""
-    backend, dataset = protocol.load(name), data.load(DATA, data_dir=None)
+    dataset = data.load(DATA, data_dir=None)
     config = SETTINGS.replace(image_shape=dataset.image_shape)
-    return {
-        family: [score(backend, name, config.replace(variational=family, seed=seed), dataset) for seed in SEEDS]
-        for family in FAMILIES
-    }
+    configs = {family: [config.replace(variational=family, seed=seed) for seed in SEEDS] for family in FAMILIES}
+    return {family: [score(name, each, dataset) for each in of_family] for family, of_family in configs.items()}
 
 
-def score(backend: protocol.Backend, name: str, config: Config, dataset: data.Dataset) -> float:
-    """Test log p(x) of a run, nats, without a record."""
+def score(name: str, config: Config, dataset: data.Dataset) -> float:
+    """Test log p(x) of a run that leaves no record, nats."""
+    backend = protocol.load(name)
     job = runs.Job(name, PRESET, DATA, None, config, results="", resume=False)
     checkpoint, session = runs.begin(job, backend=backend, dataset=dataset)
-    training.train(
-        session,
-        checkpoint,
-        dataset=dataset,
-        save=lambda checkpoint: None,
-        report=lambda step, elbo: None,
-        between=lambda: None,
-    )
+
+    def nothing(*_: object) -> None: ...
+
+    training.train(session, checkpoint, dataset=dataset, save=nothing, report=nothing, between=nothing)
     progress = Progress(f"{name} {config.model.variational} seed {config.training.seed}")
     return runs.evaluate(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress).log_px
 
@@ -77,8 +72,7 @@ def measure(backends: list[str]) -> Scores:
     """Each backend in a process of its own, all at the same time, since nothing is timed. Raises `UserError` if one fails."""
 
     def one(backend: str) -> dict[str, list[float]]:
-        # Products this small lose more by threads that wait for one another than they gain.
-        threads = {"OMP_NUM_THREADS": "1"}
+        threads = {"OMP_NUM_THREADS": "1"}  # with products this small, threads cost more by waiting than they save
         return dict(processes.ask("benchmarks.gates.quality:worker", backend, title=backend, variables=threads))
 
     with concurrent.futures.ThreadPoolExecutor(len(backends)) as pool:
@@ -93,17 +87,12 @@ def finite(scores: Scores) -> bool:
     return all(math.isfinite(x) for backends in scores.values() for values in backends.values() for x in values)
 
 
-def spread(scores: dict[str, list[float]]) -> tuple[float, int]:
-    """(s, its degrees of freedom) of one family: between backends, within a seed."""
-    return pooled([list(seed) for seed in zip(*scores.values(), strict=True)])
-
-
 def bounds(base: Scores, family: str) -> tuple[float, float]:
     """How far the mean over seeds, and one seed, may move, nats."""
-    s, degrees = spread(base[family])
-    seeds = len(next(iter(base[family].values())))
+    by_seed = [list(seed) for seed in zip(*base[family].values(), strict=True)]
+    s, degrees = pooled(by_seed)
     t = quantile(tests=2 * sum(map(len, base.values())), degrees=degrees, sides=2)
-    return t * s * math.sqrt(2 / seeds), t * s * math.sqrt(2)
+    return t * s * math.sqrt(2 / len(by_seed)), t * s * math.sqrt(2)
 
 
 def judge(base: Scores, now: Scores) -> list[Row]:
@@ -115,13 +104,11 @@ def judge(base: Scores, now: Scores) -> list[Row]:
             if backend not in now[family]:
                 continue
             after = now[family][backend]
-            moves = [b - a for a, b in zip(before, after, strict=True)]
-            far = max(range(len(moves)), key=lambda i: abs(moves[i]))
-            for what, a, b, bound in (
-                (f"log p(x), mean of {len(moves)} seeds", statistics.fmean(before), statistics.fmean(after), of_mean),
-                (f"log p(x), farthest seed ({SEEDS[far]})", before[far], after[far], of_one),
-            ):
-                rows.append(row(what, backend, family, a, b, bound))
+            moves = [abs(b - a) for a, b in zip(before, after, strict=True)]
+            far = moves.index(max(moves))
+            means = statistics.fmean(before), statistics.fmean(after)
+            rows.append(row(f"log p(x), mean of {len(moves)} seeds", backend, family, *means, of_mean))
+            rows.append(row(f"log p(x), farthest seed ({SEEDS[far]})", backend, family, before[far], after[far], of_one))
     return rows
 
 

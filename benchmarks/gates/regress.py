@@ -1,7 +1,7 @@
 """`python -m benchmarks regress`: parity, quality and speed of this checkout, in this environment, against the baselines.
 
-`benchmarks/baselines/` holds `numbers.json`, parity and quality, which hold on any machine; and a file of speed ratios for each
-kind of machine. `--update` writes the whole of both files, and is refused where parity is broken.
+`benchmarks/baselines/` has `numbers.json` with parity and quality, which are the same on any machine, and for each kind of
+machine a file of speed ratios. `--update` writes the whole of both files, and is refused where parity is broken.
 """
 
 from __future__ import annotations
@@ -78,9 +78,7 @@ def update(asked: Regress, here: dict[str, Any]) -> int:
     if "quality" in asked.part:
         scores = quality.measure(names)
         if not quality.finite(scores):
-            raise UserError(
-                "A score isn't a finite number, which no baseline can have; `python -m benchmarks run` shows the run."
-            )
+            raise UserError("A score isn't finite, which no baseline can have; `python -m benchmarks run` shows the run.")
         baselines[NUMBERS] = {"parity": holds, "settings": quality.settings(), "quality": scores}
     if "speed" in asked.part:
         rounds, trips = speed.measure(names)
@@ -97,7 +95,7 @@ def check(asked: Regress, here: dict[str, Any]) -> int:
         raise UserError(f"There is no baseline {asked.baselines / NUMBERS}.json; {WRITES_ONE}.")
     times = baseline(speed.machine(), asked.baselines, settings=speed.settings()) if "speed" in asked.part else None
     wanted = list(asked.backend or numbers["backends"])
-    # Parity compares pairs, and a step is compared with every backend's floor: all backends of the baseline are measured.
+    # All backends of the baseline are measured: parity compares pairs, and a step is compared with every backend's floor.
     versions, missing = described(list(dict.fromkeys([*numbers["backends"], *wanted])))
     there, mine = list(versions), [name for name in wanted if name in versions]
     rows = [
@@ -125,7 +123,7 @@ def check(asked: Regress, here: dict[str, Any]) -> int:
     content = {
         "changed": changes(bases),
         "baselines": [{key: base["environment"][key] for key in ("commit", "versions")} for base in bases],
-        "round_trips_ns": {"baseline": times.get("round_trips_ns", []) if times else [], "now": trips},
+        "round_trips_ns": {"baseline": (times or {}).get("round_trips_ns", []), "now": trips},
         "rows": [dataclasses.asdict(row) for row in rows],
         "code": int(any(row.reason for row in rows)),
     }
@@ -133,15 +131,13 @@ def check(asked: Regress, here: dict[str, Any]) -> int:
     terminal.page(page(reports.read(REPORT, asked.results) or {}), Console())
     if "speed" in asked.part and not times:
         print(f"Speed: no baseline for this machine ({speed.machine()}); {WRITES_ONE}.")
-    for row in rows:
-        if row.reason:
-            print(row.reason, file=sys.stderr)
-            return 1
-    return 0
+    if first := next((row.reason for row in rows if row.reason), None):
+        print(first, file=sys.stderr)
+    return int(bool(first))
 
 
 def of(backends: list[str], rows: list[Row]) -> list[Row]:
-    """The rows that one of these backends has a part in."""
+    """The rows of these backends, among them the pairs that have one of these backends."""
     return [row for row in rows if any(backend in row.backend.split(" – ") for backend in backends)]
 
 
@@ -179,30 +175,25 @@ def described(names: list[str]) -> tuple[dict[str, dict[str, str]], dict[str, st
 def changes(bases: list[Report]) -> list[str]:
     """The packages whose versions differ between these baselines and here: "jax 0.10.0 → 0.10.2"."""
     now = environment.versions()
-    changed = [
-        f"{package} {before.get(package, 'none')} → {now.get(package, 'none')}"
-        for before in (base["environment"]["versions"] for base in bases)
-        for package in dict.fromkeys([*before, *now])
-        if before.get(package) != now.get(package)
-    ]
+    changed: list[str] = []
+    for base in bases:
+        before = base["environment"]["versions"]
+        names = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
+        changed += [f"{name} {before.get(name, 'none')} → {now.get(name, 'none')}" for name in names]
     return list(dict.fromkeys(changed))
 
 
 def page(report: Report) -> list[str | Table]:
-    """What changed, what the baseline and this were measured with, and the table."""
+    """The packages that changed, the commits and versions of both sides, the latencies, and the table."""
     bases, trips = report["baselines"], report["round_trips_ns"]
     commits = dict.fromkeys((base["commit"] or "unknown")[:12] for base in bases)
     lines = [
         f"Changed since the baseline: {', '.join(report['changed']) or 'no package has another version'}.",
-        f"Baseline: commit {', '.join(commits)}; {_versions(bases[0])}.",
-        f"Now: commit {reports.commit(report['environment'])}; {_versions(report['environment'])}.",
+        f"Baseline: commit {', '.join(commits)}; {reports.versions(bases[0])}.",
+        f"Now: commit {reports.commit(report['environment'])}; {reports.versions(report['environment'])}.",
     ]
     if trips["now"]:  # cores that moved apart pass for a slower step
         lines.append(f"Beside the speed, in the baseline {cores.said(trips['baseline'])}; now {cores.said(trips['now'])}.")
     gaps = [i for i, (a, b) in enumerate(itertools.pairwise(report["rows"]), 1) if a["family"] != b["family"]]
     rows = [[row[column] for column in COLUMNS] for row in report["rows"]]
     return ["\n".join(lines), Table(columns=COLUMNS, rows=rows, left=LEFT, title="regress", gaps=gaps)]
-
-
-def _versions(environment: dict[str, Any]) -> str:
-    return ", ".join(f"{package} {version}" for package, version in environment["versions"].items())

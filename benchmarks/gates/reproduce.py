@@ -18,18 +18,24 @@ from benchmarks.outputs.table import Table, number
 from common.config import Config, Device
 from common.errors import UserError
 
-# How far, in nats of test log p(x), two runs of one setting and one seed may lie apart.
+# How far, in nats of test log p(x), two runs of one setting and one seed may differ: with a learning rate that ends at 0, and
+# with another one, under which the parameters still move at the end.
 #
-# On one machine with one set of versions they are equal. Elsewhere float32 sums are taken in another order, training amplifies
-# the difference over thousands of steps, and the two models are as far apart as two seeds' are. Both are scored on the same
-# images, so the standard error over images is common to them and isn't counted; the K importance samples' noise averages out
-# over the images to far less than this.
-SETTLED, MOVING = 0.3, 1.0  # with a learning rate that ends at 0; with one that doesn't, parameters still move at the end
+# On one machine with one set of versions both runs are equal. Elsewhere float32 sums are taken in another order, training
+# amplifies the difference over thousands of steps, and the models are as far apart as those of two seeds. The standard error
+# over images isn't counted, since both are scored on the same images. The noise of the K importance samples averages out over
+# the images to far less than these bounds.
+SETTLED, MOVING = 0.3, 1.0
+
+COLUMNS = (
+    *("family", "backend", "preset", "seed", "old log p(x)", "new log p(x)", "difference", "allowed"),
+    *("old examples/s", "new examples/s", "verdict"),
+)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row's verdict; `difference` is the new less the old test log p(x), nats, or None, and then there is a reason."""
+    """A row's verdict; `difference` is new − old test log p(x), nats. Without a difference there is a reason."""
 
     agrees: bool
     verdict: str
@@ -38,14 +44,14 @@ class Comparison:
 
 
 def tolerance(record: Record) -> float:
-    """How far a row's log p(x) may lie from the record's, nats: by its schedule, whatever its preset."""
+    """How far a new run's log p(x) may lie from the record's, nats. The record's schedule decides, not its preset."""
     return SETTLED if record["config"]["optimizer"]["schedule"] == "cosine" else MOVING
 
 
 def compare(old: Record, new: Record) -> Comparison:
     """Whether a new run's test log p(x) is the old one's, within `tolerance`; the speed isn't judged.
 
-    Runs that failed, or on other data, settings or test images, don't agree. A setting that the old record lacks is ignored.
+    Failed runs don't agree, nor do runs of other data, settings or test images. A setting that the old record lacks is ignored.
     """
     if new["status"] != "ok":
         return Comparison(False, new["status"], reason=new["reason"])
@@ -63,7 +69,7 @@ def compare(old: Record, new: Record) -> Comparison:
 
 
 def _settings(record: Record) -> dict[str, Any]:
-    """What a result depends on: "config.model.latent_size", "dataset.sha256" and so on → value."""
+    """The settings that a result depends on: "config.model.latent_size", "dataset.sha256" and so on → value."""
     settings = {"dataset.sha256": record["dataset"]["sha256"]}
     settings |= {f"test.{name}": record["test"].get(name) for name in ("images", "importance_samples")}
     for name, value in record["config"].items():
@@ -98,7 +104,7 @@ def reproduce(
         raise UserError(
             f"The table '{name}' has no record of a finished run on '{device}' in {records_dir}; nothing to repeat."
         )
-    cells: list[dict[str, str]] = []
+    cells: list[list[str]] = []
     reasons: list[str] = []
     agree = 0
     for old in olds:
@@ -109,32 +115,19 @@ def reproduce(
             new = old | {"status": "not-run", "reason": str(error), "timing": {}, "test": {}}
         comparison = compare(old, new)
         agree += comparison.agrees
-        cells.append(_cells(old, new, comparison))
+        labels = [old["variational"], old["backend"], old["preset"], str(old["seed"])]
+        scores = [number(record["test"].get("log_px"), ".3f") for record in (old, new)]
+        judged = [number(comparison.difference, "+.3f"), number(tolerance(old), ".1f")]
+        speeds = [number(record["timing"].get("examples_per_s"), ",.0f") for record in (old, new)]
+        cells.append([*labels, *scores, *judged, *speeds, comparison.verdict])
         if comparison.reason:
-            title = f"{old['backend']} {old['variational']}, seed {old['seed']}"
-            reasons.append(f"{title}: {comparison.verdict}: {comparison.reason}")
+            reasons.append(
+                f"{old['backend']} {old['variational']}, seed {old['seed']}: {comparison.verdict}: {comparison.reason}"
+            )
     left = ("family", "backend", "preset", "verdict")
-    table = Table(columns=list(cells[0]), rows=[list(row.values()) for row in cells], left=left, title=f"{name}, run again")
-    terminal.show(table, console)
-    for line in (*reasons, f"{agree} of {len(olds)} rows agree."):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    table = Table(columns=COLUMNS, rows=cells, left=left, title=f"{name}, run again")
+    terminal.page([table, "\n".join([*reasons, f"{agree} of {len(olds)} rows agree."])], console)
     return 0 if agree == len(olds) else 1
-
-
-def _cells(old: Record, new: Record, comparison: Comparison) -> dict[str, str]:
-    return {
-        "family": old["variational"],
-        "backend": old["backend"],
-        "preset": old["preset"],
-        "seed": str(old["seed"]),
-        "old log p(x)": number(old["test"].get("log_px"), ".3f"),
-        "new log p(x)": number(new["test"].get("log_px"), ".3f"),
-        "difference": number(comparison.difference, "+.3f"),
-        "allowed": number(tolerance(old), ".1f"),
-        "old examples/s": number(old["timing"].get("examples_per_s"), ",.0f"),
-        "new examples/s": number(new["timing"].get("examples_per_s"), ",.0f"),
-        "verdict": comparison.verdict,
-    }
 
 
 @dataclass

@@ -1,11 +1,11 @@
-"""A row of the table of `python -m benchmarks regress`, and the statistics that its bounds rest on."""
+"""The rows of the table of `python -m benchmarks regress`, and the statistics behind their bounds."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-# The chance that unchanged code is called worse by any row of a part (quality, speed), by chance alone. A part's rows share it.
+# The chance that any row of a part (quality, speed) calls unchanged code worse. A part's rows share it.
 FALSE_ALARM = 0.01
 
 
@@ -32,7 +32,7 @@ def quantile(*, tests: int, degrees: int, sides: int) -> float:
 
     `degrees` of freedom of the spread; `sides` is 2 where a change either way counts, 1 where only a rise does.
     """
-    from scipy import stats  # half a second, which no other command should wait for
+    from scipy import stats  # the import takes half a second, which `python -m benchmarks compare` needn't wait for
 
     return float(stats.t.ppf(1 - FALSE_ALARM / (tests * sides), degrees))
 

@@ -1,4 +1,4 @@
-"""Parity: the small ladder, each pair of backends by itself, so that a broken rung shows which backend is the odd one."""
+"""Parity: the small ladder, for each pair of backends apart, so that a broken rung shows which backend is the odd one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Broken = dict[tuple[str, ...], str]  # pair → the sentence of its first broken
 
 
 def measure(names: list[str]) -> tuple[Rungs, Broken]:
-    """Climb: (the rungs that hold, the pairs that break)."""
+    """(the rungs that hold, the pairs that break). A backend whose process crashes breaks all pairs."""
     scenarios, images = ladder.small(), ladder.random_images(ladder.SMALL.model.pixels)
     holds: list[parity.Worst] = []
     broken: Broken = {}
@@ -38,7 +38,7 @@ def measure(names: list[str]) -> tuple[Rungs, Broken]:
 
 
 def judge(base: Rungs, now: Rungs, broken: Broken) -> list[Row]:
-    """A row a broken pair; of the others a row a precision, which shows the rung nearest to its bound."""
+    """A row for each broken pair; for each other pair and precision the row of the rung that is nearest to its bound."""
     rows = [Row("parity", " – ".join(pair), "both", "holds", "-", "-", "broken", reason) for pair, reason in broken.items()]
     before = {(rung["dtype"], rung["rung"], tuple(rung["pair"])): parity.figure(rung["deviation"]) for rung in base}
     pairs: dict[tuple[str, tuple[str, ...]], Rungs] = {}

@@ -1,23 +1,22 @@
 """Speed: the training step at `standard`'s sizes as ratios within one run, against the ratios of the baseline of this machine.
 
 A round is three fresh processes, one a backend, which take turns: A B C, B C A, … A turn is one call of training, then the same
-steps' floor, their matrix products alone. A round's figure is the median over its turns of a ratio of two times of one turn, so
-that what slows the machine down for longer than a turn cancels; processes differ too, and rounds are the sample.
+steps' floor, their matrix products alone. A round's figure is the median over its turns of a ratio of two times of one turn: a
+machine that is slow for longer than a turn slows both. Processes differ too, so the rounds are the sample.
 
 A backend's step is slower than in the baseline where its ratio has risen beyond its bound
 
-- to *every* floor of the round, its own among them: against its own alone, a floor that became faster would look like a step
-  that became slower; or
-- to *every* other backend's step: against one of them, that one may have become faster. So a backend whose step and floor
-  became slower together is found.
+- over *every* floor of the round, its own among them: over its own floor alone, a faster floor would pass for a slower step; or
+- over *every* other backend's step, which finds a backend whose step and floor became slower together: over one other step
+  alone, that step may have become faster.
 
 The bound is of the difference of two medians of rounds, for a chance of FALSE_ALARM that any row is wrong about unchanged code:
 
     log bound = t · √(π/2) · s · √(1/rounds of the baseline + 1/rounds now),
 
-s being the standard deviation of a log ratio between the rounds of the baseline, pooled over its backends; and never below
-LEAST, what a change must be to matter. Since a day can differ from another by more than its rounds do, a suspicion is put to as
-many fresh rounds again, and only if they suspect the same is a backend slower.
+s being the standard deviation of a log ratio between the rounds of the baseline, pooled over its backends. The bound is never
+below LEAST, the smallest change that matters. Days can differ by more than the rounds of a day do, so a suspicion is put to as
+many fresh rounds. Only if they suspect the same is a backend slower.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ import math
 import re
 import statistics
 import sys
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,7 +36,7 @@ from benchmarks.harness import calls, cores, environment
 from benchmarks.harness.cases import FAMILIES
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
-from benchmarks.harness.turns import Side, What
+from benchmarks.harness.turns import What, seconds_by_turns
 
 BATCH, ROUNDS, TURNS = 128, 5, 5
 LEAST = BOUNDS["train"]
@@ -48,7 +46,7 @@ Round = dict[str, dict[str, Seconds]]  # family → backend → its turns
 
 
 def settings() -> dict[str, Any]:
-    """What a time depends on, beside backend and family, as JSON has it."""
+    """The settings that a time depends on beside backend and family, as JSON has them."""
     config = STANDARD.as_dict()
     return json.loads(json.dumps({"config": config, "batch": BATCH, "rows_a_call": calls.ROWS_A_CALL, "turns": TURNS}))
 
@@ -66,23 +64,19 @@ def machine() -> str:
 
 def turns(family: Any, backends: list[str]) -> dict[str, Seconds]:
     """A family's part of a round: fresh processes, TURNS turns each. Raises `UserError` where one ends."""
-    seconds: dict[str, Seconds] = {backend: {"step": [], "floor": []} for backend in backends}
-    with ExitStack() as stack:
-        sides = {}
-        for backend in backends:
-            sides[backend] = stack.enter_context(Side(ROOT, What("train", family, BATCH, backend), floor_too=True))
-            sides[backend].answer()  # one sets up at a time
-        for turn in range(TURNS):
-            first = turn % len(backends)
-            for backend in backends[first:] + backends[:first]:
-                times = sides[backend].turn()
-                for column, kind in (("step", "train"), ("floor", "products")):
-                    seconds[backend][column].append(float(f"{times[kind]:.4g}"))
-    return seconds
+    contenders = {backend: (ROOT, What("train", family, BATCH, backend)) for backend in backends}
+    by_turn = seconds_by_turns(list(contenders.values()), turns=TURNS, floor_too=True)
+    return {
+        backend: {
+            column: [float(f"{turn[contender][kind]:.4g}") for turn in by_turn]
+            for column, kind in (("step", "train"), ("floor", "products"))
+        }
+        for backend, contender in contenders.items()
+    }
 
 
 def measure(backends: list[str], *, rounds: int = ROUNDS) -> tuple[list[Round], list[cores.RoundTrip]]:
-    """The rounds; and how far apart the cores were at both ends of each family's turns, see `cores.together`."""
+    """(the rounds, the latency between cores at both ends of each family's turns, see `cores.together`)."""
     done, trips = [], []
     for i in range(rounds):
         one: Round = {}
@@ -99,16 +93,15 @@ def measure(backends: list[str], *, rounds: int = ROUNDS) -> tuple[list[Round], 
 
 @dataclass(frozen=True)
 class Rise:
-    """A backend's step over another time, before and now; and the now/before above which it is slower."""
+    """A backend's step over another time, `over`, before and now."""
 
     over: str
     before: float
     now: float
-    bound: float
 
     @property
-    def within(self) -> bool:
-        return self.now <= self.before * self.bound
+    def factor(self) -> float:
+        return self.now / self.before
 
 
 def logs(rounds: list[Round], family: str, backend: str, over: tuple[str, str]) -> list[float]:
@@ -146,33 +139,31 @@ def judge(base: list[Round], now: list[Round]) -> list[Row]:
         for kind in ("floor", "step"):
             allowed = bound(base, family, kind, now=len(now))
             for backend in backends:
-                others = [other for other in backends if other != backend]
                 rises = []
-                for other in [backend, *others] if kind == "floor" else others:
-                    before, after = (ratio(side, family, backend, (other, kind)) for side in (base, now))
-                    name = "floor" if other == backend else f"{other}'s {kind}"
-                    rises.append(Rise(name, before, after, allowed))
+                for other in sorted(backends, key=lambda other: other != backend):  # the backend itself is the first
+                    if other != backend or kind == "floor":
+                        before, after = (ratio(side, family, backend, (other, kind)) for side in (base, now))
+                        rises.append(Rise("floor" if other == backend else f"{other}'s {kind}", before, after))
                 if rises:
-                    rows.append(row(backend, family, rises))
+                    rows.append(row(backend, family, rises, allowed))
     return rows
 
 
-def row(backend: str, family: str, rises: list[Rise]) -> Row:
+def row(backend: str, family: str, rises: list[Rise], allowed: float) -> Row:
     """Shows the first ratio within its bound; where there is none, the backend is slower, and the row shows the least rise."""
-    shown = next((rise for rise in rises if rise.within), min(rises, key=lambda rise: rise.now / rise.before))
-    what = f"step / {shown.over}"
-    reason = None
-    if not shown.within:
+    shown = next((rise for rise in rises if rise.factor <= allowed), min(rises, key=lambda rise: rise.factor))
+    what, reason = f"step / {shown.over}", None
+    if shown.factor > allowed:
         reason = (
             f"{backend} {family}: {what} is {shown.now:.2f}, the baseline's {shown.before:.2f}: "
-            f"{shown.now / shown.before - 1:.0%} slower, where {shown.bound - 1:.0%} is allowed."
+            f"{shown.factor - 1:.0%} slower, where {allowed - 1:.0%} is allowed."
         )
-    cells = (f"{shown.before:.2f}", f"{shown.now:.2f}", f"≤ {shown.before * shown.bound:.2f}")
+    cells = (f"{shown.before:.2f}", f"{shown.now:.2f}", f"≤ {shown.before * allowed:.2f}")
     return Row(what, backend, family, *cells, "slower" if reason else "within", reason)
 
 
 def twice(base: list[Round], now: list[Round], *, again: Any) -> list[Row]:
-    """`judge`; where it suspects a backend, as many rounds `again()` are judged too: slower is what both suspect."""
+    """As `judge`. Where that suspects a backend, the rounds of `again()` are judged too: slower is what both suspect."""
     first = judge(base, now)
     if not any(row.reason for row in first):
         return first

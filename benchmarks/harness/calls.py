@@ -1,7 +1,7 @@
 """The calls of the contract that are timed, and a process that times them.
 
-`compare` starts this file in another revision's checkout too: each side runs its own `backends/` and `common/`, and both are
-measured by these lines. So this file imports `common` alone, and makes a session as each contract so far did.
+`compare` starts this file in another revision's checkout too: each side runs its own `backends/` and `common/`, and this file
+times both. So this file imports `common` alone, and makes a session as each contract so far did.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from common.data import minibatches
 from common.errors import UserError
 
 IMAGES = 10_000
-ROWS_A_CALL = 2048  # images a timed call, in steps of `batch`: one synchronisation around many steps
+ROWS_A_CALL = 2048  # images of a timed call, which has many steps and one synchronisation
 SAMPLES = 25  # K of the log weights: one block of evaluation noise
-TURN_SECONDS = 0.15  # a turn repeats its call for about so long
+TURN_SECONDS = 0.15  # about how long a turn repeats its call
 
 Work = Callable[[], object]
 Launch = Callable[[int], None]  # does so many steps
@@ -33,12 +33,12 @@ Products = Sequence[Sequence[int]]  # (m, k, n) of [m, k]·[k, n] each
 
 
 def steps_a_call(kind: str, batch: int) -> int:
-    """Steps of about ROWS_A_CALL images (of log weights: samples of images); at least one."""
+    """The steps of a call: about ROWS_A_CALL images, or samples of images where log weights are timed; at least one step."""
     return max(1, ROWS_A_CALL // (batch * SAMPLES if kind == "log_weights" else batch))
 
 
 class Calls:
-    """A session of one backend, and its calls; the images are random, since no time depends on what is in them."""
+    """A session of one backend, and its calls. The images are random: no time depends on the pixels' values."""
 
     def __init__(self, backend: str, config: Config):
         self.config = config
@@ -59,20 +59,22 @@ class Calls:
         latents = self.draws.standard_normal((1, batch, self.config.model.latent_size))
         images, z = np.array(self.images[:batch]), latents[0].astype(self.config.dtype)
         if kind == "train":
-            chunk: dict[str, Any] = {
-                "indices": minibatches(images=IMAGES, batch_size=batch, seed=0, first_step=0, steps=steps),
-                "learning_rates": np.full(steps, 1e-4),
-                "kl_weights": np.ones(steps),
-            }
-            return lambda: self.session.train(self.handle, **chunk, first_step=0, seed=0, noise=None)
+            indices = minibatches(images=IMAGES, batch_size=batch, seed=0, first_step=0, steps=steps)
+            rates: dict[str, Any] = {"learning_rates": np.full(steps, 1e-4), "kl_weights": np.ones(steps)}
+            return lambda: self.session.train(self.handle, indices, first_step=0, **rates, seed=0, noise=None)
         if kind == "gradient":
             return functools.partial(self._gradient(rows, noise=latents, kl_weight=1.0), steps)
-        step: dict[str, Work] = {
+        step: Work = {
             "log_weights": lambda: self.session.log_weights(self.handle, rows, samples=range(SAMPLES), seed=0, noise=None),
             "sampling": lambda: self.session.decode(z),
             "placement": lambda: self.session.place(images),
-        }
-        return functools.partial(repeat, step[kind], steps)
+        }[kind]
+
+        def repeat() -> None:
+            for _ in range(steps):
+                step()
+
+        return repeat
 
     def _gradient(self, rows: np.ndarray, **arguments: Any) -> Launch:
         if self.probes:
@@ -83,23 +85,15 @@ class Calls:
 
     def products(self, products: Products) -> Launch:
         """These matrix products, compiled, in the config's precision."""
-        settings = {
-            "products": [tuple(sizes) for sizes in products],
-            "device": self.config.device,
-            "dtype": self.config.factors,
-        }
-        launch: Launch = self.probes.products(**settings) if self.probes else self.backend.probe(**settings)
+        make = self.probes.products if self.probes else self.backend.probe
+        sizes = [tuple(product) for product in products]
+        launch: Launch = make(products=sizes, device=self.config.device, dtype=self.config.factors)
         launch(1)  # compiles
         return launch
 
 
-def repeat(step: Work, steps: int) -> None:
-    for _ in range(steps):
-        step()
-
-
 def created(backend: Any, config: Config, state: parameters.State) -> Any:
-    """A session. Earlier contracts took the config's sections one by one, the earliest without a precision."""
+    """A session. Earlier contracts took the config's sections apart, the earliest contract without a precision."""
     takes = inspect.signature(backend.create).parameters
     if "config" in takes:
         return backend.create(config, state)
@@ -108,9 +102,9 @@ def created(backend: Any, config: Config, state: parameters.State) -> Any:
 
 
 def configured(values: dict[str, Any]) -> Config:
-    """The config of `Config.as_dict` of `standard`'s image shape, without the settings that this revision doesn't have yet.
+    """The inverse of `Config.as_dict` at `standard`'s image shape; settings that this revision doesn't have yet are left out.
 
-    Raises `UserError` for a precision that it can't be asked for.
+    Raises `UserError` for a precision that this revision doesn't have.
     """
     config = Config()
     parts = (config, config.model, config.optimizer, config.training, config.evaluation)
@@ -127,7 +121,7 @@ def configured(values: dict[str, Any]) -> Config:
 
 
 def seconds(work: Work, synchronize: Callable[[], None], *, calls: int = 1) -> float:
-    """Of one call, from an idle device to an idle device: by this clock, whatever the checkout's own is."""
+    """The mean seconds of a call, from an idle device to an idle device; not by the revision's own clock."""
     total = 0.0
     for _ in range(calls):
         synchronize()
@@ -139,7 +133,7 @@ def seconds(work: Work, synchronize: Callable[[], None], *, calls: int = 1) -> f
 
 
 def main() -> int:
-    """Stdin: a line of JSON, what to time; then a line a turn. Stdout: "ready"; then a line of JSON a turn, seconds by kind."""
+    """Stdin: what to time, a line of JSON; then a line a turn. Stdout: "ready"; then {kind: seconds} in JSON, a line a turn."""
     answers, sys.stdout = sys.stdout, sys.stderr  # a framework's own prints are no answer
     try:
         asked = json.loads(sys.stdin.readline())
@@ -161,7 +155,7 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    except KeyboardInterrupt:  # the command says it
+    except KeyboardInterrupt:  # the parent process prints the message
         return 130
     return 0
 

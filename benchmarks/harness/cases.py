@@ -1,4 +1,4 @@
-"""What is timed: one call of the contract each (calls.py), at `standard`'s sizes or others, with the least that it must do."""
+"""Timed cases: a call of the contract each (calls.py), beside its floor, the least work that the call must do."""
 
 from __future__ import annotations
 
@@ -20,87 +20,79 @@ FAMILIES: tuple[Variational, ...] = ("mean-field", "flow")
 BATCHES = (32, 128, 1024, 8192)
 KINDS = ("train", "gradient", "log_weights", "sampling", "placement")
 
-Maker = Callable[[], Launch]
-
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to time: `work` does `steps` steps of `examples` images each."""
+    """One timed call: `work` does `steps` steps of `examples` images each."""
 
     work: Work
     synchronize: Callable[[], None]
     steps: int
     examples: int
-    prepare: Maker  # of `least`
+    prepare: Callable[[], Launch]  # makes `least`
 
     @functools.cached_property
     def least(self) -> Launch:
-        """Does so many steps of what can't be left out, until the device is idle; made when it's first asked for."""
+        """Does so many steps of the floor, until the device is idle. It is made, and compiled, at its first use."""
         return self.prepare()
 
     def call(self) -> None:
-        """The work, until the device is idle; what runs before must leave it so."""
+        """Do the work, until the device is idle, as it must be at the start."""
         self.work()
         self.synchronize()
 
     def seconds(self) -> float:
-        """Of one call."""
+        """Seconds of one call."""
         return timed(self.work, synchronize=self.synchronize)[1]
 
     def floor_seconds(self) -> float:
-        """Of the least work of one call."""
+        """Seconds of the floor of one call."""
         least = self.least  # compiles, outside the clock
         return timed(lambda: least(self.steps), synchronize=self.synchronize)[1]
 
 
 def chunk_steps(batch: int) -> int:
-    """Steps of a run's chunk; of larger batches as many as its images make."""
+    """The steps of a run's chunk; of a larger batch, as many as the chunk's images make."""
     training = STANDARD.training
     return min(training.chunk, max(1, training.chunk * training.batch_size // batch))
 
 
 class Bench(Calls):
-    """A session of one backend and family, and its cases; of `standard`'s sizes, or those of `settings`."""
+    """A session of one backend and family, at the sizes of `settings`, and its cases."""
 
     def __init__(
-        self,
-        backend: str,
-        family: Variational,
-        *,
-        device: Device,
-        precision: Precision = "full",
-        settings: Config = STANDARD,
+        self, backend: str, family: Variational, *, device: Device, precision: Precision = "full", settings: Config = STANDARD
     ):
         super().__init__(backend, settings.replace(variational=family, device=device, precision=precision))
 
     def case(self, kind: str, batch: int, *, steps: int | None = None) -> Case:
-        """`steps` a call, or `steps_a_call`. Raises `KeyError` for a kind that isn't in KINDS."""
+        """A call of this many steps, by default `steps_a_call`. Raises `KeyError` for a kind that isn't in KINDS."""
         steps = steps or steps_a_call(kind, batch)
         return Case(
             work=self.work(kind, batch=batch, steps=steps),
             synchronize=self.session.synchronize,
             steps=steps,
             examples=batch,
-            prepare=self._copy_of_images(batch) if kind == "placement" else lambda: self.products(self._least(kind, batch)),
+            prepare=lambda: self._copy(batch) if kind == "placement" else self.products(self._least(kind, batch)),
         )
 
     def _least(self, kind: str, batch: int) -> Products:
-        """The products of a step: of training and its gradient all, of log weights and sampling those of the forward pass."""
+        """The products of a step: all for training and its gradient, the forward pass's for log weights and sampling."""
         if kind in ("train", "gradient"):
             return floor.products(self.config.replace(batch_size=batch))
         layers = floor.forward(self.config.model, batch=batch, samples=SAMPLES if kind == "log_weights" else 1)
         return [shape for name, shape in layers.items() if kind == "log_weights" or name.startswith("decoder")]
 
-    def _copy_of_images(self, batch: int) -> Maker:
+    def _copy(self, batch: int) -> Launch:
         """The floor of placing images: a copy of the same bytes in the host's memory."""
         images = np.array(self.images[:batch])
         target = np.empty_like(images)
 
-        def least(steps: int) -> None:
+        def launch(steps: int) -> None:
             for _ in range(steps):
                 np.copyto(target, images)
 
-        return lambda: least
+        return launch
 
 
 # --- the machine ---
@@ -109,21 +101,17 @@ MATRIX = 2048  # rows and columns of the product that measures the matrix rate
 COPY_BYTES = 2**28  # far above any cache
 
 
-def matrix(backend: str, device: Device, precision: Precision = "full") -> tuple[Callable[[], None], float]:
-    """(one large product, its FLOP)."""
+def matrix(
+    backend: str, device: Device, precision: Precision = "full", *, size: int = MATRIX
+) -> tuple[Callable[[], None], float]:
+    """(a product of two square matrices, its FLOP). Of `size` 1 it is as little as can be launched."""
     dtype = factors(STANDARD.dtype, precision)
-    launch = protocol.probes(backend).products(products=[(MATRIX, MATRIX, MATRIX)], device=device, dtype=dtype)
-    return lambda: launch(1), 2.0 * MATRIX**3
-
-
-def empty_launch(backend: str, device: Device, precision: Precision = "full") -> Callable[[], None]:
-    """As little as can be launched: a product of two single numbers."""
-    launch = protocol.probes(backend).products(products=[(1, 1, 1)], device=device, dtype=factors(STANDARD.dtype, precision))
-    return lambda: launch(1)
+    launch = protocol.probes(backend).products(products=[(size, size, size)], device=device, dtype=dtype)
+    return lambda: launch(1), 2.0 * size**3
 
 
 def copy(backend: str, device: Device, *, size: int = COPY_BYTES) -> tuple[Callable[[], None], float]:
-    """(a copy within the device's memory, bytes read and written)."""
+    """(a copy within the device's memory, the bytes read and written)."""
     if device == "cpu":
         return host_copy(cores.count())
     launch = protocol.probes(backend).copy(size=size // 2, device=device)
@@ -131,7 +119,7 @@ def copy(backend: str, device: Device, *, size: int = COPY_BYTES) -> tuple[Calla
 
 
 def host_copy(cores: int) -> tuple[Callable[[], None], float]:
-    """(a copy from memory to memory by all cores, bytes read and written)."""
+    """(a copy within the host's memory by this many cores, the bytes read and written)."""
     source, target = (np.ones(COPY_BYTES // 2, np.uint8) for _ in range(2))
     parts = list(zip(np.array_split(target, cores), np.array_split(source, cores), strict=True))
     pool = ThreadPoolExecutor(cores)

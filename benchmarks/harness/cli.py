@@ -1,26 +1,31 @@
-"""What the commands share: parsing, the results folder, and which backends can be used here."""
+"""What the commands share: arguments, parsing, the results folder, and the backends that can be used here."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.harness import environment
-from benchmarks.harness.environment import ROOT
+from benchmarks.harness import environment, processes
 from common import protocol
-from common.config import Config, Device
+from common.config import Config, Device, Variational
 from common.errors import UserError
 from common.protocol import BACKENDS
+
+# Arguments that several commands and studies have.
+Checkpoint = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="An .h5 file that a run wrote.")]
+Data = Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")]
+DataDir = Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")]
+Backends = Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of {', '.join(BACKENDS)}; all by default.")]
+Families = Annotated[tuple[Variational, ...], tyro.conf.arg(help="One or both families.")]
+OnDevice = Annotated[Device, tyro.conf.arg(help="Where the models live.")]
 
 
 def parse(kind: type, arguments: list[str], *, command: str, description: str) -> Any:
@@ -38,7 +43,7 @@ def parse(kind: type, arguments: list[str], *, command: str, description: str) -
 
 
 def writable(results: Path) -> None:
-    """Raises `UserError` where the folder can't be made or written. Called before hours of work, not after."""
+    """Raises `UserError` where the folder can't be made or written. Call this before the work that it is for."""
     there = next(folder for folder in (results, *results.absolute().parents) if os.path.exists(folder))
     try:
         with tempfile.TemporaryFile(dir=there):
@@ -57,36 +62,40 @@ def known(backends: Iterable[str]) -> None:
 
 
 def usable(named: tuple[str, ...], *, device: Device = "cpu") -> tuple[str, ...]:
-    """The named backends; where none is named, those that have the device here. stderr says why the others are left out.
+    """The named backends; where none is named, every backend that has the device here. stderr says why others are left out.
 
     Raises `UserError` for a name that isn't in BACKENDS, and where no backend can be used.
     """
     known(named)
+    if named:
+        return named
     found = []
-    for name in () if named else BACKENDS:
-        description, reason = described(name)
-        if description and device in description["devices"]:
+    for name in BACKENDS:
+        answer, reason = described(name)
+        if answer and device in answer["devices"]:
             found.append(name)
         else:
             print(f"{name} is left out: {reason or f'it has no device {device} here.'}", file=sys.stderr)
-    if not (named or found):
-        raise UserError(f"No backend can be used on {device} here; `python -m benchmarks list` says what there is.")
-    return named or tuple(found)
+    if not found:
+        raise UserError(f"No backend can be used on {device} here; `python -m benchmarks list` shows backends and devices.")
+    return tuple(found)
 
 
 def described(name: str) -> tuple[dict[str, Any] | None, str]:
-    """(the backend's `Description` or None, why it is unavailable or ""), from a process that imports the framework."""
-    command = [sys.executable, "-m", "benchmarks", "describe", name]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        return None, (answer.stderr.strip().splitlines() or [f"{name} is unavailable."])[-1]
-    return json.loads(answer.stdout.splitlines()[-1]), ""
+    """`description` in a fresh process, so that this one imports no framework."""
+    try:
+        found, reason = processes.ask(f"{__name__}:description", name, title=name)
+    except processes.ProcessError as error:
+        return None, str(error)
+    return found, reason
 
 
-def describe(arguments: list[str]) -> int:
-    """The process of `described`."""
-    print(json.dumps(dataclasses.asdict(protocol.load(arguments[0]).describe())))
-    return 0
+def description(name: str) -> tuple[dict[str, Any] | None, str]:
+    """(the backend's `Description` as a dictionary, or None; why the backend is unavailable, or "")."""
+    try:
+        return dataclasses.asdict(protocol.load(name).describe()), ""
+    except UserError as error:
+        return None, str(error)
 
 
 @dataclasses.dataclass
@@ -95,9 +104,9 @@ class Nothing:
 
 
 def warn_of(*configs: Config) -> None:
-    """Say on stderr, before a run, that bfloat16 will make it slower where this processor lacks the instructions."""
-    slow = any((config.device, config.factors) == ("cpu", "bfloat16") for config in configs)
-    if slow and environment.lacks_bfloat16():
+    """Say on stderr that bfloat16 is slow, where a config asks a processor without bfloat16 instructions for it."""
+    asked = any((config.device, config.factors) == ("cpu", "bfloat16") for config in configs)
+    if asked and environment.lacks_bfloat16():
         print(
             "This processor has no bfloat16 instructions: bfloat16 is slower than full, in PyTorch many times.", file=sys.stderr
         )

@@ -1,4 +1,4 @@
-"""Copies of this checkout's code, with one text of it replaced: for code that is wrong on purpose."""
+"""Copies of this checkout's code, for code that is wrong on purpose."""
 
 from __future__ import annotations
 
@@ -21,17 +21,15 @@ class Replacement:
 
 
 def copied(folder: Path) -> None:
-    """Copy the checkout's code into `folder`, which must be empty: a process that starts there runs it."""
+    """Copy the code into `folder`, which must be empty; a process that is started in `folder` runs the copy."""
     for name in CODE:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "records"))
 
 
 def replaced(folder: Path, replacement: Replacement) -> None:
-    """`copied`, with one text replaced. Raises `ValueError` where the text isn't in the file exactly once."""
+    """As `copied`, with one text replaced. Raises `ValueError` where the text isn't in the file exactly once."""
     text = (ROOT / replacement.file).read_text(encoding="utf-8")
-    if text.count(replacement.before) != 1:
-        raise ValueError(
-            f"{replacement.file} has the text {text.count(replacement.before)} times, not once: {replacement.before}"
-        )
+    if (times := text.count(replacement.before)) != 1:
+        raise ValueError(f"{replacement.file} has the text {times} times, not once: {replacement.before}")
     copied(folder)
     (folder / replacement.file).write_text(text.replace(replacement.before, replacement.after), encoding="utf-8")

@@ -1,8 +1,8 @@
-"""The processor's cores: how many a process may use, and the core-to-core latency, a byte's round trip between two, in ns.
+"""The processor's cores: how many a process may use, and their latency: the ns of a byte's round trip between two cores.
 
-Between operations a step's threads hand arrays to one another through the cache that their cores share. A host may move a
-virtual machine's cores from two that share a cache to two that don't: the latency grows several times and a step takes longer
-(docs/timing.md), while one core alone is as fast as before. So a measurement takes the latency at its start and its end.
+A step's threads hand arrays to one another through the cache that their cores share. A host may move a virtual machine from
+cores that share a cache to cores that don't. The latency then grows several times and a step takes longer (docs/timing.md),
+though one core alone is as fast as before. So every measurement takes the latency at its start and at its end.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from common.errors import UserError
 Result = TypeVar("Result")
 RoundTrip = float | None  # ns; None where there is one core, or the system can't tie a process to one
 
-WITHIN = "VAEBENCH_CORES_WITHIN"  # environment variable, ns: measurements wait until the latency is at most this
-PATIENCE_S, PAUSE_S = 300.0, 0.5  # the longest wait, and the pause between two looks at the latency
-TRIES = 4  # of a measurement at whose end the latency is above the bound
+WITHIN = "VAEBENCH_CORES_WITHIN"  # environment variable, ns: the bound of the latency that measurements wait for
+PATIENCE_S, PAUSE_S = 300.0, 0.5  # the longest wait, and the pause before the latency is measured again
+TRIES = 4  # how often a measurement is made, while the latency at its end is above the bound
 EXCHANGES = 3_000
-LIMIT_S = 5  # a process of `exchange` ends itself after so long; all exchanges take a few ms
+LIMIT_S = 5  # after so long a process of `exchange` is ended; all exchanges take a few ms
 
 
 def count() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
 
 
 def round_trip() -> RoundTrip:
-    """The median of EXCHANGES between the first and the last core of this process.
+    """The latency between this process's first and last core: the median of EXCHANGES.
 
-    Python's own reading and writing is part of it: compare it with other values of this function only.
+    Python's own reading and writing is part of the latency, so only values of this function can be compared.
     """
     if not hasattr(os, "sched_setaffinity") or count() < 2:
         return None
-    # A fresh process forks: a process whose framework has started threads must not.
+    # The fork is in a fresh process: a process whose framework has started threads must not fork.
     command = [sys.executable, "-c", f"from benchmarks.harness import cores; print(cores.exchange({EXCHANGES}))"]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     return float(done.stdout) if done.returncode == 0 else None
 
 
 def exchange(times: int) -> float:
-    """Median ns of a byte's way to a process on another core and back."""
+    """The median ns of a byte's way to a process on another core and back; this process becomes tied to one core."""
     cores, byte, spans = sorted(os.sched_getaffinity(0)), mmap.mmap(-1, 1), []
     partner = os.fork()
     signal.alarm(LIMIT_S)
@@ -74,7 +74,7 @@ def exchange(times: int) -> float:
 
 
 def within() -> float:
-    """The bound of WITHIN, ns; infinity where it isn't set. Raises `UserError` where it isn't a number above 0."""
+    """The bound that the variable WITHIN sets, ns; without it infinity. Raises `UserError` unless it is a number above 0."""
     text = os.environ.get(WITHIN) or "inf"
     try:
         bound = float(text)
@@ -86,7 +86,7 @@ def within() -> float:
 
 
 def gathered() -> RoundTrip:
-    """Wait until `round_trip()` is within the bound, PATIENCE_S at most, and return it."""
+    """Wait, PATIENCE_S at most, until the latency is within the bound; return the latency."""
     bound, until, told = within(), time.monotonic() + PATIENCE_S, False
     while (found := round_trip()) is not None and found > bound and time.monotonic() < until:
         if not told:
@@ -97,7 +97,7 @@ def gathered() -> RoundTrip:
 
 
 def together(work: Callable[[], Result]) -> tuple[Result, list[RoundTrip]]:
-    """(what `work` returns, the latency at its start and end); repeated, TRIES in all, while that at its end is too high."""
+    """(the result of `work`, the latency at its start and end); up to TRIES times, while that at its end is above the bound."""
     for _ in range(TRIES):
         before, result, after = gathered(), work(), round_trip()
         if after is None or after <= within():
@@ -106,7 +106,7 @@ def together(work: Callable[[], Result]) -> tuple[Result, list[RoundTrip]]:
 
 
 def said(trips: list[RoundTrip]) -> str:
-    """The latencies' range, for the line under a table."""
+    """The range of the latencies, for the line under a table."""
     known = [trip for trip in trips if trip is not None]
     if not known:
         return "how far apart the cores were isn't known"

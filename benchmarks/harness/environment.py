@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import os
@@ -14,31 +15,24 @@ import psutil
 import pynvml
 
 from benchmarks.harness.cores import WITHIN, count
+from common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
-# A run's numbers depend on these packages; those that are not installed are left out.
+# The packages that a run's numbers depend on.
 PACKAGES = (
     *("numpy", "h5py", "scikit-learn", "torch", "jax", "jaxlib", "flax", "optax"),
     *("tensorflow", "tensorflow-cpu", "keras"),
 )
-# The instructions of a matrix product, widest first. A virtual machine's processor often has no name that tells it from others.
+# The instructions of a matrix product, widest first: in a virtual machine, processors that differ often have one name.
 VECTORS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "sve", "asimd")
-BFLOAT16 = (
-    "amx_bf16",
-    "avx512_bf16",
-    "bf16",
-)  # the instructions that multiply bfloat16; without them it is slower than float32
-# What is run or timed; docs/examples has the bare loops.
+# The instructions that multiply bfloat16: a processor without them is faster in float32.
+BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
+# The files that are run or timed; docs/examples has the bare loops.
 SOURCES = (
-    "backends",
-    "common",
-    "benchmarks",
-    "environments",
-    "docs/examples",
-    ":!benchmarks/records",
-    ":!benchmarks/baselines",
+    *("backends", "common", "benchmarks", "environments", "docs/examples"),
+    *(":!benchmarks/records", ":!benchmarks/baselines"),
 )
 THREAD_VARIABLES = (
     *("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_AFFINITY"),
@@ -49,10 +43,12 @@ THREAD_VARIABLES = (
 def describe(device: str = "cpu") -> dict[str, Any]:
     """The `environment` of a record or report whose measurements start now on this device; `ended` completes it.
 
-    versions: {package: version}, python's among them. commit: git's HEAD, and `dirty` whether a source differs from it; both
-    None outside a git checkout. machine: the CPU, its family and model, and the first of VECTORS that it has, None where
-    unknown; cores, memory in bytes, system, and the GPU where the device is one. threads: the cores that this process may use,
-    and those of THREAD_VARIABLES that are set. clock: see `clock`. load: see `load`.
+    versions      {package: version}, Python's among them
+    commit, dirty git's HEAD; whether SOURCES differ from it; both None outside a git checkout
+    machine       the processor, its family and model, the first of VECTORS that it has: None where unknown; cores, memory in
+                  bytes, system; the GPU where the device is one
+    threads       the cores that this process may use, and those of THREAD_VARIABLES that are set
+    clock, load   see `clock` and `load`
     """
     commit, dirty = _commit()
     return {
@@ -70,28 +66,24 @@ def describe(device: str = "cpu") -> dict[str, Any]:
 
 
 def ended(before: dict[str, Any]) -> dict[str, Any]:
-    """An environment that was described before measuring, with what is so afterwards.
-
-    load_after: see `load`. commit_after and dirty_after: HEAD and whether a source differs from it by now; left out where
-    neither has changed.
-    """
-    after = dict(zip(("commit_after", "dirty_after"), _commit(), strict=True))
-    changed = (after["commit_after"], after["dirty_after"]) != (before["commit"], before["dirty"])
-    return before | {"load_after": load()} | (after if changed else {})
+    """An environment from before measuring, with `load_after`; also `commit_after` and `dirty_after` where the code changed."""
+    commit, dirty = _commit()
+    changed = (commit, dirty) != (before["commit"], before["dirty"])
+    return before | {"load_after": load()} | ({"commit_after": commit, "dirty_after": dirty} if changed else {})
 
 
 def load() -> float:
-    """Runnable threads of the whole system, mean of the last minute."""
+    """The mean number of runnable threads of the whole system in the last minute."""
     return psutil.getloadavg()[0]
 
 
 def own_threads() -> int:
-    """Threads of this process now, with those of the framework's pools."""
+    """The number of threads of this process now, those of the framework's pools among them."""
     return int(psutil.Process().num_threads())
 
 
 def clock() -> dict[str, Any]:
-    """The cores' frequency in MHz, now and at most, and its governor; None where the system doesn't say."""
+    """The cores' frequency in MHz, now and at most, and its governor; each None where the system doesn't say."""
     try:
         frequency = psutil.cpu_freq()
     except (AttributeError, NotImplementedError, OSError):  # some systems and virtual machines
@@ -100,21 +92,16 @@ def clock() -> dict[str, Any]:
         governor = GOVERNOR.read_text(encoding="ascii").strip()
     except OSError:
         governor = None
-    return {
-        "mhz": frequency.current if frequency else None,
-        "max_mhz": (frequency.max or None) if frequency else None,
-        "governor": governor,
-    }
+    now, most = (frequency.current, frequency.max or None) if frequency else (None, None)
+    return {"mhz": now, "max_mhz": most, "governor": governor}
 
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the installed PACKAGES."""
     installed = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             installed[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return installed
 
 
@@ -154,19 +141,21 @@ def gpu() -> str | None:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """HEAD's hash, and whether SOURCES differ from it."""
-    # Unpacked inside another project's checkout, git would answer for that one.
-    top = _git("rev-parse", "--show-toplevel")
-    commit = _git("rev-parse", "HEAD")
-    if top is None or commit is None or Path(top).resolve() != ROOT.resolve():
-        return None, None
-    return commit, bool(_git("status", "--porcelain", "--", *SOURCES))
-
-
-def _git(*arguments: str) -> str | None:
-    """What git prints, or None where there is no git, no checkout or no commit."""
+    """(HEAD's hash, whether SOURCES differ from it); (None, None) where there is no git, no checkout or no commit."""
     try:
-        answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.strip()
+        # Where this folder lies inside another project's checkout, git answers for that project.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT.resolve():
+            return None, None
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *SOURCES))
+    except UserError:
+        return None, None
+
+
+def git(*arguments: str, refusal: str = "") -> str:
+    """The output of git in this checkout. Raises `UserError` where git is missing or refuses; `refusal` is then the message."""
+    try:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except OSError as error:
+        raise UserError(f"git can't be started ({error.strerror}).") from error
+    except subprocess.CalledProcessError as error:
+        raise UserError(refusal or f"git {arguments[0]} refused: {' '.join(error.stderr.split())}.") from error

@@ -6,45 +6,44 @@ import math
 import time
 
 from common.config import Config, Model
-from common.parameters import Layer, Product, layers, shapes
+from common.parameters import Product, layers, shapes
 from common.protocol import Probes
 
 REPEATS = 3  # steps a measurement
 WORD = 4  # bytes of a float32
 
 
-def rows(layer: Layer, *, batch: int, samples: int) -> int:
-    """Rows of a layer's input: `batch` in the encoder and the context's layer, `samples · batch` after the noise."""
-    of_images = layer.name.startswith("encoder") or layer.name.endswith("context")
-    return batch if of_images else samples * batch
+def by_layer(model: Model, *, batch: int, samples: int) -> dict[str, dict[str, Product]]:
+    """Layer → its products. Its input has `batch` rows in the encoder and the context, `samples · batch` after the noise."""
+    found = {}
+    for layer in layers(model):
+        before_noise = layer.name.startswith("encoder") or layer.name.endswith("context")
+        found[layer.name] = layer.products(batch if before_noise else samples * batch)
+    return found
 
 
 def forward(model: Model, *, batch: int, samples: int) -> dict[str, Product]:
     """Layer → its forward product."""
-    return {layer.name: layer.products(rows(layer, batch=batch, samples=samples))["forward"] for layer in layers(model)}
+    return {name: own["forward"] for name, own in by_layer(model, batch=batch, samples=samples).items()}
 
 
 def products(config: Config) -> list[Product]:
-    """A step's products: each layer's forward product and those of both gradients, without the gradient of the pixels."""
-    result: list[Product] = []
-    for layer in layers(config.model):
-        own = layer.products(rows(layer, batch=config.training.batch_size, samples=config.training.objective_samples))
-        if layer.name == "encoder.first":
-            del own["input's gradient"]
-        result += own.values()
-    return result
+    """A step's products: of each layer the forward one and those of both gradients, without the gradient of the pixels."""
+    found = by_layer(config.model, batch=config.training.batch_size, samples=config.training.objective_samples)
+    del found["encoder.first"]["input's gradient"]
+    return [product for own in found.values() for product in own.values()]
 
 
 def flop(config: Config) -> float:
-    """FLOP of one training step's matrix products: two a multiplication and addition."""
+    """FLOP of one training step's matrix products; a multiplication with its addition counts as two."""
     return sum(2.0 * m * k * n for m, k, n in products(config))
 
 
 def moved(config: Config) -> float:
-    """Bytes that one training step must read and write, in float32.
+    """The bytes that one training step must read and write, in float32.
 
-    Each product's two factors and its result once; for Adam each parameter's value, gradient and two moments, of which it
-    writes three again.
+    Of each product its two factors and its result. Of each parameter seven numbers: Adam reads the value, the gradient and two
+    moments, and writes the value and both moments.
     """
     factors = sum(m * k + k * n + m * n for m, k, n in products(config))
     parameters = sum(math.prod(shape) for shape in shapes(config.model).values())
@@ -52,7 +51,7 @@ def moved(config: Config) -> float:
 
 
 class Floor:
-    """Seconds of one step's products, measured once between two chunks."""
+    """Times one step's products between two chunks of a run, and appends the seconds to `seconds`."""
 
     def __init__(self, probes: Probes, config: Config, *, seconds: list[float]):
         self.launch = probes.products(products=products(config), device=config.device, dtype=config.factors)

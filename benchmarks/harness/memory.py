@@ -14,24 +14,24 @@ STATUS = Path("/proc/self/status")
 
 
 def forget_peak() -> None:
-    """Let the system's highest resident set start anew; where it can't, the highest stays the whole process's."""
-    with contextlib.suppress(OSError):  # not Linux, or a container that forbids it
+    """Begin `peak` anew. Where the system can't, `peak` stays that of the whole process."""
+    with contextlib.suppress(OSError):  # not Linux, or a container that forbids the writing
         CLEAR_REFS.write_text("5", encoding="ascii")
 
 
 def peak() -> int | None:
-    """Bytes: the highest resident set since `forget_peak`; None where the system doesn't say (most Linux kernels do)."""
-    # Not `ru_maxrss`: a child begins with its parent's.
-    try:
-        lines = STATUS.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+    """The most resident memory since `forget_peak`, bytes; None where the system doesn't say (most Linux kernels do)."""
+    # Not from `ru_maxrss`, with which a child process inherits its parent's peak.
+    with contextlib.suppress(OSError):
+        for line in STATUS.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 def resident() -> int:
-    """Bytes now, after freed memory has been given back to the system."""
+    """Resident memory now, bytes, after freed memory has been given back to the system."""
     gc.collect()
-    with contextlib.suppress(AttributeError, OSError):  # glibc alone has it, and needs it
+    with contextlib.suppress(AttributeError, OSError):  # malloc_trim is glibc's; other libraries give memory back themselves
         ctypes.CDLL(None).malloc_trim(0)
     return int(psutil.Process().memory_info().rss)

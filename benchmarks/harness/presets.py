@@ -9,11 +9,11 @@ from common.errors import UserError
 
 STANDARD = Config()
 
-# All six models train in under three minutes on two cores.
+# Six models train in under three minutes on two cores.
 QUICK = STANDARD.replace(latent_size=16, hidden_size=128, steps=2_000, warm_up=500, log_interval=250, validation_interval=500)
 
-# The scripts of jaanli/variational-autoencoder. They sum the loss over a batch of B where this suite takes the mean,
-# so their ε is divided by B outside the root and by B² inside it, and TensorFlow's accumulator of 1 becomes 1/B².
+# The scripts of jaanli/variational-autoencoder. The scripts sum the loss over a batch of B images; this suite takes the mean.
+# Here their ε is divided by B outside the root and by B² inside the root; TensorFlow's accumulator of 1 becomes 1/B².
 ANCESTOR = STANDARD.replace(
     optimizer="rmsprop", learning_rate=1e-3, schedule="constant", warm_up=0, data_bias=False, selection="last"
 )
@@ -58,17 +58,16 @@ def preset(name: str) -> Config:
     return PRESETS[name]
 
 
-# Settings that a record's name has in parts of its own, and the shape of the data set's images.
+# Settings that a record's name has elsewhere; the data set decides the image shape.
 NAMED_APART = ("variational", "seed", "dtype", "precision", "device", "image_shape")
-# Settings that may change when a run goes on from its checkpoint: how it is tested and on which device, and how many steps a
-# call and a point of the curve have, which changes no parameter.
+# Settings that may change when a run goes on from its checkpoint: they change no parameter but by a device's rounding.
 MAY_CHANGE = (*SECTIONS["evaluation"], "device", "chunk", "log_interval")
 
 
 def differing(config: Config, other: Config) -> dict[str, Any]:
     """The settings in which `config` differs from `other`, with `config`'s values.
 
-    `compile_from` counts only where it decides otherwise: at `config`'s number of steps one compiles and the other doesn't.
+    `compile_from` counts only where one of the two compiles `config`'s number of steps and the other doesn't.
     """
     ours, theirs = flat(config), flat(other)
     steps = config.training.steps
@@ -78,9 +77,9 @@ def differing(config: Config, other: Config) -> dict[str, Any]:
 
 
 def changed(config: Config, name: str) -> dict[str, Any]:
-    """The settings in which a run differs from its preset, beside NAMED_APART; none where there is no such preset.
+    """The settings, other than NAMED_APART, in which a run differs from its preset; {} for a name that isn't in PRESETS.
 
-    A study gives its runs names of its own, "ancestor-jax+width" say, and its report says their settings.
+    A study's runs have names such as "ancestor-jax+width"; the study's report says their settings.
     """
     if name not in PRESETS:
         return {}
@@ -88,6 +87,6 @@ def changed(config: Config, name: str) -> dict[str, Any]:
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """Every setting of a config by its name, whichever section it is in."""
+    """Every setting of a config by its name, of all sections."""
     owners = [(getattr(config, section), name) for section, names in SECTIONS.items() for name in names]
     return {name: getattr(owner, name) for owner, name in (*owners, *((config, name) for name in TOP))}

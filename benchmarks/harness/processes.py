@@ -14,8 +14,6 @@ from typing import Any
 from benchmarks.harness.environment import ROOT
 from common.errors import UserError
 
-UNAVAILABLE = 3  # exit code of a process whose framework can't be imported
-
 
 class ProcessError(UserError):
     """A process ended without an answer; `code` is its exit code. Its own message stands on stderr."""

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, plain lines in a pipe; both on stderr."""
+"""Progress on stderr: a bar on a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -24,53 +24,41 @@ class Progress:
 
     @contextlib.contextmanager
     def phase(self, name: str, *, total: int, unit: str, rows: int = 1) -> Iterator[Advance]:
-        """Yield the function advance(units done since its last call, ELBO or None). A unit has `rows` examples."""
+        """Yield the function advance(units done since its last call, ELBO or None). A unit has `rows` examples.
+
+        The speed leaves out the first call: its units compile, or were done before the run was resumed.
+        """
         label = f"{self.title} {name}"
-        # The speed counts from the second call on: the first compiles, or says where a resumed run stands.
-        start, done, counted = time.perf_counter(), 0, -1
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TextColumn("{task.fields[said]}"),
+            TimeRemainingColumn(),
+        )
+        bar = Bar(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) if sys.stderr.isatty() else None
+        task = bar.add_task(label, total=total, said="") if bar else None
+        started = printed = time.perf_counter()
+        done = first = 0
+        shown = ""
 
-        def speed() -> str:
-            return f"{counted * rows / max(time.perf_counter() - start, 1e-9):,.0f} examples/s" if counted > 0 else ""
-
-        def count(units: int) -> None:
-            nonlocal start, done, counted
+        def advance(units: int, elbo: float | None) -> None:
+            nonlocal started, printed, done, first, shown
+            now = time.perf_counter()
+            if not done:
+                started, first = now, units
             done += units
-            if counted < 0:
-                start, counted = time.perf_counter(), 0
-            else:
-                counted += units
+            rate = (done - first) / max(now - started, 1e-9)  # units a second
+            shown = shown if elbo is None else f"ELBO {elbo:.2f}"
+            speed = f"{rate * rows:,.0f} examples/s" if rate else ""
+            if bar and task is not None:
+                bar.update(task, advance=units, said=f"{shown} {speed}")
+            elif now - printed >= SECONDS_BETWEEN_LINES or done >= total:
+                printed = now
+                left = f"{(total - done) / rate:.0f} s left" if rate else ""
+                print(
+                    ", ".join(filter(None, [f"{label} {done}/{total} {unit}", shown, speed, left])), file=sys.stderr, flush=True
+                )
 
-        if sys.stderr.isatty():
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn(unit),
-                TextColumn("{task.fields[elbo]} {task.fields[speed]}"),
-                TimeRemainingColumn(),
-            )
-            with Bar(*columns, console=Console(stderr=True)) as bar:
-                task = bar.add_task(label, total=total, elbo="", speed="")
-
-                def advance(units: int, elbo: float | None) -> None:
-                    count(units)
-                    bar.update(task, advance=units, speed=speed())
-                    if elbo is not None:
-                        bar.update(task, elbo=f"ELBO {elbo:.2f}")
-
-                yield advance
-        else:
-            printed = time.perf_counter()
-
-            def line(units: int, elbo: float | None) -> None:
-                nonlocal printed
-                count(units)
-                now = time.perf_counter()
-                if now - printed >= SECONDS_BETWEEN_LINES or done >= total:
-                    printed = now
-                    left = (total - done) / (counted / (now - start)) if counted > 0 else None
-                    parts = [f"{label} {done}/{total} {unit}", "" if elbo is None else f"ELBO {elbo:.2f}", speed()]
-                    parts.append("" if left is None else f"{left:.0f} s left")
-                    print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
-
-            yield line
+        with bar or contextlib.nullcontext():
+            yield advance

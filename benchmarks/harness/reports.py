@@ -1,8 +1,7 @@
-"""Results that aren't one training run's: a JSON file each, from which tables of README.md and docs/ are made.
+"""A report: the JSON file of a result that isn't one training run's; tables of README.md and docs/ are made from reports.
 
 schema, report        1; the report's name
-environment           {versions, commit, dirty, machine, threads, load, load_after}, and {commit_after, dirty_after} where
-                      the code changed while it was measured; see `environment.describe` and `environment.ended`
+environment           see `environment.describe` and `environment.ended`
 …                     the content that the command gave
 """
 
@@ -24,25 +23,24 @@ SCHEMA = 1
 
 
 def write(name: str, content: dict[str, Any], folder: Path, *, environment: dict[str, Any]) -> Path:
-    """Write FOLDER/NAME.json: the content (JSON's types alone), beside where it was measured.
+    """Write the content (JSON's types alone) to FOLDER/NAME.json, which is returned.
 
-    `environment`: `environment.describe` of before measuring; how it ended is added here. Raises `UserError` where the file
+    `environment`: `environment.describe()` from before measuring; `ended` completes it here. Raises `UserError` where the file
     can't be written, `ValueError` for a number that isn't finite.
     """
     report = {"schema": SCHEMA, "report": name, "environment": ended(environment), **content}
-    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
     path = folder / f"{name}.json"
-    write_text(path, text)
+    write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
     return path
 
 
 def of_device(name: str, device: str) -> str:
-    """The name of a report of which each kind of device has its own."""
+    """The name of a device's own report: NAME on the CPU, NAME-cuda on a GPU."""
     return name if device == "cpu" else f"{name}-{device}"
 
 
 def read(name: str, folder: Path) -> Report | None:
-    """The report of that name; None where there is none. Raises `UserError`, which names the file, for a malformed one."""
+    """The report FOLDER/NAME.json; None where there is no such file. Raises `UserError` for a malformed one."""
     path = folder / f"{name}.json"
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -56,16 +54,15 @@ def read(name: str, folder: Path) -> Report | None:
 
 
 def commit(environment: dict[str, Any]) -> str:
-    """The commit that was measured, shortened, and whether the code was another, or became another meanwhile."""
-    text = _short(environment["commit"], dirty=environment.get("dirty"))
+    """The measured commit, shortened, and whether it had uncommitted changes; the same of the end, where the code changed."""
+
+    def short(end: str) -> str:
+        dirty = " with uncommitted changes" if environment.get(f"dirty{end}") else ""
+        return (environment[f"commit{end}"] or "unknown")[:12] + dirty
+
     if "commit_after" in environment:
-        after = _short(environment["commit_after"], dirty=environment["dirty_after"])
-        text += f" at the start of measuring, {after} at its end"
-    return text
-
-
-def _short(commit: str | None, *, dirty: bool | None) -> str:
-    return (commit or "unknown")[:12] + (" with uncommitted changes" if dirty else "")
+        return f"{short('')} at the start of measuring, {short('_after')} at its end"
+    return short("")
 
 
 def commits(hashes: list[str]) -> str:
@@ -74,12 +71,12 @@ def commits(hashes: list[str]) -> str:
 
 
 def where(environment: dict[str, Any], *, setting: str) -> str:
-    """One line on where a result comes from: machine, `setting` (device and precision, say), versions, commit."""
+    """Where a result was measured, in one line: machine, `setting` (device and precision, say), versions, commit."""
     return f"{machine(environment, setting=setting)}; commit {commit(environment)}"
 
 
 def machine(environment: dict[str, Any], *, setting: str) -> str:
-    """`where`, without the commit."""
+    """As `where`, without the commit."""
     processor, threads = environment["machine"] or {}, environment["threads"] or {}
     kind = ", ".join(processor[key] for key in ("model", "vectors") if processor.get(key))
     parts = [
@@ -89,6 +86,11 @@ def machine(environment: dict[str, Any], *, setting: str) -> str:
         f"{processor['memory_bytes'] / 2**30:.1f} GiB" if processor.get("memory_bytes") else None,
         processor.get("os"),
         setting,
-        ", ".join(f"{package} {version}" for package, version in (environment["versions"] or {}).items()),
+        versions(environment),
     ]
-    return "; ".join(part for part in parts if part)
+    return "; ".join(filter(None, parts))
+
+
+def versions(environment: dict[str, Any]) -> str:
+    """The packages and their versions, in one line."""
+    return ", ".join(f"{package} {version}" for package, version in (environment["versions"] or {}).items())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -14,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import cores, environment, memory, presets, records, spread
+from benchmarks.harness import cores, environment, memory, presets, processes, records, spread
 from benchmarks.harness.cli import known, writable
 from benchmarks.harness.floor import Floor
-from benchmarks.harness.processes import UNAVAILABLE
 from benchmarks.harness.progress import Progress
 from common import checkpoints, data, estimators, parameters, protocol, training
 from common.checkpoints import Checkpoint
@@ -27,10 +24,12 @@ from common.errors import UserError
 from common.noise import TEST, seed_for
 from common.parameters import State
 
+UNAVAILABLE = 3  # exit code of a job whose framework can't be imported
+
 
 @dataclass(frozen=True)
 class Job:
-    """A run that a worker process is asked for."""
+    """A run's settings, data set and folder."""
 
     backend: str
     preset: str
@@ -38,8 +37,8 @@ class Job:
     data_dir: str | None
     config: Config
     results: str
-    resume: bool
-    start: str | None = None  # the checkpoint to go on from, of any backend
+    resume: bool  # go on from the job's own checkpoint where there is one
+    start: str | None = None  # the path of a checkpoint of any backend to go on from
 
     def as_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -53,29 +52,46 @@ class Job:
         return data.load(self.data, data_dir=Path(self.data_dir) if self.data_dir else None)
 
     def blank(self, *, dataset: Dataset | None) -> records.Record:
-        """The record of a run that has no result yet; without the data set it lacks the latter's SHA-256."""
+        """The record of a run without a result; where `dataset` is None, the data set's SHA-256 is None."""
         name, sha256 = (dataset.name, dataset.sha256) if dataset else (str(Path(self.data)), None)
         return records.blank(self.config, backend=self.backend, dataset_name=name, dataset_sha256=sha256, preset=self.preset)
 
     @property
     def record(self) -> Path:
-        """Where its record goes."""
+        """The path of the run's record."""
         return Path(self.results) / records.name_of(self.blank(dataset=None))
 
     @property
     def checkpoint(self) -> Path:
-        """Where its checkpoint goes: beside the record, and shared with runs that train the same."""
+        """The path of the run's checkpoint, beside the record; runs that differ only in their test share one checkpoint."""
         return Path(self.results) / records.checkpoint_name_of(self.blank(dataset=None))
 
 
 def in_process(job: Job, *, folder: Path | None = None) -> int:
     """Run the job in a process of its own, so that no framework's threads, memory or imports touch another's.
 
-    `folder` is the checkout whose code runs, by default this one. Returns the exit code; after code 0 the record is at
-    `job.record`.
+    `folder`: the checkout whose code runs; the current folder where None. Returns the exit code: 0 with a record at
+    `job.record`, 2 for a `UserError`, UNAVAILABLE.
     """
-    arguments = [sys.executable, "-m", "benchmarks", "worker"]
-    return subprocess.run(arguments, input=job.as_json(), text=True, check=False, cwd=folder).returncode
+    try:
+        return int(processes.ask(f"{__name__}:worker", job.as_json(), title=job.record.name, folder=folder or Path.cwd()))
+    except processes.ProcessError as error:
+        return error.code
+
+
+def worker(text: str) -> int:
+    """Run a job of `as_json`; the function that `in_process` calls in the fresh process. Returns 0 or UNAVAILABLE."""
+    job = Job.from_json(text)
+    if job.resume and finished(job):
+        return 0
+    began = time.perf_counter()
+    try:
+        protocol.load(job.backend)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return UNAVAILABLE
+    run(job, import_s=time.perf_counter() - began)
+    return 0
 
 
 def evaluate(
@@ -98,7 +114,7 @@ def evaluate(
 
 
 def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Checkpoint, protocol.Session]:
-    """(the run's checkpoint, at step 0 or where a process left it; a session that holds its state).
+    """(the run's checkpoint: new at step 0, or read from a file; a session with the checkpoint's state).
 
     Raises `UserError` as `resumed` does.
     """
@@ -116,10 +132,10 @@ def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Che
 
 
 def run(job: Job, *, import_s: float) -> records.Record:
-    """Train, test, write the record and return it; `import_s` is the seconds that importing the framework took.
+    """Train, test, write the record and return it; `import_s`: seconds that the framework's import took.
 
-    Raises `UserError` for a checkpoint of other settings, a result that would be overwritten, and where the data set, the
-    backend or the disk is unusable.
+    Raises `UserError` for a checkpoint of other settings, as `refuse_overwriting` does, and where the data set, the backend or
+    the disk is unusable.
     """
     began = time.perf_counter()
     config = job.config
@@ -134,20 +150,13 @@ def run(job: Job, *, import_s: float) -> records.Record:
     first_step = int(checkpoint.state["step"])
     record["environment"]["round_trip_ns"] = cores.gathered()
     with progress.phase("train", total=config.training.steps, unit="steps", rows=config.training.batch_size) as advance:
-        done = first_step
-        advance(done, None)
-
-        def report(step: int, elbo: float) -> None:
-            nonlocal done
-            advance(step - done, elbo)
-            done = step
-
+        advance(first_step, None)
         training.train(
             session,
             checkpoint,
             dataset=dataset,
             save=lambda checkpoint: checkpoints.save(checkpoint, job.checkpoint),
-            report=report,
+            report=advance,
             between=floor.measure,
         )
     record["environment"]["round_trip_after_ns"] = cores.round_trip()
@@ -174,23 +183,26 @@ def run(job: Job, *, import_s: float) -> records.Record:
 
 
 def finished(job: Job) -> bool:
-    """Whether its record has a result, of its settings and data; a failed run is to be resumed."""
+    """Whether the job's record has a result of the job's settings and data."""
     if not job.record.exists():
         return False
     record = records.read(job.record)
-    return record["status"] == "ok" and _difference(job, of_record(record), dataset=job.dataset()) is None
+    return record["status"] == "ok" and _difference(job, _of_record(record), dataset=job.dataset()) is None
 
 
 Origin = tuple[Config, str, str]  # a result's settings, its data set's name and SHA-256
 
 
-def of_record(record: records.Record) -> Origin:
-    """The origin of a record."""
+def _of_record(record: records.Record) -> Origin:
     return Config.from_dict(record["config"]), record["dataset"]["name"], record["dataset"]["sha256"]
 
 
+def _of_checkpoint(checkpoint: Checkpoint) -> Origin:
+    return checkpoint.config, checkpoint.dataset, checkpoint.sha256
+
+
 def _difference(job: Job, origin: Origin, *, dataset: Dataset, may_change: tuple[str, ...] = ()) -> str | None:
-    """The first setting in which the job, on this data set, differs from a result's origin, in words."""
+    """The first difference of a result's origin from the job and its data set, in words: "steps 60, not 80"."""
     config, name, sha256 = origin
     theirs = presets.flat(config)
     for setting, value in presets.differing(job.config, config).items():
@@ -200,29 +212,29 @@ def _difference(job: Job, origin: Origin, *, dataset: Dataset, may_change: tuple
 
 
 def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
-    """The checkpoint of a file, the job's backend to go on with. Raises `UserError` where its settings or data are others.
+    """The checkpoint of a file, for the job's backend to go on from. Raises `UserError` where its settings or data are others.
 
-    Those of `presets.MAY_CHANGE` may differ. With a constant learning rate `steps` may too, if the checkpoint lies on a
+    The settings of `presets.MAY_CHANGE` may differ. With a constant learning rate `steps` may too, if the checkpoint lies on a
     validation step.
     """
     checkpoint = checkpoints.load(path)
-    theirs, ours, done = checkpoint.config, job.config.training, int(checkpoint.state["step"])
-    if job.config.optimizer.schedule == "constant" and ours.steps >= done and done % ours.validation_interval == 0:
-        theirs = theirs.replace(steps=ours.steps)
-    origin = (theirs, checkpoint.dataset, checkpoint.sha256)
-    if difference := _difference(job, origin, dataset=dataset, may_change=presets.MAY_CHANGE):
+    steps, done = job.config.training.steps, int(checkpoint.state["step"])
+    may_change = presets.MAY_CHANGE
+    if job.config.optimizer.schedule == "constant" and steps >= done and done % job.config.training.validation_interval == 0:
+        may_change += ("steps",)
+    if difference := _difference(job, _of_checkpoint(checkpoint), dataset=dataset, may_change=may_change):
         raise UserError(
             f"The checkpoint {path} has {difference}; "
-            "go on with its own settings, or leave out --resume or --from and begin anew."
+            "go on with the checkpoint's settings, or leave out --resume or --from and begin anew."
         )
     if checkpoint.backend != job.backend:
-        if done == ours.steps:
+        if done == steps:
             raise UserError(
                 f"The checkpoint {path} is at its last step, {done}: {job.backend} has nothing to train; "
-                f"`python -m benchmarks evaluate {path} --backend {job.backend}` judges it there."
+                f"`python -m benchmarks evaluate {path} --backend {job.backend}` tests the checkpoint."
             )
         checkpoint.earlier.append((checkpoint.backend, done))
-        # The clock is of one backend's chunks alone.
+        # Times of another backend's chunks are dropped.
         checkpoint.history = {name: column for name, column in checkpoint.history.items() if name in training.CURVE}
     return dataclasses.replace(checkpoint, config=job.config, backend=job.backend)
 
@@ -232,23 +244,22 @@ def check_start(job: Job) -> None:
     assert job.start is not None
     own = job.checkpoint
     if job.resume:
-        raise UserError("--from goes on from one checkpoint, --resume from those in the results folder; leave one out.")
+        raise UserError("--from names one checkpoint, --resume those of the results folder; leave out one of the two.")
     if own.exists() and own.resolve() != Path(job.start).resolve():
-        raise UserError(f"{own} exists and is another run's; go on from that one, or give another folder as --results.")
+        raise UserError(f"{own} exists and is another run's; go on from {own}, or give another folder as --results.")
     resumed(job, Path(job.start), dataset=job.dataset())
 
 
 def timing(history: dict[str, list[float]], settings: Training) -> dict[str, Any]:
-    """A record's `timing`, from the chunks that trained; null where too few were timed.
+    """A record's `timing` from the history's chunks; values are None where too few chunks were timed.
 
-    The median is of the chunks of the run's own full length alone: a resumed run can have others before. A process's first
-    chunk of its length compiles: it is kept out of the median, and what it took beyond a median chunk of its steps is
-    compile_s.
+    The median is over chunks of the run's full length: a resumed run's earlier chunks can have other lengths. A process's first
+    chunk of a length compiles: the median leaves it out, and compile_s sums its seconds beyond a median chunk of as many steps.
     """
     steps, seconds, first = (np.array(history[column]) for column in training.CLOCK)
     full = min(settings.chunk, settings.log_interval, settings.validation_interval, settings.steps)
     steady = (first == 0) & (steps == full)
-    result: dict[str, Any] = dict.fromkeys((*records.SECTIONS["timing"], *records.LATER["timing"]))
+    result: dict[str, Any] = dict.fromkeys(records.TIMING)
     result |= {"placement_s": float(sum(history["placement_seconds"])), "first_chunk_s": float(seconds[0])}
     if not steady.any():
         return result
@@ -270,53 +281,38 @@ def timing(history: dict[str, list[float]], settings: Training) -> dict[str, Any
     return result
 
 
-def checked(job: Job) -> Dataset:
-    """The job's data set, once nothing stands in the way of its run: asked before anything is trained.
+def checked(job: Job) -> Job:
+    """The job with its data set's image shape. Raises `UserError` where the run can't succeed; called before any training.
 
-    Raises `UserError` for settings that don't fit one another or the data set, an unknown backend, a results folder that can't
-    be written, and where `refuse_overwriting` does.
+    That is: settings that don't fit one another or the data set, an unknown backend, a results folder that can't be written,
+    and results that `refuse_overwriting` protects.
     """
     dataset = job.dataset()
     check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
     known([job.backend])
     writable(Path(job.results))
-    refuse_overwriting(dataclasses.replace(job, config=job.config.replace(image_shape=dataset.image_shape)), dataset=dataset)
-    return dataset
+    shaped = dataclasses.replace(job, config=job.config.replace(image_shape=dataset.image_shape))
+    refuse_overwriting(shaped, dataset=dataset)
+    return shaped
 
 
 def refuse_overwriting(job: Job, *, dataset: Dataset) -> None:
-    """Raises `UserError` where the job would overwrite the record or the checkpoint of other settings or other data.
+    """Raises `UserError` where the job would overwrite a record or checkpoint of other settings or data, or an unreadable one.
 
-    Names say a preset and what differs from it, but an older record's doesn't, and presets and files of data change.
+    A file's name says the preset and the changed settings, but older names don't, and presets and data files change.
     """
     path, difference = job.record, None
     if path.exists() and (old := records.read(path))["status"] != "not-run":
-        difference = _difference(job, of_record(old), dataset=dataset)
+        difference = _difference(job, _of_record(old), dataset=dataset)
     if difference is None and job.checkpoint.exists():
         path = job.checkpoint
-        with contextlib.suppress(UserError):  # a damaged checkpoint is no loss
-            found = checkpoints.load(path)
-            origin = (found.config, found.dataset, found.sha256)
-            difference = _difference(job, origin, dataset=dataset, may_change=presets.MAY_CHANGE)
+        try:
+            origin = _of_checkpoint(checkpoints.load(path))
+        except UserError as error:
+            raise UserError(
+                f"The run would overwrite {path}, which can't be read ({str(error).rstrip('.')}); "
+                "move the file away, or give another folder as --results."
+            ) from error
+        difference = _difference(job, origin, dataset=dataset, may_change=presets.MAY_CHANGE)
     if difference:
-        raise UserError(f"{path} is another run's, with {difference}; give another folder as --results, or move it away.")
-
-
-def with_pixels(job: Job) -> Job:
-    """The job, checked, with the image shape of its data set."""
-    return dataclasses.replace(job, config=job.config.replace(image_shape=checked(job).image_shape))
-
-
-def worker(arguments: list[str]) -> int:
-    """The process of `in_process`."""
-    job = Job.from_json(sys.stdin.read())
-    if job.resume and finished(job):
-        return 0
-    began = time.perf_counter()
-    try:
-        protocol.load(job.backend)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return UNAVAILABLE
-    run(job, import_s=time.perf_counter() - began)
-    return 0
+        raise UserError(f"{path} is another run's, with {difference}; give another folder as --results, or move {path} away.")

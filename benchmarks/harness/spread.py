@@ -1,12 +1,12 @@
-"""What is said of every time that is shown; docs/timing.md has the whole contract, and common/clock.py the clock."""
+"""The sentences that accompany published times; docs/timing.md has the timing contract, common/clock.py the clock."""
 
 from __future__ import annotations
 
-BOUND = 0.10  # interquartile range over median: above it, a warning
+BOUND = 0.10  # of the interquartile range over the median; a row above the bound gets a warning
 
 
 def warning(*, median: float | None, iqr: float | None) -> str | None:
-    """One sentence where the middle half of a row's repeats spreads by more than BOUND of their median; else None."""
+    """The warning of a row whose chunks' interquartile range is above BOUND of their median; else None."""
     if not median or iqr is None or iqr / median <= BOUND:
         return None
     return (
@@ -16,7 +16,7 @@ def warning(*, median: float | None, iqr: float | None) -> str | None:
 
 
 def statement(document: str, *, spread: str = "interquartile range over chunks") -> str:
-    """The line under a table that has times; `document` is where the contract lies, from the table's own file."""
+    """The line under a table of times; `document` is the path of the timing contract, from the table's own file."""
     return (
         "Times: the device synchronised at both ends of each chunk of steps; import, set-up, data placement, compiling, "
         f"evaluation and logging outside; median and {spread}; TF32 off unless a row says otherwise: "

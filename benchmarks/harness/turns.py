@@ -1,4 +1,4 @@
-"""Fresh processes that take turns, a b, b a, a b …: what slows the machine down for longer than a turn slows both."""
+"""Fresh processes that take turns, a b, b a, a b …: a machine that is slow for longer than a turn slows all of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,8 @@ from benchmarks.harness.presets import STANDARD
 from common.config import Config, Device, Precision
 from common.errors import UserError
 
-# On a machine that does anything else, threads that wait for one another by spinning slow a chunk down twentyfold: both sides
-# of a verdict wait asleep. PyTorch's steps are longer so than in a run: what two revisions are compared by, no run's speed.
+# The threads of both sides of a verdict wait for one another asleep: threads that wait by spinning make a chunk twenty times as
+# slow where the machine does other work. PyTorch's steps are longer so than in a run: they compare revisions, not runs.
 NO_SPINNING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 
@@ -40,18 +40,18 @@ class What:
 
     @property
     def config(self) -> Config:
-        return STANDARD.replace(variational=self.family, device=self.device, precision=self.precision)
+        return STANDARD.replace(variational=self.family, device=self.device, precision=self.precision, batch_size=self.batch)
 
 
 class Side(contextlib.AbstractContextManager["Side"]):
     """A fresh process of `calls.py` that times `what` with the code of the checkout `root`, one turn at a time.
 
-    `floor_too`: each turn times the matrix products of the same steps too. `waiting`: environment variables, set where the
-    caller's environment has no value for them, that say how threads wait for one another.
+    `floor_too`: each turn times the matrix products of the same steps too. `waiting`: environment variables that say how
+    threads wait for one another; a variable that the caller's environment sets keeps its value.
     """
 
     def __init__(self, root: Path, what: What, *, floor_too: bool = False, waiting: Mapping[str, str] = NO_SPINNING):
-        self.what, self.root = what, root
+        self.root = root
         path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
         self.process = subprocess.Popen(
             [sys.executable, "-P", calls.__file__],  # -P: modules come from `root`, not from beside calls.py
@@ -66,13 +66,13 @@ class Side(contextlib.AbstractContextManager["Side"]):
             "kinds": [what.kind, "products"] if floor_too else [what.kind],
             "batch": what.batch,
             "config": what.config.as_dict(),
-            "products": floor.products(what.config.replace(batch_size=what.batch)),
+            "products": floor.products(what.config),
         }
         self._say(json.dumps(question))
 
     def _say(self, line: str) -> None:
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # `answer` says that the process has ended
+        with contextlib.suppress(BrokenPipeError):  # `answer` reports a process that has ended
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
 
@@ -86,12 +86,12 @@ class Side(contextlib.AbstractContextManager["Side"]):
         return line
 
     def turn(self) -> dict[str, float]:
-        """Seconds of one call, by kind. Raises `UserError` where the process has ended."""
+        """Kind → seconds of one call. Raises `UserError` where the process has ended."""
         self._say("go")
         return dict(json.loads(self.answer()))
 
     def close(self) -> None:
-        """End the process; more than once is no error."""
+        """End the process; a second call does nothing."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -100,7 +100,7 @@ class Side(contextlib.AbstractContextManager["Side"]):
         self.process.wait()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End the process, at once where the command was stopped or failed."""
+        """End the process; kill it where the command was stopped or failed."""
         if kind is not None:
             self.process.kill()
         self.close()
@@ -110,16 +110,17 @@ Contender = tuple[Path, What]  # a checkout, and what is timed there
 
 
 def seconds_by_turns(
-    base: Contender, head: Contender, *, turns: int, head_first: bool, waiting: Mapping[str, str] = NO_SPINNING
-) -> list[dict[Contender, float]]:
-    """Seconds a call of each, turn by turn, of one pair of fresh processes."""
+    contenders: Sequence[Contender], *, turns: int, floor_too: bool = False, waiting: Mapping[str, str] = NO_SPINNING
+) -> list[dict[Contender, dict[str, float]]]:
+    """Contender → kind → seconds of one call, turn by turn: a b c, b c a, c a b … of fresh processes, one a contender."""
     with ExitStack() as stack:
         sides = {}
-        for contender in (head, base) if head_first else (base, head):
-            sides[contender] = stack.enter_context(Side(*contender, waiting=waiting))
+        for contender in contenders:
+            sides[contender] = stack.enter_context(Side(*contender, floor_too=floor_too, waiting=waiting))
             sides[contender].answer()  # one sets up at a time
         seconds = []
         for turn in range(turns):
-            order = (head, base) if (turn % 2 == 0) == head_first else (base, head)
-            seconds.append({contender: sides[contender].turn()[contender[1].kind] for contender in order})
+            first = turn % len(contenders)
+            order = (*contenders[first:], *contenders[:first])
+            seconds.append({contender: sides[contender].turn() for contender in order})
     return seconds

@@ -70,7 +70,7 @@ def plan(asked: Arguments) -> dict[str, Point]:
             resume=False,
         )
         point = {"variational": family, "precision": dtype, "backend": backend, "steps": asked.steps}
-        points[f"{dtype}_{family}_{backend}"] = point | {"job": runs.with_pixels(job).as_json()}
+        points[f"{dtype}_{family}_{backend}"] = point | {"job": runs.checked(job).as_json()}
     return points
 
 
@@ -93,7 +93,7 @@ def measure(point: Point) -> Result:
             checkpoint,
             dataset=dataset,
             save=lambda checkpoint: checkpoints.save(checkpoint, job.checkpoint),
-            report=lambda step, elbo: advance(1, elbo),  # log_interval = 1: chunks of one step
+            report=advance,
             between=lambda: None,
             until=steps,
         )

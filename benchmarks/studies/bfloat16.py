@@ -112,9 +112,11 @@ def pair(what: What, *, turns: int, low_first: bool) -> Result:
     """
     full: Contender = (ROOT, what)
     low: Contender = (ROOT, dataclasses.replace(what, precision="bfloat16"))
-    found, trips = cores.together(lambda: seconds_by_turns(full, low, turns=turns, head_first=low_first, waiting={}))
-    ms = {contender: 1e3 * statistics.median(turn[contender] for turn in found) / CALL_STEPS for contender in (full, low)}
-    ratio = math.exp(statistics.median(math.log(turn[full] / turn[low]) for turn in found))
+    order = [low, full] if low_first else [full, low]
+    found, trips = cores.together(lambda: seconds_by_turns(order, turns=turns, waiting={}))
+    seconds = [{contender: turn[contender][what.kind] for contender in order} for turn in found]
+    ms = {contender: 1e3 * statistics.median(turn[contender] for turn in seconds) / CALL_STEPS for contender in order}
+    ratio = math.exp(statistics.median(math.log(turn[full] / turn[low]) for turn in seconds))
     return {"full_ms": ms[full], "bfloat16_ms": ms[low], "ratio": ratio, "round_trips_ns": trips}
 
 

@@ -179,17 +179,10 @@ def outside(session: Session, checkpoint: Any, *, dataset: Dataset) -> float:
     """The share of a run's time that is spent outside of its session: (wall − in the session) / wall."""
     config: Config = checkpoint.config
     watched: Any = Watched(session)
-    done = 0
     began = time.perf_counter()
     rows = config.training.batch_size
     with Progress("overhead").phase("train", total=config.training.steps, unit="steps", rows=rows) as advance:
-
-        def report(step: int, elbo: float) -> None:
-            nonlocal done
-            advance(step - done, elbo)
-            done = step
-
-        training.train(watched, checkpoint, dataset=dataset, save=lambda checkpoint: None, report=report, between=lambda: None)
+        training.train(watched, checkpoint, dataset=dataset, save=lambda checkpoint: None, report=advance, between=lambda: None)
     wall = time.perf_counter() - began
     return (wall - watched.seconds) / wall
 

@@ -79,7 +79,7 @@ def test_machine(benchmark: Any, backend: str, device: Any, precision: Any, seco
     if kind == "matrix":
         call, work = cases.matrix(backend, device, precision)
     elif kind == "launch":
-        call = cases.empty_launch(backend, device, precision)
+        call, _ = cases.matrix(backend, device, precision, size=1)
     else:
         call, work = cases.copy(backend, device)
     found = measure(benchmark, call, seconds=seconds, before=lambda: None)

@@ -37,7 +37,7 @@ class Stand:
     now = 0.0
     draws = np.random.default_rng(0)
 
-    def __init__(self, root: Path, what: What, *, waiting: Mapping[str, str]):
+    def __init__(self, root: Path, what: What, *, floor_too: bool, waiting: Mapping[str, str]):
         assert waiting == turns.NO_SPINNING, "a verdict's sides wait asleep"
         self.true = (1.15 if root.name == "slow" else 1.0) * float(np.exp(Stand.draws.normal(0, 0.01)))
 
@@ -78,13 +78,13 @@ def test_a_suspicion_is_put_to_fresh_pairs(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(compare, "pair", lambda *_, ratios=ratios, **__: next(ratios))
         verdict = compare.judge(base, head, WHAT)
         assert verdict.slower == slower
-        assert verdict.ratios == tuple(looks)
+        assert verdict.ratios == looks
 
 
-def test_fewer_than_five_pairs_and_no_turn_are_the_users_mistakes() -> None:
-    for flag, settings in (("--turns", {"turns": 0}), ("--pairs", {"pairs": 4})):
-        with pytest.raises(UserError, match=flag):
-            compare.judge(ROOT, ROOT, WHAT, **settings)
+def test_fewer_than_five_pairs_and_no_turn_are_the_users_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag, value in (("--turns", "0"), ("--pairs", "4")):
+        assert main(["compare", flag, value]) == 2
+        assert f"{flag} is {value}; it must be at least" in capsys.readouterr().err
 
 
 # A side
@@ -146,7 +146,7 @@ def fresh_state(parameters, *, optimizer, training, dtype): return {}
     "protocol": """
 class Session:
     def place(self, images): return images
-    def train(self, *_, **__): print("a framework's own word")
+    def train(self, *_, **__): print("a print of the earlier revision")
     def synchronize(self): ...
 class Backend:
     def create(self, model, state, *, optimizer, training, device, dtype): return Session()
@@ -163,11 +163,12 @@ def earlier(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_side_runs_its_own_revisions_code(earlier: Path) -> None:
-    """It could not if this checkout's modules were imported, or today's contract and settings were asked of it."""
+def test_a_side_runs_its_own_revisions_code(earlier: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The earlier revision would raise if today's contract or settings were asked of it."""
     with Side(earlier, WHAT) as side:
         assert side.answer() == "ready\n"
         assert side.turn()["train"] > 0
+    assert "a print of the earlier revision" in capfd.readouterr().err, "a print is no answer"
 
 
 @pytest.mark.parametrize(
@@ -253,7 +254,7 @@ def test_of_a_saved_run_all_is_compared_unless_something_is_asked_for(
 
     def judge(base: Path, head: Path, what: What, **_: Any) -> compare.Verdict:
         judged.append(what)
-        return compare.Verdict((1.0,), 1.1, slower=False)
+        return compare.Verdict([1.0], slower=False)
 
     monkeypatch.setattr(compare, "checkout", lambda revision: nullcontext(tmp_path))
     monkeypatch.setattr(compare, "judge", judge)
@@ -270,7 +271,7 @@ def test_a_benchmark_that_fails_loses_no_others_verdict(
     def judge(base: Path, head: Path, what: What, **_: Any) -> compare.Verdict:
         if what.backend == "jax":
             raise UserError("Its process ended.")
-        return compare.Verdict((1.2,), 1.1, slower=True)
+        return compare.Verdict([1.2], slower=True)
 
     monkeypatch.setattr(compare, "checkout", lambda revision: nullcontext(tmp_path))
     monkeypatch.setattr(compare, "judge", judge)

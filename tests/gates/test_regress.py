@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.gates import quality, rows, rungs, speed
 from benchmarks.gates import regress as command
-from benchmarks.gates.compare import What
 from benchmarks.gates.regress import BASELINES, NUMBERS
-from benchmarks.harness import reports
+from benchmarks.harness import reports, turns
 from benchmarks.harness.copies import Replacement, copied, replaced
 from benchmarks.harness.environment import ROOT
+from benchmarks.harness.turns import What
 from benchmarks.parity import comparison as parity
 from benchmarks.parity.comparison import BrokenRungError
 from common.protocol import BACKENDS
@@ -190,8 +191,9 @@ def test_backends_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     class Stand:
-        def __init__(self, root: Path, what: What, *, floor_too: bool):
+        def __init__(self, root: Path, what: What, *, floor_too: bool, waiting: Mapping[str, str]):
             assert floor_too
+            assert waiting == turns.NO_SPINNING
             self.what = what
 
         def answer(self) -> str:
@@ -206,7 +208,7 @@ def test_backends_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def __exit__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr(speed, "Side", Stand)
+    monkeypatch.setattr(turns, "Side", Stand)
     found = speed.turns("flow", list(BACKENDS))
     a, b, c = BACKENDS
     assert asked[:9] == [a, b, c, b, c, a, c, a, b]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -42,12 +43,13 @@ def start(backend: str, folder: Path, **changes: Any) -> subprocess.Popen[str]:
         results=str(folder),
         resume=False,
     )
-    command = [sys.executable, "-m", "benchmarks", "worker"]
+    command = [sys.executable, "-m", "benchmarks", "answer", "benchmarks.harness.runs:worker"]
     # Two processes' threads that spin while they wait would take most of each other's time.
     waiting = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=waiting)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes, text=True, env=waiting)
     assert process.stdin is not None
-    process.stdin.write(job.as_json())
+    process.stdin.write(json.dumps(job.as_json()))
     process.stdin.close()
     process.stdin = None
     return process

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from benchmarks.harness import presets, records, runs
 from benchmarks.harness.presets import preset
 from common import checkpoints, data, estimators, protocol, training
 from common.checkpoints import Checkpoint
+from common.errors import UserError
 from tests.harness.identical import assert_same_arrays, assert_same_run
 
 TINY = (
@@ -32,12 +32,14 @@ AVERAGED = ("--selection", "best-validation", "--ema-decay", "0.9")
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers run here: each framework is imported once, and what the test patches holds in them too."""
+    """Runs in the test's process: each framework is imported once, and the test's patches hold in the run."""
 
     def work(job: runs.Job) -> int:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(job.as_json()))
         try:
-            return main(["worker"])
+            return runs.worker(job.as_json())
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return 2
         except RuntimeError:
             return 1
 
@@ -260,6 +262,32 @@ def test_a_result_of_other_settings_under_the_same_name_is_not_overwritten(
     capsys.readouterr()
     assert run(tmp_path, *ours) == 2
     assert "is another run's, with learning_rate 0.01, not 0.001; give another folder" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+def newer(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs["schema"] = checkpoints.SCHEMA + 1
+
+
+def damaged(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize(("change", "words"), [(newer, "has schema 2, not 1"), (damaged, "or is damaged")])
+def test_a_checkpoint_that_cannot_be_read_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path], None], words: str
+) -> None:
+    assert run(tmp_path, "--backend", "pytorch") == 0
+    (path,) = tmp_path.glob("*.h5")
+    change(path)
+    before = contents(tmp_path)
+    capsys.readouterr()
+    assert run(tmp_path, "--backend", "pytorch") == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert "move the file away, or give another folder as --results" in said
     assert contents(tmp_path) == before
 
 

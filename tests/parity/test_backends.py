@@ -252,3 +252,18 @@ def test_jax_has_the_devices_that_its_platforms_leave(
     if not cpu:
         with pytest.raises(UserError, match="no device 'cpu' here; unset JAX_PLATFORMS, which is 'cuda'"):
             backend.devices.select("cpu")
+
+
+def test_tensorflow_traces_once_a_shape_and_is_silent_about_many_sessions(caplog: pytest.LogCaptureFixture) -> None:
+    tf = pytest.importorskip("tensorflow")
+    config = small("mean-field")
+    tf.get_logger().addHandler(caplog.handler)
+    try:
+        for _ in range(6):
+            s = session("tensorflow", config, random_state(config))
+            for samples in (1, 3, 3, 1):
+                s.log_weights(s.place(IMAGES), ROWS, samples=range(samples), seed=0, noise=NOISE[:samples])
+            assert s._log_weights.experimental_get_tracing_count() == 2
+    finally:
+        tf.get_logger().removeHandler(caplog.handler)
+    assert not caplog.records

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,7 @@ LOW = ("--precision", "bfloat16")
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(job: runs.Job, *, folder: None = None) -> int:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(job.as_json()))
-        return main(["worker"])
+        return runs.worker(job.as_json())
 
     monkeypatch.setattr(runs, "in_process", work)
 
@@ -78,7 +75,7 @@ def test_the_command_measures_pairs_and_seeds_and_goes_on_with_what_is_there(
     class Stand:
         """A side that takes 32 ms a call of 16 steps in full, and half of that in bfloat16."""
 
-        def __init__(self, root: Path, what: What, *, waiting: Mapping[str, str]):
+        def __init__(self, root: Path, what: What, *, floor_too: bool, waiting: Mapping[str, str]):
             assert not waiting, "as in a run"
             self.what = what
             started.append(what)
