@@ -34,7 +34,7 @@ from benchmarks.harness.presets import preset
 from benchmarks.harness.reports import Report
 from benchmarks.harness.runs import Job
 from benchmarks.outputs.older import ANCESTORS
-from benchmarks.outputs.table import Part, Table
+from benchmarks.outputs.table import Part, Table, ranged
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import config
@@ -254,7 +254,7 @@ def parts(report: Report) -> list[Part]:
         if row["reason"] is None:
             ratios = peers.ratios(row)
             theirs, ours = (statistics.median(row[f"{side}_examples_per_s"]) for side in ("peer", "ours"))
-            ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} … {max(ratios):.2f})"
+            ratio = ranged(statistics.median(ratios), ratios, ".2f")
             figures = [f"{theirs:,.0f}", f"{ours:,.0f}", ratio, f"{len(ratios)} × {row['steps']:,}"]
             versions = ", ".join(f"{package} {version}" for package, version in row["peer_versions"].items())
             load = f"load {row['environment']['load']:.1f} before the first turn, {cores.said(row.get('round_trips_ns', []))}"
