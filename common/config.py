@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -19,6 +19,7 @@ InitialWeights = Literal["lecun-normal", "glorot", "torch-linear"]
 Dtype = Literal["float32", "float64"]
 Precision = Literal["full", "tf32", "bfloat16"]
 Factors = Literal["float32", "float64", "tf32", "bfloat16"]
+FAMILIES: tuple[Variational, ...] = get_args(Variational)
 Device = Literal["cpu", "cuda"]
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from benchmarks.harness import runs
-from benchmarks.harness.cli import parse, warn_of
+from benchmarks.harness.cli import Checkpoint, DataDir, parse, warn_of
 from benchmarks.harness.progress import Progress
 from common import checkpoints, data, protocol
 from common.config import Device, Precision, check
@@ -19,14 +18,14 @@ from common.errors import UserError
 def main(arguments: list[str]) -> int:
     @dataclasses.dataclass
     class Evaluate:
-        checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="An .h5 file that a run wrote.")]
+        checkpoint: Checkpoint
         samples: Annotated[int | None, tyro.conf.arg(help="K; as in the run by default.")] = None
         images: Annotated[int | None, tyro.conf.arg(help="Test images, the same for every seed; 0 for all.")] = None
         backend: Annotated[str | None, tyro.conf.arg(help="Any backend; the one that trained by default.")] = None
         device: Annotated[Device, tyro.conf.arg(help="Where the model lives.")] = "cpu"
         precision: Annotated[Precision | None, tyro.conf.arg(help="full, tf32 or bfloat16; as in the run by default.")] = None
         data: Annotated[str | None, tyro.conf.arg(help="Another place of the data set that it was trained on.")] = None
-        data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
+        data_dir: DataDir = None
 
     asked = parse(Evaluate, arguments, command="evaluate", description="ELBO and log p(x) of a checkpoint.")
     checkpoint = checkpoints.load(asked.checkpoint)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from benchmarks.harness.cli import parse
+from benchmarks.harness.cli import Checkpoint, parse
 from common import checkpoints, protocol
 from common.errors import UserError
 from common.files import write_whole
@@ -21,7 +21,7 @@ FORMATS = {"pytorch": "pytorch", "jax": "jax", "keras": "tensorflow"}
 def main(arguments: list[str]) -> int:
     @dataclass
     class Export:
-        checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="An .h5 file that a run wrote.")]
+        checkpoint: Checkpoint
         to: Annotated[
             Literal["pytorch", "jax", "keras"],
             tyro.conf.arg(help="A state_dict as safetensors; an NNX state as Flax's msgpack; Keras's .weights.h5."),

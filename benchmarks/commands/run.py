@@ -16,10 +16,9 @@ from benchmarks.harness.cli import parse, warn_of
 from benchmarks.harness.presets import PRESETS, preset
 from benchmarks.outputs import cells, terminal
 from common import checkpoints, protocol
-from common.config import SECTIONS, TOP, Config, Variational
+from common.config import FAMILIES, SECTIONS, TOP, Config, Variational
 from common.errors import UserError
 
-FAMILIES = ("mean-field", "flow")
 SEVERAL = ("variational", "seed")  # settings of which a command can have several values, a run each
 # Settings that --help shows; --help-all shows the others too.
 MAIN = ("latent_size", "hidden_size", "flow_depth", "learning_rate", "batch_size", "steps", "samples", "images", "device")

@@ -30,15 +30,15 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from benchmarks.harness.cases import BATCHES, FAMILIES, KINDS
-from benchmarks.harness.cli import parse
+from benchmarks.harness.cases import BATCHES, KINDS
+from benchmarks.harness.cli import OnDevice, at_least, parse
 from benchmarks.harness.environment import ROOT, git
 from benchmarks.harness.presets import STANDARD
 from benchmarks.harness.turns import What, seconds_by_turns
 from benchmarks.outputs import terminal
 from benchmarks.outputs.table import Table
 from benchmarks.studies import throughput as suite
-from common.config import Device
+from common.config import FAMILIES
 from common.errors import UserError
 from common.protocol import BACKENDS
 
@@ -123,7 +123,7 @@ class Compare:
     ] = None
     pairs: Annotated[int, tyro.conf.arg(help="Pairs of fresh processes a benchmark.")] = PAIRS
     turns: Annotated[int, tyro.conf.arg(help="Turns a pair.")] = TURNS
-    device: Annotated[Device, tyro.conf.arg(help="Where the models live.")] = "cpu"
+    device: OnDevice = "cpu"
 
 
 def saved(path: Path) -> tuple[str, dict[What, float]]:
@@ -161,9 +161,7 @@ def main(arguments: list[str]) -> int:
     base, before = saved(asked.saved) if asked.saved else (asked.base, {})
     plan = [What(*names, asked.device) for names in itertools.product(KINDS, FAMILIES, BATCHES, BACKENDS)]
     whats = selected(list(before) or plan, ("" if before else "train 128") if asked.select is None else asked.select)
-    for flag, value, least in (("--pairs", asked.pairs, PAIRS), ("--turns", asked.turns, 1)):
-        if value < least:
-            raise UserError(f"{flag} is {value}; it must be at least {least}.")
+    at_least(asked, pairs=PAIRS, turns=1)
     verdicts: dict[What, Verdict] = {}
     failed: list[str] = []
     with checkout(base) as other:

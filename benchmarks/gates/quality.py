@@ -23,11 +23,10 @@ from typing import Any
 
 from benchmarks.gates.rows import Row, pooled, quantile
 from benchmarks.harness import processes, runs
-from benchmarks.harness.cases import FAMILIES
 from benchmarks.harness.presets import QUICK
 from benchmarks.harness.progress import Progress
 from common import data, protocol, training
-from common.config import Config
+from common.config import FAMILIES, Config
 
 PRESET, DATA, SEEDS = "quick", "binarized-digits", (0, 1, 2)
 

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks.harness import records, runs
-from benchmarks.harness.cli import parse
+from benchmarks.harness.cli import DataDir, parse
 from benchmarks.harness.records import RECORDS, Record
 from benchmarks.outputs import published, terminal
 from benchmarks.outputs.table import Table, number
@@ -134,7 +134,7 @@ def reproduce(
 class Reproduce:
     table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=f"One of {', '.join(published.TABLES)}.")]
     device: Annotated[Device, tyro.conf.arg(help="Run the rows that were measured on this device.")] = "cpu"
-    data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
+    data_dir: DataDir = None
     results: Annotated[Path, tyro.conf.arg(help="Folder for the new records.")] = Path("results/reproduce")
     resume: Annotated[bool, tyro.conf.arg(help="Keep the folder's finished rows, and go on from its checkpoints.")] = False
 

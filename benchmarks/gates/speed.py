@@ -33,10 +33,10 @@ from typing import Any
 from benchmarks.gates.compare import BOUNDS
 from benchmarks.gates.rows import Row, pooled, quantile
 from benchmarks.harness import calls, cores, environment
-from benchmarks.harness.cases import FAMILIES
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
 from benchmarks.harness.turns import What, seconds_by_turns
+from common.config import FAMILIES
 
 BATCH, ROUNDS, TURNS = 128, 5, 5
 LEAST = BOUNDS["train"]

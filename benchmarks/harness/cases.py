@@ -16,7 +16,6 @@ from common import protocol
 from common.clock import timed
 from common.config import Config, Device, Precision, Variational, factors
 
-FAMILIES: tuple[Variational, ...] = ("mean-field", "flow")
 BATCHES = (32, 128, 1024, 8192)
 KINDS = ("train", "gradient", "log_weights", "sampling", "placement")
 

@@ -54,6 +54,13 @@ def writable(results: Path) -> None:
         ) from error
 
 
+def at_least(asked: Any, **least: int) -> None:
+    """Raises `UserError` for an argument below its least value."""
+    for name, bound in least.items():
+        if getattr(asked, name) < bound:
+            raise UserError(f"--{name} is {getattr(asked, name)}; it must be at least {bound}.")
+
+
 def known(backends: Iterable[str]) -> None:
     """Raises `UserError` for a name that isn't in BACKENDS."""
     for name in backends:

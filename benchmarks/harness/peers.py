@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import cores, environment, processes, reports, runs
+from benchmarks.harness.cli import at_least
 from benchmarks.harness.runs import Job
 from common import protocol, training
 from common.clock import timed
@@ -67,13 +68,12 @@ def versions(python: str, *, variables: dict[str, str]) -> dict[str, str]:
 # --- our turn ---
 
 
-def check(config: Config, *, rounds: int, steps: int) -> None:
+def check(asked: Any, config: Config) -> None:
     """Raises `UserError` for numbers of rounds and steps that can't be timed."""
+    at_least(asked, rounds=1)
     chunk = config.training.chunk
-    if rounds < 1:
-        raise UserError(f"--rounds is {rounds}; it must be at least 1.")
-    if steps < chunk or steps % chunk:
-        raise UserError(f"--steps is {steps}; it must be a multiple of {chunk}, the steps of a compiled call.")
+    if asked.steps < chunk or asked.steps % chunk:
+        raise UserError(f"--steps is {asked.steps}; it must be a multiple of {chunk}, the steps of a compiled call.")
 
 
 def examples_per_s(job: Job, *, steps: int) -> float:

@@ -9,9 +9,9 @@ from benchmarks.harness import cores, records, reports, spread
 from benchmarks.harness.records import Record
 from benchmarks.outputs import older
 from benchmarks.outputs.table import Table, number
+from common.config import FAMILIES
 from common.protocol import BACKENDS
 
-FAMILIES = ("mean-field", "flow")
 WHERE_VARYING = ("device", "precision", "seed")  # columns that are left out where all rows agree
 LEFT = ("family", "backend", *WHERE_VARYING, "status", older.COLUMN)
 

@@ -16,6 +16,7 @@ from benchmarks.harness import records, spread
 from benchmarks.harness.records import Record
 from benchmarks.outputs import cells, older, terminal
 from benchmarks.outputs.table import ABSENT, Part, Table
+from common.config import FAMILIES
 from common.errors import UserError
 from common.protocol import BACKENDS
 
@@ -34,7 +35,7 @@ class Published:
     devices: tuple[str, ...] = ("cpu",)
 
 
-ALL = tuple(product(cells.FAMILIES, BACKENDS))
+ALL = tuple(product(FAMILIES, BACKENDS))
 TABLES = {
     "standard": Published(
         presets=dict.fromkeys(BACKENDS, "standard"), dataset="binarized-mnist", models=ALL, devices=("cpu", "cuda")

@@ -13,13 +13,12 @@ from typing import Annotated, Literal
 import tyro
 
 from benchmarks.harness import environment, reports
-from benchmarks.harness.cli import known, parse
+from benchmarks.harness.cli import DataDir, OnDevice, known, parse
 from benchmarks.harness.presets import STANDARD
 from benchmarks.parity import checkpoints, comparison, ladder
 from benchmarks.parity.comparison import RUNGS, BrokenRungError, Job, Worst
 from benchmarks.parity.ladder import Scenario
 from common import cache, data, protocol
-from common.config import Device
 from common.errors import UserError
 from common.parameters import State
 
@@ -34,8 +33,8 @@ class Parity:
         tyro.conf.arg(help="Of the ladder: a toy's and some rules, or the preset's and all rules."),
     ] = "standard"
     backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Two or more; by default all that are installed.")] = ()
-    device: Annotated[Device, tyro.conf.arg(help="Where the models live.")] = "cpu"
-    data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
+    device: OnDevice = "cpu"
+    data_dir: DataDir = None
     results: Annotated[Path, tyro.conf.arg(help="Folder for the report.")] = Path("results")
 
 

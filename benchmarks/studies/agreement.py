@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from benchmarks.harness import reports, runs
+from benchmarks.harness.cli import Families
 from benchmarks.harness.presets import preset
 from benchmarks.harness.progress import Progress
 from benchmarks.harness.reports import Report
@@ -25,7 +26,7 @@ from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import checkpoints, data, protocol, training
 from common.checkpoints import Checkpoint
-from common.config import Config, Dtype, Variational
+from common.config import Config, Dtype
 from common.errors import UserError
 from common.parameters import group
 
@@ -39,7 +40,7 @@ class Arguments(skeleton.DataArguments):
     preset: Annotated[str, tyro.conf.arg(help="Whose settings all train on.")] = "standard"
     steps: Annotated[int, tyro.conf.arg(help="Stop after these, on the schedules of the preset's own steps.")] = 2_000
     backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Two or more; all by default.")] = ()
-    variational: Annotated[tuple[Variational, ...], tyro.conf.arg(help="One or both families.")] = ("mean-field", "flow")
+    variational: Families = ("mean-field", "flow")
     dtype: Annotated[tuple[Dtype, ...], tyro.conf.arg(help="One or both precisions.")] = ("float32", "float64")
     seed: Annotated[int, tyro.conf.arg(help="Of weights, batches and noise.")] = 0
 

@@ -29,6 +29,7 @@ import h5py
 import tyro
 
 from benchmarks.harness import cores, peers, reports
+from benchmarks.harness.cli import Families
 from benchmarks.harness.peers import NotRunError, Turn
 from benchmarks.harness.presets import preset
 from benchmarks.harness.reports import Report
@@ -100,7 +101,7 @@ class Turns(skeleton.DataArguments):
 class Arguments(Turns):
     directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="A checkout of jaanli/variational-autoencoder.")]
     preset: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Whose settings: some of {', '.join(SCRIPTS)}.")] = tuple(SCRIPTS)
-    variational: Annotated[tuple[Variational, ...], tyro.conf.arg(help="One or both families.")] = ("mean-field", "flow")
+    variational: Families = ("mean-field", "flow")
     python: Annotated[str, tyro.conf.arg(help="The Python that runs the scripts; this one by default.")] = sys.executable
     stand_ins: Annotated[
         Path | None, tyro.conf.arg(help="Folder of what the JAX script imports and Python lacks; see docs/peers.md.")
@@ -117,7 +118,7 @@ def check(asked: Arguments) -> None:
                 f"{asked.directory} has no {SCRIPTS[name].file}; give a checkout of jaanli/variational-autoencoder: "
                 "make study-ancestor ANCESTOR=DIR."
             )
-        peers.check(preset(name), rounds=asked.rounds, steps=asked.steps)
+        peers.check(asked, preset(name))
 
 
 def plan(asked: Arguments) -> dict[str, Point]:

@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from benchmarks.harness import calls, cores, reports, runs
-from benchmarks.harness.cli import known
+from benchmarks.harness.cli import at_least, known
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
 from benchmarks.harness.reports import Report
@@ -26,7 +26,6 @@ from benchmarks.studies import ablation, skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import config, estimators
 from common.config import Precision, Variational
-from common.errors import UserError
 
 PRECISIONS: tuple[Precision, ...] = ("full", "bfloat16")
 # A step of each family, and matrix products alone, of mean-field: the flow's are more of the same.
@@ -52,9 +51,7 @@ class Arguments(skeleton.DataArguments):
 
 def check(asked: Arguments) -> None:
     known([asked.trained])
-    for flag, least in (("pairs", 0), ("turns", 1)):
-        if getattr(asked, flag) < least:
-            raise UserError(f"--{flag} is {getattr(asked, flag)}; it must be at least {least}.")
+    at_least(asked, pairs=0, turns=1)
 
 
 def plan(asked: Arguments) -> dict[str, Point]:

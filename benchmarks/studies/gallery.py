@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 
 from benchmarks.harness import records
+from benchmarks.harness.cli import at_least
 from benchmarks.outputs import figures, published
 from benchmarks.outputs.table import Part
 from benchmarks.studies import skeleton
@@ -39,8 +40,7 @@ class Arguments(skeleton.Arguments):
 def check(asked: Arguments) -> None:
     if not asked.checkpoint:
         raise UserError("Which checkpoints? Give --checkpoint FILE …, as `python -m benchmarks run` writes them.")
-    if asked.samples < 1:
-        raise UserError(f"--samples is {asked.samples}; it must be at least 1.")
+    at_least(asked, samples=1)
 
 
 def plan(asked: Arguments) -> dict[str, Point]:

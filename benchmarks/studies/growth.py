@@ -27,6 +27,7 @@ import tyro
 
 from benchmarks.harness import cores, processes, reports, spread
 from benchmarks.harness.cases import Bench, Case, host_copy
+from benchmarks.harness.cli import Backends, OnDevice
 from benchmarks.harness.floor import WORD, flop, forward
 from benchmarks.harness.memory import forget_peak, peak, resident
 from benchmarks.harness.presets import STANDARD
@@ -36,7 +37,7 @@ from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import cache, estimators, protocol
 from common.clock import timed
-from common.config import Config, Device, Variational
+from common.config import Config, Variational
 from common.errors import UserError
 from common.parameters import shapes
 
@@ -75,8 +76,8 @@ Row = dict[str, Any]
 @dataclass(kw_only=True)
 class Arguments(skeleton.Arguments):
     axis: Annotated[tuple[AxisName, ...], tyro.conf.arg(help="What grows; all four by default.")] = tuple(AXES)
-    backend: Annotated[tuple[str, ...], tyro.conf.arg(help="One or more; all by default.")] = ()
-    device: Annotated[Device, tyro.conf.arg(help="Where the models live.")] = "cpu"
+    backend: Backends = ()
+    device: OnDevice = "cpu"
     repeats: Annotated[int, tyro.conf.arg(help="Fresh processes a point, each after all the others' turn.")] = 2
     seconds: Annotated[float, tyro.conf.arg(help="Time for the rounds of one point; there are at least four.")] = 1.0
 

@@ -18,6 +18,7 @@ import numpy as np
 import tyro
 
 from benchmarks.harness import peers
+from benchmarks.harness.cli import Backends
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.peers import NotRunError, Turn
 from benchmarks.harness.presets import STANDARD
@@ -25,7 +26,6 @@ from benchmarks.harness.runs import Job
 from benchmarks.studies import ancestor
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common.config import Config
-from common.protocol import BACKENDS
 
 PEER = "NumPyro SVI"
 SCRIPT = ROOT / "docs/examples/numpyro_svi.py"
@@ -39,12 +39,12 @@ parts, failed = ancestor.parts, ancestor.failed
 @dataclass(kw_only=True)
 class Arguments(ancestor.Turns):
     python: Annotated[str, tyro.conf.arg(help="The Python of an environment made from environments/numpyro.txt.")]
-    backend: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of {', '.join(BACKENDS)}; all by default.")] = ()
+    backend: Backends = ()
     precision: Annotated[tuple[OnCpu, ...], tyro.conf.arg(help="One or both of ours; NumPyro's is float32.")] = ("full",)
 
 
 def check(asked: Arguments) -> None:
-    peers.check(STANDARD, rounds=asked.rounds, steps=asked.steps)
+    peers.check(asked, STANDARD)
 
 
 def plan(asked: Arguments) -> dict[str, Point]:

@@ -33,7 +33,7 @@ import numpy as np
 import tyro
 
 from benchmarks.harness import cores, records, reports, runs
-from benchmarks.harness.cases import FAMILIES
+from benchmarks.harness.cli import Backends, at_least
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD, preset
 from benchmarks.harness.progress import Progress
@@ -44,10 +44,10 @@ from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import protocol, training
 from common.clock import timed
-from common.config import Config
+from common.config import FAMILIES, Config
 from common.data import Dataset
 from common.errors import UserError
-from common.protocol import BACKENDS, Session
+from common.protocol import Session
 
 EXAMPLES = ROOT / "docs/examples"
 IMAGES = {"train": 10_000, "valid": 1_000, "test": 1}
@@ -56,7 +56,7 @@ START = "quick"
 
 @dataclass(kw_only=True)
 class Arguments(skeleton.Arguments):
-    backend: Annotated[tuple[str, ...], tyro.conf.arg(help=f"One or more of {', '.join(BACKENDS)}; all by default.")] = ()
+    backend: Backends = ()
     processes: Annotated[int, tyro.conf.arg(help="Fresh processes a backend.")] = 3
     turns: Annotated[int, tyro.conf.arg(help="Turns a process: a chunk of ours and one of the bare loop.")] = 8
     steps: Annotated[int, tyro.conf.arg(help="Steps of the run whose time outside of `train` is measured.")] = 1_000
@@ -64,9 +64,7 @@ class Arguments(skeleton.Arguments):
 
 
 def check(asked: Arguments) -> None:
-    for name, least in (("processes", 1), ("turns", 6), ("steps", STANDARD.training.chunk), ("starts", 1)):
-        if getattr(asked, name) < least:
-            raise UserError(f"--{name} is {getattr(asked, name)}; it must be at least {least}.")
+    at_least(asked, processes=1, turns=6, steps=STANDARD.training.chunk, starts=1)
 
 
 def plan(asked: Arguments) -> dict[str, Point]:

@@ -38,7 +38,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks.harness import cores, environment, processes, reports
-from benchmarks.harness.cli import parse, usable
+from benchmarks.harness.cli import Data, DataDir, parse, usable
 from benchmarks.harness.environment import ROOT
 from benchmarks.outputs import documents, terminal
 from common import data
@@ -68,8 +68,8 @@ class Arguments:
 
 @dataclass(kw_only=True)
 class DataArguments(Arguments):
-    data: Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")] = "binarized-mnist"
-    data_dir: Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")] = None
+    data: Data = "binarized-mnist"
+    data_dir: DataDir = None
 
     def dataset(self) -> Dataset:
         return data.load(self.data, data_dir=self.data_dir)

@@ -26,7 +26,8 @@ import tyro
 
 from benchmarks.harness import cores, floor, reports, spread
 from benchmarks.harness.calls import IMAGES
-from benchmarks.harness.cases import FAMILIES, KINDS
+from benchmarks.harness.cases import KINDS
+from benchmarks.harness.cli import Backends, OnDevice, at_least
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
 from benchmarks.harness.reports import Report
@@ -35,7 +36,7 @@ from benchmarks.outputs.table import Part, Table
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import config
-from common.config import Device, Precision
+from common.config import FAMILIES, Precision
 from common.errors import UserError
 from common.protocol import BACKENDS
 
@@ -52,8 +53,8 @@ Row = dict[str, Any]
 @dataclass(kw_only=True)
 class Arguments(skeleton.Arguments):
     select: Annotated[str, tyro.conf.arg(aliases=["-k"], help="pytest's -k: 'train and flow and 128', say.")] = ""
-    backend: Annotated[tuple[str, ...], tyro.conf.arg(help=f"One or more of {', '.join(BACKENDS)}; all by default.")] = ()
-    device: Annotated[Device, tyro.conf.arg(help="Where the models live.")] = "cpu"
+    backend: Backends = ()
+    device: OnDevice = "cpu"
     precision: Annotated[tuple[Precision, ...], tyro.conf.arg(help="Of the matrix products: one or more.")] = ("full",)
     seconds: Annotated[float, tyro.conf.arg(help="Time for the rounds of one benchmark; there are at least five.")] = 2.0
     sweeps: Annotated[int, tyro.conf.arg(help="Fresh processes a backend, taking turns: A B C A B C …")] = 1
@@ -66,8 +67,7 @@ def check(asked: Arguments) -> None:
         raise UserError("The suite needs pytest-benchmark; `make setup` installs environments/dev.txt.")
     if not 0 < asked.seconds < math.inf:
         raise UserError(f"--seconds is {asked.seconds}; it must be a finite number above 0.")
-    if asked.sweeps < 1:
-        raise UserError(f"--sweeps is {asked.sweeps}; it must be at least 1.")
+    at_least(asked, sweeps=1)
     for precision in asked.precision:
         config.check(STANDARD.replace(device=asked.device, precision=precision), train_images=IMAGES, test_images=IMAGES)
 

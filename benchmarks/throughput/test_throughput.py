@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import cases, cores, spread
-from benchmarks.harness.cases import BATCHES, FAMILIES, KINDS
+from benchmarks.harness.cases import BATCHES, KINDS
 from benchmarks.harness.presets import STANDARD
 from common import protocol
 from common.clock import timed
-from common.config import factors
+from common.config import FAMILIES, factors
 
 LEAST_ROUNDS, MOST_ROUNDS = 5, 200
 LOOK_S = 1.0  # the cores' latency is measured before a round, at most so often

@@ -13,7 +13,6 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.harness import cores, environment, peers, reports, runs
-from benchmarks.harness.cases import FAMILIES
 from benchmarks.harness.peers import NotRunError
 from benchmarks.harness.presets import QUICK, preset
 from benchmarks.harness.runs import Job
@@ -21,6 +20,7 @@ from benchmarks.outputs import markdown
 from benchmarks.studies import ancestor, numpyro
 from benchmarks.studies.ancestor import SCRIPTS
 from common import clock, protocol
+from common.config import FAMILIES
 
 STEP_S = 0.2
 SCRIPT = SCRIPTS["ancestor-pytorch"]
@@ -56,7 +56,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def our_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours: 10,000 examples/s."""
     monkeypatch.setattr(peers, "examples_per_s", lambda job, *, steps: 10_000.0)
-    monkeypatch.setattr(peers, "check", lambda config, **settings: None)
+    monkeypatch.setattr(peers, "check", lambda asked, config: None)
 
 
 def fake(folder: Path, *, start: float = 0.0, validation: float = 0.0, text: str = FAKE) -> Path:

@@ -16,6 +16,7 @@ from benchmarks.studies import skeleton
 from benchmarks.studies import throughput as suite
 from common import protocol
 from common.clock import timed
+from common.config import FAMILIES
 from common.errors import UserError
 from common.protocol import BACKENDS
 
@@ -159,7 +160,7 @@ def report(tmp_path: Path) -> dict[str, Any]:
             "ms_per_step": batch / 10.0,
             "floor_ms_per_step": 1.0,
         }
-        for family in cases.FAMILIES
+        for family in FAMILIES
         for batch in cases.BATCHES
     ]
     reports.write("throughput", {"device": "cpu", "rows": rows}, tmp_path, environment=environment.describe())
