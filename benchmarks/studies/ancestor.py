@@ -1,4 +1,4 @@
-"""The older scripts as they are, in turns with their presets here.
+"""The older scripts, unchanged, in turns with this suite's presets of their settings.
 
 A script is timed from outside, from the line that it prints at step 0, after its only validation, to its end, which waits for
 the device. Two runs differ only in their number of steps, and both test once, so that
@@ -44,7 +44,7 @@ from common.data import SPLITS, Dataset
 from common.errors import UserError
 
 FIRST_STEPS = 200  # of the shorter run
-FIRST_LINE = "Step 0 "  # what they print after the validation at step 0 begins so
+FIRST_LINE = "Step 0 "  # beginning of the line that a script prints after its validation at step 0
 NEVER = 1_000_000_000  # steps between validations: one at step 0, none later
 
 
@@ -106,7 +106,7 @@ class Arguments(Turns):
     stand_ins: Annotated[
         Path | None, tyro.conf.arg(help="Folder of what the JAX script imports and Python lacks; see docs/peers.md.")
     ] = None
-    device: Annotated[Device, tyro.conf.arg(help="Where both train.")] = "cpu"
+    device: Annotated[Device, tyro.conf.arg(help="Where the script and our preset train.")] = "cpu"
 
 
 def check(asked: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""What this suite itself costs, of the time that a framework would need without it.
+"""What this suite costs beside a bare training loop in the same framework, and from the command to the first steps.
 
 Beside a bare loop: fresh processes, in each of which chunks of `Session.train` take turns with as many steps of a loop written
 by hand in the same framework, `docs/examples/loop_*.py`. Both draw their minibatches inside the clock. The figure is the median

@@ -1,7 +1,7 @@
 """The time of every call of the contract by itself, and the training steps under the machine's own limits.
 
-A process of it is the pytest-benchmark suite (benchmarks/throughput) for one backend and precision; the suite's own file of the
-run stays under --storage, one folder a machine, for `compare --saved`.
+A point is a process of the pytest-benchmark suite (benchmarks/throughput) for one backend and precision. pytest-benchmark's
+own file of the run stays under --storage, one folder a machine: `compare --saved` and --saved here read it.
 
 The figure is a roofline (Williams, Waterman and Patterson 2009). A training step's arithmetic intensity is its FLOP over the
 bytes that it must move (harness/floor.py). No step is above min(matrix rate, intensity · copy bandwidth), unless a cache or
