@@ -25,3 +25,8 @@ Part = Table | str  # a part of a page: a table, or a paragraph, list or picture
 def number(value: float | None, form: str, *, scale: float = 1.0) -> str:
     """A number in a cell; ABSENT for None."""
     return ABSENT if value is None else format(value * scale, form)
+
+
+def ranged(middle: float, values: Sequence[float], form: str, *, to: str = " … ") -> str:
+    """A figure, and in brackets the least and the most of the values that it stands for."""
+    return f"{middle:{form}} ({min(values):{form}}{to}{max(values):{form}})"
