@@ -25,7 +25,7 @@ COMMANDS = {
     "study": "studies.command",
     "tables": "commands.tables",
 }
-ANSWER = "answer"  # a process that another command started, see `harness.processes`
+ANSWER = "answer"  # the command of a process that another command starts
 STUDIES = ("ablation", "agreement", "ancestor", "bfloat16", "growth", "numpyro", "overhead", "throughput")
 # A command's older name → its present one.
 OLD_NAMES = {"cross-evaluate": "parity --checkpoints", "roofline": "study throughput --draw"}
@@ -80,11 +80,8 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"There is no command '{command}'; choose from {', '.join(COMMANDS)}.")
         for switch in (cache.switched_on, shapes.switched_on):  # a bad value is refused here, not in a backend's import
             switch()
-        if command == ANSWER:
-            code: int = importlib.import_module("benchmarks.harness.processes").answer(rest)
-        else:
-            code = importlib.import_module(f"benchmarks.{COMMANDS[command]}").main(translate(rest))
-        return code
+        module = importlib.import_module(f"benchmarks.{COMMANDS.get(command, 'harness.processes')}")
+        return int(module.main(translate(rest)))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -93,8 +93,8 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"There is no checkpoint {path}; `python -m benchmarks run` writes one into its results folder.")
     try:
         with h5py.File(path, "r") as file:
-            if file.attrs["schema"] != SCHEMA:
-                raise UserError(f"{path} has schema {file.attrs['schema']}, not {SCHEMA}; train the model again.")
+            if (schema := file.attrs["schema"]) != SCHEMA:
+                raise UserError(f"{path} has schema {schema}, not {SCHEMA}; use the version that wrote it, or train again.")
             checkpoint = Checkpoint(
                 config=Config.from_dict(json.loads(file.attrs["config"])),
                 **{name: str(file.attrs[name]) for name in ("backend", "preset", "dataset", "sha256")},

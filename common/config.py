@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
-
-import numpy as np
 
 from common.errors import UserError
 
@@ -191,52 +190,42 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 TOP = ("dtype", "precision", "device")  # settings of no section
 
 
+# (what a number must be, the settings that must be so, whether a number is so).
+RULES: tuple[tuple[str, tuple[str, ...], Callable[[float], bool]], ...] = (
+    (
+        "at least 1",
+        (
+            *("latent_size", "hidden_size", "flow_depth", "batch_size", "steps", "objective_samples", "chunk"),
+            *("log_interval", "validation_interval", "samples", "image_batch", "sample_block"),
+        ),
+        lambda value: value >= 1,
+    ),
+    (
+        "a finite number, 0 or more",
+        (
+            *("warm_up", "compile_from", "seed", "images", "weight_decay"),
+            *("learning_rate", "rmsprop_initial_accumulator"),
+        ),
+        lambda value: 0 <= value < math.inf,
+    ),
+    # Above 0, since a masked weight's moments stay 0.
+    ("a finite number above 0", ("adam_epsilon", "rmsprop_epsilon"), lambda value: 0 < value < math.inf),
+    (
+        "at least 0 and below 1",
+        ("ema_decay", "adam_beta1", "adam_beta2", "rmsprop_decay"),
+        lambda value: 0 <= value < 1,
+    ),
+)
+
+
 def check(config: Config, *, train_images: int, test_images: int) -> None:
     """Raise `UserError` for the first setting that makes no sense alone or with a data set of these sizes."""
-    model, optimizer, training, evaluation = config.model, config.optimizer, config.training, config.evaluation
-    at_least_one = {
-        "--latent-size": model.latent_size,
-        "--hidden-size": model.hidden_size,
-        "--batch-size": training.batch_size,
-        "--steps": training.steps,
-        "--objective-samples": training.objective_samples,
-        "--chunk": training.chunk,
-        "--log-interval": training.log_interval,
-        "--validation-interval": training.validation_interval,
-        "--samples": evaluation.samples,
-        "--image-batch": evaluation.image_batch,
-        "--sample-block": evaluation.sample_block,
-    }
-    if model.variational == "flow":
-        at_least_one["--flow-depth"] = model.flow_depth
-    for flag, value in at_least_one.items():
-        if value < 1:
-            raise UserError(f"{flag} is {value}; it must be at least 1.")
-    not_negative = {
-        "--warm-up": training.warm_up,
-        "--compile-from": training.compile_from,
-        "--seed": training.seed,
-        "--images": evaluation.images,
-        "--weight-decay": optimizer.weight_decay,
-        "--learning-rate": optimizer.learning_rate,
-        "--rmsprop-initial-accumulator": optimizer.rmsprop_initial_accumulator,
-    }
-    for flag, number in not_negative.items():
-        if not (number >= 0 and np.isfinite(number)):
-            raise UserError(f"{flag} is {number}; it must be a finite number, 0 or more.")
-    epsilons = {"--adam-epsilon": optimizer.adam_epsilon, "--rmsprop-epsilon": optimizer.rmsprop_epsilon}
-    for flag, epsilon in epsilons.items():  # a masked weight's moments stay 0
-        if not (epsilon > 0 and np.isfinite(epsilon)):
-            raise UserError(f"{flag} is {epsilon}; it must be a finite number above 0.")
-    rates = {
-        "--ema-decay": training.ema_decay,
-        "--adam-beta1": optimizer.adam_beta1,
-        "--adam-beta2": optimizer.adam_beta2,
-        "--rmsprop-decay": optimizer.rmsprop_decay,
-    }
-    for flag, rate in rates.items():
-        if not 0 <= rate < 1:
-            raise UserError(f"{flag} is {rate}; it must be at least 0 and below 1.")
+    training, evaluation = config.training, config.evaluation
+    settings = {name: value for section in SECTIONS for name, value in vars(getattr(config, section)).items()}
+    for condition, names, fits in RULES:
+        for name in names:
+            if not fits(settings[name]) and (name != "flow_depth" or config.model.variational == "flow"):
+                raise UserError(f"--{name.replace('_', '-')} is {settings[name]}; it must be {condition}.")
     if config.precision != "full" and config.dtype != "float32":
         raise UserError(f"--precision {config.precision} is for --dtype float32, not {config.dtype}; leave one of the two out.")
     if config.precision == "tf32" and config.device != "cuda":

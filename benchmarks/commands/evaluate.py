@@ -7,35 +7,34 @@ from typing import Annotated
 
 import tyro
 
-from benchmarks.harness import runs
-from benchmarks.harness.cli import Checkpoint, DataDir, parse, warn_of
+from benchmarks.harness import cli, runs
 from benchmarks.harness.progress import Progress
 from common import checkpoints, data, protocol
-from common.config import Device, Precision, check
+from common.config import Precision, check
 from common.errors import UserError
 
 
 def main(arguments: list[str]) -> int:
     @dataclasses.dataclass
     class Evaluate:
-        checkpoint: Checkpoint
+        checkpoint: cli.Checkpoint
         samples: Annotated[int | None, tyro.conf.arg(help="K; as in the run by default.")] = None
         images: Annotated[int | None, tyro.conf.arg(help="Test images, the same for every seed; 0 for all.")] = None
-        backend: Annotated[str | None, tyro.conf.arg(help="Any backend; the one that trained by default.")] = None
-        device: Annotated[Device, tyro.conf.arg(help="Where the model lives.")] = "cpu"
+        backend: Annotated[str | None, tyro.conf.arg(help="Any backend; by default the checkpoint's.")] = None
+        device: cli.OnDevice = "cpu"
         precision: Annotated[Precision | None, tyro.conf.arg(help="full, tf32 or bfloat16; as in the run by default.")] = None
-        data: Annotated[str | None, tyro.conf.arg(help="Another place of the data set that it was trained on.")] = None
-        data_dir: DataDir = None
+        data: Annotated[str | None, tyro.conf.arg(help="The data set, where the .h5 file of training has moved.")] = None
+        data_dir: cli.DataDir = None
 
-    asked = parse(Evaluate, arguments, command="evaluate", description="ELBO and log p(x) of a checkpoint.")
+    asked = cli.parse(Evaluate, arguments, command="evaluate", description="ELBO and log p(x) of a checkpoint.")
     checkpoint = checkpoints.load(asked.checkpoint)
-    given = {"samples": asked.samples, "images": asked.images, "device": asked.device, "precision": asked.precision}
+    given = {name: getattr(asked, name) for name in ("samples", "images", "device", "precision")}
     config = checkpoint.config.replace(**{name: value for name, value in given.items() if value is not None})
     dataset = data.load(asked.data or checkpoint.dataset, data_dir=asked.data_dir)
     if dataset.sha256 != checkpoint.sha256:
-        raise UserError(f"{asked.checkpoint} was trained on other data ({checkpoint.dataset}); give that as --data.")
+        raise UserError(f"{asked.checkpoint} was trained on other data, {checkpoint.dataset}; give its place as --data.")
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
-    warn_of(config)
+    cli.warn_of(config)
     name = asked.backend or checkpoint.backend
     backend = protocol.load(name)
     progress = Progress(f"{name} {config.model.variational}")

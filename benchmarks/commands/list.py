@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from benchmarks.harness import cli
-from benchmarks.harness.cli import Nothing, parse
 from common import protocol
 
 
 def main(arguments: list[str]) -> int:
-    parse(Nothing, arguments, command="list", description="The backends, their versions and devices.")
+    cli.parse(cli.Nothing, arguments, command="list", description="The backends, their versions and devices.")
     for name in protocol.BACKENDS:
         found, reason = cli.described(name)
         if found is None:

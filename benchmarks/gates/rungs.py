@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from benchmarks.gates.rows import Row
@@ -18,23 +16,19 @@ Broken = dict[tuple[str, ...], str]  # pair → the sentence of its first broken
 
 def measure(names: list[str]) -> tuple[Rungs, Broken]:
     """(the rungs that hold, the pairs that break). A backend whose process crashes breaks all pairs."""
-    scenarios, images = ladder.small(), ladder.random_images(ladder.SMALL.model.pixels)
     holds: list[parity.Worst] = []
     broken: Broken = {}
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            jobs = parity.measure(names, scenarios, images=images, folder=Path(folder), threads=1)
-        except BrokenRungError as error:
-            return [], {tuple(names): str(error)}
-        done = {backend: job for backend, job in jobs.items() if isinstance(job, parity.Job)}
-        for number, scenario in enumerate(scenarios):
-            results = {backend: job.read(number) for backend, job in done.items()}
+    images = ladder.random_images(ladder.SMALL.model.pixels)
+    try:
+        for scenario, results in parity.climbed(names, ladder.small(), images=images, threads=1):
             for pair in itertools.combinations(results, 2):
                 try:
                     holds += parity.compare(scenario, {backend: results[backend] for backend in pair}, scenario.rungs)
                 except BrokenRungError as error:
                     broken.setdefault(pair, str(error))
-    return parity.content(holds, {}, sizes="small", images=ladder.RANDOM)["rows"], broken
+    except BrokenRungError as error:  # a process crashed
+        return [], {tuple(names): str(error)}
+    return parity.worst_rows(holds), broken
 
 
 def judge(base: Rungs, now: Rungs, broken: Broken) -> list[Row]:

@@ -16,7 +16,7 @@ from common.errors import UserError
 
 
 class ProcessError(UserError):
-    """A process ended without an answer; `code` is its exit code. Its own message stands on stderr."""
+    """A process ended without an answer, with exit code `code` and a message on stderr."""
 
     def __init__(self, title: str, code: int):
         super().__init__(f"The process of {title} ended with code {code}; its message stands above.")
@@ -26,10 +26,10 @@ class ProcessError(UserError):
 def ask(
     target: str, question: Any, *, title: str, folder: Path = ROOT, variables: Mapping[str, str | None] | None = None
 ) -> Any:
-    """The answer of the function `target`, "benchmarks.studies.growth:measure" say, called in a fresh process.
+    """The result of the function `target`, "benchmarks.studies.growth:measure" say, called with `question` in a fresh process.
 
-    `question` and answer are plain JSON. `folder` is the checkout whose code runs, `title` names the process in messages.
-    `variables` are set in its environment; None removes one. Raises `ProcessError` where the process fails.
+    Question and result are plain JSON. `title` names the process in messages; `folder` is the checkout whose code runs.
+    `variables` are set in the process's environment; None removes one. Raises `ProcessError` where the process fails.
     """
     command = [sys.executable, "-m", "benchmarks", "answer", target]
     environment = {name: value for name, value in {**os.environ, **(variables or {})}.items() if value is not None}
@@ -41,11 +41,11 @@ def ask(
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def answer(arguments: list[str]) -> int:
-    """The other side of `ask`: stdin is the question, the last line of stdout the answer; other prints go to stderr."""
+def main(arguments: list[str]) -> int:
+    """The process of `ask`: reads the question from stdin and prints the result as the last line of stdout."""
     (target,) = arguments
     module, _, name = target.partition(":")
-    answers, sys.stdout = sys.stdout, sys.stderr  # a framework's own prints are no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # what a framework prints goes to stderr
     found = getattr(importlib.import_module(module), name)(json.loads(sys.stdin.read()))
     print(json.dumps(found), file=answers)
     return 0

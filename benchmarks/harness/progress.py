@@ -29,14 +29,9 @@ class Progress:
         The speed leaves out the first call: its units compile, or were done before the run was resumed.
         """
         label = f"{self.title} {name}"
-        columns = (
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(unit),
-            TextColumn("{task.fields[said]}"),
-            TimeRemainingColumn(),
-        )
-        bar = Bar(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) if sys.stderr.isatty() else None
+        title, units, said = (TextColumn(text) for text in ("{task.description}", unit, "{task.fields[said]}"))
+        columns = (title, BarColumn(), MofNCompleteColumn(), units, said, TimeRemainingColumn())
+        bar = Bar(*columns, console=Console(stderr=True)) if sys.stderr.isatty() else None
         task = bar.add_task(label, total=total, said="") if bar else None
         started = printed = time.perf_counter()
         done = first = 0

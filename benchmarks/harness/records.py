@@ -11,7 +11,7 @@
     timing.import_s, setup_s       importing the framework; from then to a session with its initial state, the data set read
     timing.placement_s             both data sets of training onto the device
     timing.compile_s               seconds of the first chunk of each length beyond a median chunk of as many steps
-    timing.programs_compiled       programs compiled because the on-disk cache missed; null without a cache and where resumed
+    timing.programs_compiled       programs compiled because the on-disk cache missed; null without a cache, and after --resume
     timing.first_chunk_s           the first chunk, with its compilation
     timing.steady_s                all chunks of training, without compilation, validation and checkpoints
     timing.examples_per_s          median over chunks; examples_per_s_iqr: third quartile − first quartile

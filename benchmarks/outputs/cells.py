@@ -1,4 +1,4 @@
-"""Records as the rows of a table, and the lines that stand under it."""
+"""Records as the rows of a table, and the lines under the table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Cells = dict[str, str]  # column → its text
 
 
 def of(record: Record) -> Cells:
-    """A record's cell in every column that there is."""
+    """A record's cells in all columns."""
     timing, test = record["timing"], record["test"]
     iqr, se = timing["examples_per_s_iqr"], test["log_px_se"]
     speed = number(timing["examples_per_s"], ",.0f")
@@ -46,14 +46,14 @@ def of(record: Record) -> Cells:
 
 
 def trained_by(record: Record) -> str:
-    """The backend. Where a second backend continued the run: each in order, with its last step."""
+    """The backend; for a run that several backends trained, each with its last step."""
     if len(record["trained"]) < 2:
         return str(record["backend"])
     return " → ".join(f"{part['backend']} {part['last_step']:,}" for part in record["trained"])
 
 
 def in_order(found: Iterable[Record]) -> list[Record]:
-    """By family, then by the suite's order of backends."""
+    """The records by family, then in the order of BACKENDS, then by preset and WHERE_VARYING."""
 
     def place(record: Record) -> tuple[Any, ...]:
         order = (FAMILIES.index(record["variational"]), BACKENDS.index(record["backend"]))
@@ -63,7 +63,7 @@ def in_order(found: Iterable[Record]) -> list[Record]:
 
 
 def shown(columns: Sequence[str], found: Sequence[Record]) -> list[str]:
-    """The columns, without those of WHERE_VARYING that agree in all records."""
+    """The columns, without each column of WHERE_VARYING in which all records agree."""
     return [column for column in columns if column not in WHERE_VARYING or len({record[column] for record in found}) > 1]
 
 
@@ -73,7 +73,7 @@ def name(record: Record, found: Sequence[Record]) -> str:
 
 
 def remarks(found: Sequence[Record]) -> list[str]:
-    """The lines under a table: rows without a result, rows that spread widely, and the latency between cores if it is known."""
+    """The lines under a table: rows without a result, rows that spread widely, the latency between cores where it is known."""
     lines = []
     for record in found:
         if record["status"] != "ok":
@@ -84,7 +84,7 @@ def remarks(found: Sequence[Record]) -> list[str]:
 
 
 def spreads(found: Sequence[Record]) -> list[str]:
-    """A line that names the rows whose chunks' times spread too widely."""
+    """A line that names the rows whose chunks' times spread beyond `spread.BOUND`; none where no row does."""
     wide = []
     for record in found:
         median, iqr = record["timing"]["examples_per_s"], record["timing"]["examples_per_s_iqr"]
@@ -94,7 +94,7 @@ def spreads(found: Sequence[Record]) -> list[str]:
 
 
 def provenance(found: Sequence[Record]) -> list[str]:
-    """A line for each machine, precision and set of versions, with the rows measured there and their commits."""
+    """A line for each machine, device, precision and set of versions, with its rows and their commits."""
     machines: dict[str, dict[str, list[str]]] = {}
     for record in found:
         machine = reports.machine(record["environment"], setting=f"{record['device']}, {record['precision']}")
@@ -115,7 +115,7 @@ OF_A_RUN = (
 
 
 def page(found: Iterable[Record]) -> list[Table | str]:
-    """A table for each preset, data set and changed settings, each followed by the lines on its rows."""
+    """A table for each preset, data set and set of changed settings, each followed by its `remarks`."""
     groups: dict[str, list[Record]] = {}
     for record in in_order(found):
         changes = f"; changed: {records.changes(record)}" if records.changed(record) else ""

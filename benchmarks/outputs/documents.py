@@ -1,7 +1,6 @@
 """The generated blocks of README.md and docs/*.md: the lines from `<!-- KIND: NAME -->` to `<!-- end KIND -->`.
 
-KIND is "table" for a published table of runs, "report" for what was measured otherwise. Any document may have any block; each
-block stands in one document.
+KIND is "table" for a published table of runs, "report" for a block made from a report. Each block stands in one document.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from common.files import write_text
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"<!-- (?P<block>(?P<kind>table|report): [\w-]+) -->\n(?P<body>.*?)<!-- end (?P=kind) -->", re.DOTALL)
 
-Blocks = Mapping[str, tuple[str, Callable[[Report], str | Sequence[Part]]]]  # of a report: name → (the report, what to show)
+Blocks = Mapping[str, tuple[str, Callable[[Report], str | Sequence[Part]]]]  # name → (report, function from it to a page)
 Bodies = Mapping[str, str]  # "KIND: NAME" → the block's Markdown
 
 
@@ -31,7 +30,7 @@ def documents(root: Path = ROOT) -> list[Path]:
 
 
 def bodies(blocks: Blocks, *, folder: Path = RECORDS, of_reports: Path = REPORTS) -> Bodies:
-    """The published tables' blocks, and `blocks`. Raises `UserError` for a report that lacks what its block shows."""
+    """The bodies of the published tables and of `blocks`. Raises `UserError` for a report that lacks what its block shows."""
     found = records.read_all(folder)
     made = {f"table: {name}": markdown.page(published.parts(name, found)) for name in published.BLOCKS}
     for name, (source, show) in blocks.items():
@@ -47,7 +46,7 @@ def bodies(blocks: Blocks, *, folder: Path = RECORDS, of_reports: Path = REPORTS
 
 
 def filled(text: str, made: Bodies) -> str:
-    """A document's text with each block made anew. Raises `UserError` for a block that isn't in `made`."""
+    """A document's text with the bodies of `made` in its blocks. Raises `UserError` for a block that `made` lacks."""
 
     def block(match: re.Match[str]) -> str:
         name = match["block"]
@@ -59,7 +58,7 @@ def filled(text: str, made: Bodies) -> str:
 
 
 def write(made: Bodies, *, root: Path = ROOT) -> None:
-    """Make the blocks of every document. Raises `UserError` as `filled` does, before anything is written."""
+    """Fill the blocks of every document. Raises `UserError` as `filled` does, before anything is written."""
     texts = {document: filled(document.read_text(encoding="utf-8"), made) for document in documents(root)}
     for document, text in texts.items():
         write_text(document, text)
@@ -70,17 +69,15 @@ def check(made: Bodies, *, root: Path = ROOT) -> None:
     found: list[str] = []
     for document in documents(root):
         text = document.read_text(encoding="utf-8")
-        here = list(BLOCK.finditer(text))
-        found += [match["block"] for match in here]
-        for match, new in zip(here, BLOCK.finditer(filled(text, made)), strict=True):
-            if match["body"] != new["body"]:
-                pairs = itertools.zip_longest(match["body"].splitlines(), new["body"].splitlines(), fillvalue="")
-                old, wanted = next(pair for pair in pairs if pair[0] != pair[1])
-                raise UserError(
-                    f"In {document} the block '{match['block']}' differs from what was measured: it has '{old}' where "
-                    f"'{wanted}' belongs; run `make tables`."
-                )
+        for old, new in zip(BLOCK.finditer(text), BLOCK.finditer(filled(text, made)), strict=True):
+            found.append(old["block"])
+            lines = itertools.zip_longest(old["body"].splitlines(), new["body"].splitlines(), fillvalue="")
+            for line, wanted in lines:
+                if line != wanted:
+                    raise UserError(
+                        f"In {document} the block '{old['block']}' differs from what was measured: it has '{line}' where "
+                        f"'{wanted}' belongs; run `make tables`."
+                    )
     for name in made:
         if found.count(name) != 1:
-            places = "no document has one" if name not in found else f"the documents have {found.count(name)}"
-            raise UserError(f"One document must have the block '{name}', and {places}.")
+            raise UserError(f"One document must have the block '{name}', but {found.count(name) or 'no'} documents have it.")

@@ -1,4 +1,4 @@
-"""What all figures share: a colour for each backend, and how a figure's file is written."""
+"""Shared by all figures: a colour for each backend, and writing the file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from common.files import write_whole
 from common.protocol import BACKENDS
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # distinct for colour-blind readers, too (Okabe and Ito)
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito: distinct for colour-blind readers, too
 OF_BACKEND = dict(zip(BACKENDS, COLOURS, strict=False))
 
 

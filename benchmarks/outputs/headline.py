@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Rung of the ladder → its name in the sentence.
+# Rung of the ladder → the rung's name in the sentence.
 SHOWN = {
     "log-weights": "log weights",
     "gradients": "gradients",
@@ -14,7 +14,7 @@ SHOWN = {
 
 
 def parity(report: dict[str, Any]) -> str:
-    """The worst deviation of any two backends on some rungs, in float64 and in float32."""
+    """The sentence: the largest deviation between two backends on each rung of SHOWN, in float64 and in float32."""
     worst: dict[tuple[str, str], float] = {}
     for row in report["rows"]:
         key = row["rung"], row["dtype"]

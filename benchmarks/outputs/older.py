@@ -1,6 +1,6 @@
-"""What the README of the three older scripts reports: test ELBO and log p(x), nats, by K importance samples.
+"""Test results from the README of the three older scripts: ELBO and log p(x), nats, by K importance samples.
 
-Source: README.md of github.com/jaanli/variational-autoencoder. It has no test result of its TensorFlow script.
+Source: README.md of github.com/jaanli/variational-autoencoder, which has no test result of the TensorFlow script.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RESULTS = {
 
 
 def reported(backend: str, family: str) -> str:
-    """The results of one script and family in a cell; ABSENT where its README has none."""
+    """The cell of one script and family: its results, or ABSENT where the README has none."""
     results = RESULTS.get((backend, family), ())
     said = [f"{old.elbo:.2f} / {old.log_px:.2f} ({old.steps:,} steps, K {old.samples:,})" for old in results]
     return "; ".join(said) or ABSENT

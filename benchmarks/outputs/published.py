@@ -1,7 +1,7 @@
-"""The published tables of runs, made from committed records alone.
+"""The published tables of runs, made from committed records.
 
-A published row comes from a commit without local changes, and from a run with exactly its preset's settings. A row that no such
-record fills stands in the table too, and says so.
+A published row is a run of a commit without local changes, with exactly its preset's settings. A row without such a record
+stands in the table too, and says so.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from common.protocol import BACKENDS
 
 NOT_MEASURED = "not measured"
 UNCLEAN = "not measured from a clean commit"
-LOG_PX = "log p(x) ± s.e."  # the column that has these words
+LOG_PX = "log p(x) ± s.e."  # the column of NOT_MEASURED and UNCLEAN
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """The runs of a published table: its models on one data set, each by a preset."""
+    """The runs of a published table: models on one data set."""
 
     presets: Mapping[str, str]  # backend → preset
     dataset: str
@@ -51,7 +51,7 @@ TABLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A table's rows on one device, as a block of a document."""
+    """A block of a document: a table's rows on one device."""
 
     table: str
     columns: tuple[str, ...]
@@ -60,8 +60,8 @@ class Block:
 
 RESULTS = ("ELBO", LOG_PX, "K", "images", "steps", "examples/s (IQR)", "step / floor", "compile (s)", "train (min)")
 WHOLE = ("family", "backend", *cells.WHERE_VARYING, *RESULTS)
-HEADLINE = "standard"  # the README's block: few columns, one line under them
-BENCH = "bench"  # what a terminal shows at the end of `make bench`
+HEADLINE = "standard"  # the README's block: few columns, one line under the table
+BENCH = "bench"  # the terminal's output at the end of `make bench`
 BLOCKS = {
     HEADLINE: Block(table="standard", columns=("family", "backend", LOG_PX, "ELBO", "examples/s", "step / floor")),
     "standard-cpu": Block(table="standard", columns=WHOLE),
@@ -73,14 +73,14 @@ BLOCKS = {
 
 
 def rows(table: str, found: Iterable[Record]) -> list[Record]:
-    """The records that fill rows of a published table, in its order. Raises `UserError` for a table that isn't in TABLES."""
+    """The records of a table's rows, in the table's order. Raises `UserError` for a table that isn't in TABLES."""
     if table not in TABLES:
         raise UserError(f"There is no table '{table}'; choose from {', '.join(TABLES)}.")
     return [record for record in _candidates(TABLES[table], found) if _clean(record)]
 
 
 def _candidates(table: Published, found: Iterable[Record]) -> list[Record]:
-    """The records of the table's models with their presets' settings, in the table's order, whatever their commit."""
+    """The records of the table's models with their presets' settings, of any commit, in the table's order."""
     return cells.in_order(
         record
         for record in found
@@ -93,13 +93,13 @@ def _candidates(table: Published, found: Iterable[Record]) -> list[Record]:
 
 
 def _clean(record: Record) -> bool:
-    """Whether the code was that of a known commit, from the start of measuring to its end."""
+    """Whether the code was a known commit's without local changes, from the start of measuring to the end."""
     environment = record["environment"]
     return bool(environment.get("commit")) and not environment.get("dirty") and "commit_after" not in environment
 
 
 def parts(name: str, found: Iterable[Record]) -> list[Part]:
-    """A block of BLOCKS: its table, and the lines under it."""
+    """A block of BLOCKS: its table, and the lines under the table."""
     block = BLOCKS[name]
     table = TABLES[block.table]
     candidates = [record for record in _candidates(table, found) if record["device"] == block.device]
@@ -120,7 +120,7 @@ def parts(name: str, found: Iterable[Record]) -> list[Part]:
 
 
 def _remarks(block: Block, found: list[Record]) -> str:
-    """A list: the data, then what is to be said of the rows, and where each was measured."""
+    """A list: the data set, `cells.remarks`, `cells.provenance`, and the timing contract."""
     remarks = [f"Data: {TABLES[block.table].dataset}."]
     if found:
         remarks += [*cells.remarks(found), *cells.provenance(found), spread.statement("timing.md")]
@@ -128,7 +128,7 @@ def _remarks(block: Block, found: list[Record]) -> str:
 
 
 def _screen(parts: list[Part]) -> str:
-    """The parts as a terminal of 100 columns shows them."""
+    """The parts as a terminal of 100 columns shows them, in a Markdown code block."""
     console = Console(width=100, force_terminal=True, color_system=None)
     with console.capture() as capture:
         terminal.page(parts, console)
@@ -136,7 +136,7 @@ def _screen(parts: list[Part]) -> str:
 
 
 def _summary(found: list[Record]) -> str:
-    """The rows' data, test and machine, the rows that spread widely, and a link to the rest."""
+    """The data set, the test and the machine, the rows that spread widely, and a link to the other columns."""
     tests = {(record["test"]["images"], record["test"]["importance_samples"]) for record in found}
     said = [f"{images:,} test images, K = {samples:,}" for images, samples in tests if images and samples]
     steps = {f"{record['config']['training']['steps']:,} steps" for record in found}

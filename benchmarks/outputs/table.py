@@ -10,7 +10,7 @@ ABSENT = "-"
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of text. `left` names the columns that are aligned left; `gaps` are the rows that begin a new section."""
+    """Rows of text. `left`: the columns that are aligned left; `gaps`: the rows (from 0) that begin a new section."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -19,7 +19,7 @@ class Table:
     gaps: Sequence[int] = field(default=())
 
 
-Part = Table | str  # of a page: a table, or a paragraph, list or picture in Markdown
+Part = Table | str  # a part of a page: a table, or a paragraph, list or picture in Markdown
 
 
 def number(value: float | None, form: str, *, scale: float = 1.0) -> str:

@@ -1,4 +1,4 @@
-"""Tables on a terminal: ruled where it is wide enough, else one plain line a row."""
+"""Tables on a terminal: ruled where the terminal is wide enough, else one plain line for each row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def page(parts: Iterable[Part], console: Console) -> None:
 
 
 def show(table: Table, console: Console) -> None:
-    """Print one table. Rich would cut numbers to fit: here cells are broken between words, or not ruled at all."""
+    """Print one table. Rich cuts numbers that don't fit: break cells between words instead, or print plain lines."""
     if table.title:
         console.print(table.title, markup=False, highlight=False, soft_wrap=True)
     rows = [list(table.columns), *(list(row) for row in table.rows)]
@@ -52,5 +52,5 @@ def show(table: Table, console: Console) -> None:
 
 
 def _broken(cell: str) -> str:
-    """A cell with a word a line, but an error beside its sign."""
+    """A cell with one word on each line; "±" stays beside its number."""
     return cell.replace(" ", "\n").replace("±\n", "± ")

@@ -1,12 +1,10 @@
-"""`python -m benchmarks parity --checkpoints FILE …`: what one backend has trained scores the same in every other.
+"""`python -m benchmarks parity --checkpoints FILE …`: a trained model scores the same in every backend.
 
-Every backend gets the same noise, so that nothing is random: a checkpoint's log weights [samples, images] agree to rounding.
+Every backend gets the same noise: a checkpoint's log weights [samples, images] agree to rounding.
 """
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.harness import environment, reports
+from benchmarks.harness import reports
 from benchmarks.harness.processes import ask
 from benchmarks.outputs import terminal
 from benchmarks.outputs.cells import in_order, trained_by
@@ -38,76 +36,55 @@ Row = dict[str, Any]
 
 
 def compare(
-    paths: Sequence[Path], *, backends: Sequence[str], required: bool, device: Device, data_dir: Path | None, results: Path
-) -> int:
-    """Compare the backends on each checkpoint, print the table and write the report.
+    paths: Sequence[Path], *, backends: Sequence[str], device: Device, data_dir: Path | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Compare the backends on each checkpoint and print the table.
 
-    Returns the exit code: 1 where log weights of a checkpoint differ by more than TOLERANCE. Raises `UserError` for a
-    checkpoint that can't be read or whose data isn't there, and as `comparison.check_present` does.
+    Returns (the report's content, a sentence for each row that isn't `even`). Raises `UserError` as `load` does.
     """
     if not paths:
         raise UserError("Which checkpoints? `python -m benchmarks run` writes them into its results folder, as .h5 files.")
-    before = environment.describe(device)
-    loaded = [checkpoints.load(path) for path in paths]
+    loaded = [load(path, device=device, data_dir=data_dir)[0] for path in paths]  # refuses before minutes of work, not after
     question = {"device": device, "data_dir": str(data_dir) if data_dir else None, "checkpoints": [str(path) for path in paths]}
-    for path, checkpoint in zip(paths, loaded, strict=True):
-        settings(path, checkpoint, device=device, data_dir=data_dir)  # refuses before minutes of work, not after
-    found: dict[str, list[np.ndarray]] = {}
-    unavailable: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in backends:
-            output = Path(folder) / f"{name}.npz"
-            its = question | {"backend": name, "output": str(output)}
-            # In this folder, which the paths of checkpoints and data sets can be relative to.
-            if reason := ask(f"{__name__}:score", its, title=name, folder=Path.cwd()):
-                unavailable[name] = reason
-                continue
-            with np.load(output, allow_pickle=False) as arrays:
-                found[name] = [arrays[str(i)] for i in range(len(loaded))]
-    comparison.check_present(unavailable, backends=backends, required=required)
+    # In this folder, which the paths of checkpoints and data sets can be relative to.
+    found = {name: ask(f"{__name__}:score", question | {"backend": name}, title=name, folder=Path.cwd()) for name in backends}
     rows = in_order(
-        row(checkpoint, {name: arrays[i] for name, arrays in found.items()}, device=device)
+        row(checkpoint, {name: np.array(log_weights[i]) for name, log_weights in found.items()}, device=device)
         for i, checkpoint in enumerate(loaded)
     )
     terminal.show(table(rows), Console())
-    for name, reason in unavailable.items():
-        print(f"{name}: not run: {reason}")
-    content = {"device": device, "rows": rows}
-    print(f"Wrote {reports.write(reports.of_device(REPORT, device), content, results, environment=before)}.")
-    uneven = [each for each in rows if not even(each)]
-    for each in uneven:
-        print(
-            f"Not the same in every backend: {each['variational']}, trained by {trained_by(each)}; "
-            f"{' and '.join(each['between'])} are {each['deviation']:.1e} apart, more than {TOLERANCE[each['precision']]:.0e}.",
-            file=sys.stderr,
-        )
-    return 1 if uneven else 0
+    return {"rows": rows}, [
+        f"Not the same in every backend: {each['variational']}, trained by {trained_by(each)}; "
+        f"{' and '.join(each['between'])} are {each['deviation']:.1e} apart, more than {TOLERANCE[each['precision']]:.0e}."
+        for each in rows
+        if not even(each)
+    ]
 
 
-def settings(path: Path, checkpoint: Checkpoint, *, device: Device, data_dir: Path | None) -> tuple[Config, Dataset]:
-    """The checkpoint's settings on this device, and its data. Raises `UserError` where they don't fit."""
+def load(path: Path, *, device: Device, data_dir: Path | None) -> tuple[Checkpoint, Config, Dataset]:
+    """The checkpoint, its settings on this device, and its data.
+
+    Raises `UserError` where file or data can't be read, and where the data isn't what the checkpoint was trained on.
+    """
+    checkpoint = checkpoints.load(path)
     config = checkpoint.config.replace(device=device)
     dataset = data.load(checkpoint.dataset, data_dir=data_dir)
     if dataset.sha256 != checkpoint.sha256:
         raise UserError(f"{path} was trained on other data than {checkpoint.dataset} now holds.")
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
-    return config, dataset
+    return checkpoint, config, dataset
 
 
-def score(question: dict[str, Any]) -> str | None:
-    """One backend's process: write each checkpoint's log weights [SAMPLES, IMAGES] on given noise.
+def score(question: dict[str, Any]) -> list[list[list[float]]]:
+    """One backend's process: each checkpoint's log weights [SAMPLES, IMAGES] on given noise.
 
-    Returns why the backend is unavailable; None when done. Raises `UserError` for log weights that are not finite.
+    Raises `UserError` for log weights that are not finite.
     """
-    try:
-        backend = protocol.load(question["backend"])
-    except UserError as error:
-        return str(error)
+    backend = protocol.load(question["backend"])
     data_dir = Path(question["data_dir"]) if question["data_dir"] else None
-    arrays = {}
-    for i, path in enumerate(map(Path, question["checkpoints"])):
-        checkpoint = checkpoints.load(path)
-        config, dataset = settings(path, checkpoint, device=question["device"], data_dir=data_dir)
+    found = []
+    for path in map(Path, question["checkpoints"]):
+        checkpoint, config, dataset = load(path, device=question["device"], data_dir=data_dir)
         scorer = backend.score(config, checkpoint.selected())
         rows = np.linspace(0, len(dataset.test) - 1, min(IMAGES, len(dataset.test))).astype(np.int32)  # of the whole test set
         draws = generator(config.training.seed, CHECKPOINTS_NOISE)
@@ -115,9 +92,8 @@ def score(question: dict[str, Any]) -> str | None:
         log_w = scorer.log_weights(scorer.place(dataset.test), rows, samples=range(SAMPLES), seed=0, noise=noise)
         if not np.isfinite(log_w).all():
             raise UserError(f"{path} has log weights in {question['backend']} that are not finite: its training diverged.")
-        arrays[str(i)] = log_w
-    np.savez(question["output"], allow_pickle=False, **arrays)
-    return None
+        found.append(log_w.tolist())
+    return found
 
 
 # --- the report and its table ---

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from benchmarks.harness import environment, reports
-from benchmarks.harness.cli import DataDir, OnDevice, known, parse
+from benchmarks.harness import cli, environment, reports
+from benchmarks.harness.cli import DataDir, OnDevice
 from benchmarks.harness.presets import STANDARD
 from benchmarks.parity import checkpoints, comparison, ladder
-from benchmarks.parity.comparison import RUNGS, BrokenRungError, Job, Worst
-from benchmarks.parity.ladder import Scenario
-from common import cache, data, protocol
+from benchmarks.parity.comparison import BrokenRungError, Worst
+from common import cache, data
+from common.config import Device
 from common.errors import UserError
 from common.parameters import State
+from common.protocol import BACKENDS
 
 
 @dataclass
@@ -39,41 +38,68 @@ class Parity:
 
 
 def main(arguments: list[str]) -> int:
-    asked: Parity = parse(Parity, arguments, command="parity", description="Are the backends the same function?")
-    known(asked.backend)
+    asked: Parity = cli.parse(Parity, arguments, command="parity", description="Are the backends the same function?")
+    backends, unavailable = present(asked.backend, device=asked.device)
     before = environment.describe(asked.device)
-    if len(set(asked.backend)) == 1:
-        raise UserError(f"There is nothing to compare {asked.backend[0]} with; give two backends or more.")
-    backends, required = tuple(dict.fromkeys(asked.backend)) or protocol.BACKENDS, bool(asked.backend)
-    if asked.checkpoints is not None:
-        return checkpoints.compare(
-            asked.checkpoints,
-            backends=backends,
-            required=required,
-            device=asked.device,
-            data_dir=asked.data_dir,
-            results=asked.results,
-        )
-    if asked.sizes == "small":
-        name, images, parcels = ladder.RANDOM, ladder.random_images(ladder.SMALL.model.pixels), [ladder.small()]
-    else:
-        name, images = standard_images(asked.data_dir)
-        parcels = [[scenario] for scenario in ladder.standard(STANDARD)]  # a scenario's states fill a gigabyte
-    parcels = [[scenario.on(asked.device) for scenario in scenarios] for scenarios in parcels]
-    print(f"Images: {name}.")
-    # The products of small sizes gain nothing from threads, which would wait for one another most of the time.
-    threads = 1 if asked.sizes == "small" else None
+    uneven: list[str] = []
     try:
-        found, unavailable = run(backends, parcels, images, threads=threads, required=required)
+        if asked.checkpoints is None:
+            name, content = "parity", climb(backends, asked)
+        else:
+            where: dict[str, Any] = {"device": asked.device, "data_dir": asked.data_dir}
+            name, (content, uneven) = checkpoints.REPORT, checkpoints.compare(asked.checkpoints, backends=backends, **where)
     except BrokenRungError as error:
         print(error, file=sys.stderr)
         return 1
     for backend, reason in unavailable.items():
         print(f"{backend}: not run: {reason}")
-    content = comparison.content(found, unavailable, sizes=asked.sizes, images=name) | {"device": asked.device}
-    path = reports.write(reports.of_device("parity", asked.device), content, asked.results, environment=before)
-    print(f"Every rung holds: {path}")
-    return 0
+    content |= {"device": asked.device, "unavailable": unavailable}
+    path = reports.write(reports.of_device(name, asked.device), content, asked.results, environment=before)
+    print(f"Wrote {path}.")
+    for sentence in uneven:
+        print(sentence, file=sys.stderr)
+    return 1 if uneven else 0
+
+
+def present(named: tuple[str, ...], *, device: Device) -> tuple[list[str], dict[str, str]]:
+    """(the backends to compare, backend → why it is left out). A named backend that is unavailable fails in its own process.
+
+    Raises `UserError` for a name that isn't in BACKENDS, and where fewer than two backends are left.
+    """
+    cli.known(named)
+    unavailable = {}
+    for name in () if named else BACKENDS:
+        description, reason = cli.described(name)
+        if not description or device not in description["devices"]:
+            unavailable[name] = reason or f"it has no device {device} here."
+    backends = [name for name in dict.fromkeys(named or BACKENDS) if name not in unavailable]
+    if len(backends) < 2:
+        raise UserError("Parity needs two backends or more; `python -m benchmarks list` says which can be used here.")
+    return backends, unavailable
+
+
+def climb(backends: list[str], asked: Parity) -> dict[str, Any]:
+    """Climb and compare; the report's content. Raises `BrokenRungError` for the first rung that doesn't hold."""
+    if asked.sizes == "small":
+        name, images = ladder.RANDOM, ladder.random_images(ladder.SMALL.model.pixels)
+        parcels = [ladder.small(ladder.SMALL.replace(device=asked.device))]
+        threads = 1  # the products of small sizes gain nothing from threads, which would wait for one another most of the time
+    else:
+        name, images = standard_images(asked.data_dir)
+        # One scenario after another: the states of one fill a gigabyte of disk.
+        parcels = [[scenario] for scenario in ladder.standard(STANDARD.replace(device=asked.device))]
+        threads = None
+    print(f"Images: {name}.")
+    found: list[Worst] = []
+    for scenarios in parcels:
+        for scenario, results in comparison.climbed(backends, scenarios, images=images, threads=threads):
+            rows = comparison.compare(scenario, results, scenario.rungs)
+            top = max(rows, key=lambda row: row.deviation / (row.allowed or 1))
+            print(f"{scenario.name}: holds; nearest to its limit: {top.rung}, {top.tensor}, {top.deviation:.1e}", flush=True)
+            found += rows
+    print("Every rung holds.")
+    names = [scenario.name for scenarios in parcels for scenario in scenarios]
+    return {"sizes": asked.sizes, "images": name, "scenarios": names, "rows": comparison.worst_rows(found)}
 
 
 def standard_images(data_dir: Path | None) -> tuple[str, State]:
@@ -82,30 +108,3 @@ def standard_images(data_dir: Path | None) -> tuple[str, State]:
         dataset = data.load("binarized-mnist", data_dir=data_dir)
         return dataset.name, {"train": dataset.train[:5010], "test": dataset.test[:501]}
     return f"{ladder.RANDOM}, since binarized-mnist is neither in the cache nor in --data-dir", ladder.random_images(784)
-
-
-def run(
-    backends: Sequence[str], parcels: list[list[Scenario]], images: State, *, threads: int | None, required: bool
-) -> tuple[list[Worst], dict[str, str]]:
-    """Climb and compare. Returns the worst deviations, and backend → why it is unavailable.
-
-    Raises `BrokenRungError` for the first rung that doesn't hold, `UserError` as `comparison.check_present` does.
-    """
-    found: list[Worst] = []
-    unavailable: dict[str, str] = {}
-    for scenarios in parcels:
-        with tempfile.TemporaryDirectory() as folder:
-            there = [backend for backend in backends if backend not in unavailable]
-            done = comparison.measure(there, scenarios, images=images, folder=Path(folder), threads=threads)
-            unavailable |= {backend: job for backend, job in done.items() if isinstance(job, str)}
-            comparison.check_present(unavailable, backends=backends, required=required)
-            jobs = {backend: job for backend, job in done.items() if isinstance(job, Job)}
-            for number, scenario in enumerate(scenarios):
-                results = {backend: job.read(number) for backend, job in jobs.items()}
-                rows = comparison.compare(scenario, results, scenario.rungs)
-                top = max(rows, key=lambda row: row.deviation / (RUNGS[row.rung].allowed(row.dtype) or 1))
-                print(
-                    f"{scenario.name}: holds; nearest to its limit: {top.rung}, {top.tensor}, {top.deviation:.1e}", flush=True
-                )
-                found += rows
-    return found, unavailable

@@ -1,4 +1,4 @@
-"""What the backends measured on the ladder, compared: rung by rung, each pair of backends, in each precision.
+"""Compares each pair of backends on the ladder, rung by rung, in each precision.
 
 Each backend climbs `benchmarks.parity.ladder` in a process of its own. A deviation is max|a − b| / max|b| of a tensor.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -24,7 +25,7 @@ from benchmarks.outputs.table import Part, Table
 from benchmarks.parity import ladder
 from benchmarks.parity.ladder import Scenario
 from common import protocol
-from common.errors import UserError
+from common.config import Config
 from common.parameters import State
 
 Results = dict[str, dict[str, State]]  # backend → rung → name → array
@@ -32,7 +33,7 @@ Results = dict[str, dict[str, State]]  # backend → rung → name → array
 
 @dataclass(frozen=True)
 class Rung:
-    """What a rung compares, and the deviation that it allows in each precision."""
+    """The quantity that a rung compares, and the deviation that the rung allows in each precision."""
 
     quantity: str
     float64: float
@@ -75,7 +76,7 @@ class BrokenRungError(Exception):
 
 @dataclass(frozen=True)
 class Worst:
-    """The largest deviation of a rung between two backends."""
+    """The largest deviation of a rung between two backends: a row of the report."""
 
     rung: str
     scenario: str
@@ -83,18 +84,14 @@ class Worst:
     pair: tuple[str, str]
     deviation: float
     tensor: str
+    quantity: str
+    allowed: float
 
 
 def deviation(a: np.ndarray, b: np.ndarray) -> float:
     """max|a − b| / max|b|; 0 where a and b are equal, NaN where either has a NaN."""
     off = float(np.abs(np.asarray(a, np.float64) - b).max())
     return off / max(float(np.abs(b).max()), 1e-300) if off else off
-
-
-def compare(scenario: Scenario, results: Results, rungs: Iterable[str]) -> list[Worst]:
-    """Compare each pair of backends on these rungs, in order. Raises `BrokenRungError` for the first rung that doesn't hold."""
-    pairs = list(combinations(results, 2))
-    return [worst(rung, scenario, (a, b), results[a][rung], results[b][rung]) for rung in rungs for a, b in pairs]
 
 
 def distance(rung: str, a: np.ndarray, b: np.ndarray) -> float:
@@ -109,30 +106,50 @@ def distance(rung: str, a: np.ndarray, b: np.ndarray) -> float:
     return deviation(a, b)
 
 
+def compare(scenario: Scenario, results: Results, rungs: Iterable[str]) -> list[Worst]:
+    """Compare each pair of backends on these rungs, in order. Raises `BrokenRungError` for the first rung that doesn't hold."""
+    return [
+        worst(rung, scenario, pair, *(results[name][rung] for name in pair))
+        for rung in rungs
+        for pair in combinations(results, 2)
+    ]
+
+
 def worst(rung: str, scenario: Scenario, pair: tuple[str, str], ours: State, theirs: State) -> Worst:
     """The tensor that deviates most.
 
-    Raises `BrokenRungError` where that is more than the rung allows, or where the two have other tensors, shapes or dtypes.
+    Raises `BrokenRungError` where its deviation is more than the rung allows, and where tensors, shapes or dtypes differ.
     """
     where = f"{rung} ({scenario.name})"
     for name in sorted(ours.keys() ^ theirs.keys()):
         raise BrokenRungError(f"{where}: of {pair[0]} and {pair[1]}, only {pair[0] if name in ours else pair[1]} has {name}.")
-    if not ours:
-        raise BrokenRungError(f"{where}: {pair[0]} and {pair[1]} have nothing to compare.")
-    top, tensor = -1.0, ""
+    off = {}
     for name, a in ours.items():
         b = theirs[name]
         if (a.shape, a.dtype) != (b.shape, b.dtype):
             raise BrokenRungError(f"{where}: {name} is {a.dtype}{[*a.shape]} in {pair[0]}, {b.dtype}{[*b.shape]} in {pair[1]}.")
-        off = distance(rung, a, b)
-        if math.isnan(off) or off > top:
-            top, tensor = off, name
-        if math.isnan(off):
-            break
-    allowed = RUNGS[rung].allowed(scenario.config.factors)
-    if not top <= allowed:
-        raise BrokenRungError(f"{where}: {tensor} of {pair[0]} is {top:.1e} off that of {pair[1]}, more than {allowed:.0e}.")
-    return Worst(rung, scenario.name, scenario.config.factors, pair, top, tensor)
+        off[name] = distance(rung, a, b)
+    if not off:
+        raise BrokenRungError(f"{where}: {pair[0]} and {pair[1]} have nothing to compare.")
+    tensor = max(off, key=lambda name: math.inf if math.isnan(off[name]) else off[name])
+    dtype = scenario.config.factors
+    allowed = RUNGS[rung].allowed(dtype)
+    if not off[tensor] <= allowed:
+        raise BrokenRungError(
+            f"{where}: {tensor} of {pair[0]} is {off[tensor]:.1e} off that of {pair[1]}, more than {allowed:.0e}."
+        )
+    return Worst(rung, scenario.name, dtype, pair, off[tensor], tensor, RUNGS[rung].quantity, allowed)
+
+
+def worst_rows(found: list[Worst]) -> list[dict[str, Any]]:
+    """The report's rows: the worst of each precision, rung and pair."""
+    worst_of: dict[tuple[str, str, tuple[str, str]], Worst] = {}
+    for row in found:
+        key = row.dtype, row.rung, row.pair
+        worst_of[key] = max(worst_of.get(key, row), row, key=lambda row: row.deviation)
+    order, precisions = list(RUNGS), ("float64", "float32", "bfloat16")
+    rows = sorted(worst_of.values(), key=lambda row: (precisions.index(row.dtype), order.index(row.rung)))
+    return [dataclasses.asdict(row) for row in rows]
 
 
 # Measuring: each backend in a process of its own
@@ -140,7 +157,7 @@ def worst(rung: str, scenario: Scenario, pair: tuple[str, str], ours: State, the
 
 @dataclass(frozen=True)
 class Job:
-    """What one backend's process measures: scenario I goes into FOLDER/BACKEND-I.npz, up to the rung `last` (None: all)."""
+    """One backend's process. It writes the arrays of scenario I, up to the rung `last` (None: all), to FOLDER/BACKEND-I.npz."""
 
     backend: str
     scenarios: Sequence[Scenario]
@@ -152,13 +169,14 @@ class Job:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Job:
         """The inverse of `dataclasses.asdict`, through JSON."""
-        return cls(**values | {"scenarios": [Scenario.from_dict(scenario) for scenario in values["scenarios"]]})
+        scenarios = [Scenario(**each | {"config": Config.from_dict(each["config"])}) for each in values["scenarios"]]
+        return cls(**values | {"scenarios": scenarios})
 
     def file(self, number: int) -> Path:
         return Path(self.folder) / f"{self.backend}-{number}.npz"
 
     def read(self, number: int) -> dict[str, State]:
-        """What the process wrote of a scenario: rung → name → array."""
+        """A scenario's arrays: rung → name → array."""
         found: dict[str, State] = {}
         with np.load(self.file(number), allow_pickle=False) as file:
             for key in file.files:
@@ -167,13 +185,10 @@ class Job:
         return found
 
 
-def measured(question: dict[str, Any]) -> str | None:
-    """The process of a `Job`, given as a dictionary. Returns why its backend is unavailable; None once the files are there."""
+def measured(question: dict[str, Any]) -> None:
+    """The process of a `Job`, given as a dictionary: write its files."""
     job = Job.from_dict(question)
-    try:
-        backend = protocol.load(job.backend)
-    except UserError as error:
-        return str(error)
+    backend = protocol.load(job.backend)
     with np.load(job.images, allow_pickle=False) as images:
         train, test = images["train"], images["test"]
     for number, scenario in enumerate(job.scenarios):
@@ -183,60 +198,45 @@ def measured(question: dict[str, Any]) -> str | None:
             if rung == job.last:
                 break
         np.savez(job.file(number), **arrays)  # type: ignore[arg-type]
-    return None
 
 
-def in_process(job: Job, *, root: Path = ROOT) -> str | None:
-    """Run the job on the code in `root`. Returns why its backend is unavailable; None once the files are there.
+def in_process(job: Job, *, root: Path = ROOT) -> None:
+    """Run the job on the code in `root`.
 
     Raises `ProcessError` where the process refuses the job, `BrokenRungError` where it crashes.
     """
     threads = {"OMP_NUM_THREADS": str(job.threads)} if job.threads else {}
     try:
-        answer: str | None = ask(
-            f"{__name__}:measured", dataclasses.asdict(job), title=job.backend, folder=root, variables=threads
-        )
+        ask(f"{__name__}:measured", dataclasses.asdict(job), title=job.backend, folder=root, variables=threads)
     except ProcessError as error:
         if error.code == 2:
             raise
         raise BrokenRungError(str(error)) from error
-    return answer
 
 
 def measure(
     backends: Iterable[str], scenarios: Sequence[Scenario], *, images: State, folder: Path, threads: int | None
-) -> dict[str, Job | str]:
-    """Run all backends' processes at the same time. Returns backend → its finished job, or why it is unavailable."""
+) -> dict[str, Job]:
+    """Run all backends' processes at the same time. Returns backend → its finished job. Raises as `in_process` does."""
     file = folder / "images.npz"
     np.savez(file, **images)  # type: ignore[arg-type]
-    jobs = [Job(backend, scenarios, str(file), str(folder), threads) for backend in backends]
+    jobs = {backend: Job(backend, scenarios, str(file), str(folder), threads) for backend in backends}
     with concurrent.futures.ThreadPoolExecutor(len(jobs)) as pool:
-        reasons = list(pool.map(in_process, jobs))
-    return {job.backend: reason or job for job, reason in zip(jobs, reasons, strict=True)}
+        list(pool.map(in_process, jobs.values()))
+    return jobs
 
 
-def check_present(unavailable: dict[str, str], *, backends: Sequence[str], required: bool) -> None:
-    """Raises `UserError` where a `required` backend is unavailable, or fewer than two of `backends` are left to compare."""
-    if required and unavailable:
-        raise UserError(next(iter(unavailable.values())))
-    if len(set(backends) - unavailable.keys()) < 2:
-        raise UserError("Fewer than two backends are there to compare; `python -m benchmarks list` says what is missing.")
+def climbed(
+    backends: Iterable[str], scenarios: Sequence[Scenario], *, images: State, threads: int | None
+) -> Iterator[tuple[Scenario, Results]]:
+    """`measure` in a temporary folder, then each scenario with its results."""
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = measure(backends, scenarios, images=images, folder=Path(folder), threads=threads)
+        for number, scenario in enumerate(scenarios):
+            yield scenario, {backend: job.read(number) for backend, job in jobs.items()}
 
 
-# The report and its table
-
-
-def content(found: list[Worst], unavailable: dict[str, str], *, sizes: str, images: str) -> dict[str, Any]:
-    """The report's content: the worst row of each precision, rung and pair."""
-    rows = []
-    for dtype in ("float64", "float32", "bfloat16"):
-        for rung, what in RUNGS.items():
-            here = [row for row in found if (row.rung, row.dtype) == (rung, dtype)]
-            for pair in dict.fromkeys(row.pair for row in here):
-                row = max((row for row in here if row.pair == pair), key=lambda row: row.deviation)
-                rows.append(dataclasses.asdict(row) | {"quantity": what.quantity, "allowed": what.allowed(dtype)})
-    scenarios = list(dict.fromkeys(row.scenario for row in found))
-    return {"sizes": sizes, "images": images, "scenarios": scenarios, "rows": rows, "unavailable": unavailable}
+# The report's table
 
 
 def parts(report: Report) -> list[Part]:

@@ -1,22 +1,23 @@
-"""What one backend computes at each rung of the ladder, from given weights to a score; `comparison.py` compares the backends.
+"""The arrays that one backend computes at each rung of the ladder, from given weights to a score.
 
-A scenario is one session's way up. What a session computes depends on the scenario and the images alone, so that two backends
-that are the same function give the same arrays under the same names.
+The arrays depend on the scenario and the images alone: backends that are the same function give the same arrays.
+`comparison.py` compares them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from benchmarks.parity import device_noise
 from common import data, estimators
-from common.config import Config, Device, Model
+from common.config import Config, Model
 from common.noise import LADDER_EVALUATION, LADDER_FORWARD, LADDER_START, generator
 from common.parameters import State, fresh_state, initial_parameters
 from common.protocol import Backend, Session
@@ -44,20 +45,20 @@ FORWARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """A model with an optimizer, and how far up it goes."""
+    """A model and an optimizer, and the rungs that one session of them climbs."""
 
     name: str
     config: Config
-    steps_before: int  # steps of training behind the state it starts with, which then has moments and an EMA of its own
-    chunks: tuple[int, ...]  # steps a call
+    steps_before: int  # steps done in the initial state; where they aren't 0, its moments and EMA are drawn at random
+    chunks: Sequence[int]  # steps a call
     whole: bool  # False: only the rungs of training
 
     @property
     def rungs(self) -> tuple[str, ...]:
-        """The rungs that it climbs.
+        """The scenario's rungs, in order.
 
-        In bfloat16 training ends after one step: PyTorch rounds a weight's gradient, which grows over steps. The backends' own
-        noise is the same code whatever the model and the precision: one scenario of mean-field in float64 climbs that rung.
+        In bfloat16 training ends after one step: PyTorch rounds a weight's gradient, and the difference grows over steps.
+        A backend draws its noise by the same code for every model and precision: mean-field in float64 alone climbs that rung.
         """
         if self.config.precision != "full":
             return ("parameters", *FORWARD, "steps-1")
@@ -66,15 +67,6 @@ class Scenario:
             return ("parameters", *trained)
         noise = ("device-noise",) if (self.config.model.variational, self.config.dtype) == ("mean-field", "float64") else ()
         return ("parameters", *FORWARD, *trained, "evaluation", *noise)
-
-    def on(self, device: Device) -> Scenario:
-        """The same on a device."""
-        return dataclasses.replace(self, config=self.config.replace(device=device))
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Scenario:
-        """The inverse of `dataclasses.asdict`, through JSON."""
-        return cls(**values | {"config": Config.from_dict(values["config"]), "chunks": tuple(values["chunks"])})
 
 
 # The rule of the float32 scenarios. Where a gradient is nothing but rounding, Adam takes a whole step of either sign, and so do
@@ -105,7 +97,7 @@ def rules() -> dict[str, dict[str, Any]]:
     return result
 
 
-def scenario(family: str, rule: str, factors: str, *, sizes: Config, whole: bool, chunks: tuple[int, ...]) -> Scenario:
+def scenario(family: str, rule: str, factors: str, *, sizes: Config, whole: bool, chunks: Sequence[int]) -> Scenario:
     """A scenario with warm-up, cosine decay, two samples, EMA and given noise. `adam-decay` continues another run's state."""
     precision = {"dtype": "float32", "precision": "bfloat16"} if factors == "bfloat16" else {"dtype": factors}
     before = 7 if rule == "adam-decay" else 0
@@ -116,21 +108,21 @@ def scenario(family: str, rule: str, factors: str, *, sizes: Config, whole: bool
 
 
 SMALL = Config(model=Model(image_shape=(3, 4))).replace(latent_size=4, hidden_size=11, flow_depth=2, batch_size=20)
-# Rounding to bfloat16 opens or shuts a ReLU now and then, which moves one image's gradient by all that goes through it.
-MANY_IMAGES = SMALL.replace(hidden_size=32, batch_size=300)
 STEP_BY_STEP = (1,) * TRAINED[-1]
 IN_CHUNKS = (1, *(9,) * 11)  # two lengths reach every step of TRAINED, and each length is compiled
 
 
-def small() -> list[Scenario]:
-    """Every rung and every rule in seconds. What takes time is compiling, once for each length of chunk and rule."""
+def small(sizes: Config = SMALL) -> list[Scenario]:
+    """Every rung and every rule in seconds, most of which go into compiling, once for each length of chunk and rule."""
     whole = [("flow", "adam-decay", "float64"), ("mean-field", "adam", "float64"), ("flow", SMOOTH_RULE, "float32")]
     rest = [("flow", "rmsprop-outside-centered-0", "float64")]
     rest += [("mean-field", rule, "float64") for rule in rules() if not rule.startswith("adam")]
+    # Rounding to bfloat16 opens or shuts a ReLU now and then, which moves one image's gradient by all that goes through it.
+    many_images = sizes.replace(hidden_size=32, batch_size=300)
     return [
-        scenario(*names, sizes=SMALL, whole=names in whole, chunks=IN_CHUNKS if names == whole[0] else STEP_BY_STEP)
+        scenario(*names, sizes=sizes, whole=names in whole, chunks=IN_CHUNKS if names == whole[0] else STEP_BY_STEP)
         for names in whole + rest
-    ] + [scenario("flow", "adam", "bfloat16", sizes=MANY_IMAGES, whole=True, chunks=(1,))]
+    ] + [scenario("flow", "adam", "bfloat16", sizes=many_images, whole=True, chunks=(1,))]
 
 
 def standard(sizes: Config) -> list[Scenario]:
@@ -228,25 +220,18 @@ def training(session: Session, scenario: Scenario, train: np.ndarray) -> Iterato
             yield f"steps-{done}", session.state() | {"objective": objective, "elbo": elbo}
 
 
-@dataclass(frozen=True)
-class GivenNoise:
-    """A session for the estimators, with given evaluation noise [samples, images, latent]."""
-
-    session: Session
-    noise: np.ndarray
-
-    def log_weights(self, handle: Any, indices: np.ndarray, *, samples: range, **rest: Any) -> np.ndarray:
-        rest["noise"] = self.noise[samples.start : samples.stop, indices]
-        return self.session.log_weights(handle, indices, samples=samples, **rest)
-
-
 def evaluation(session: Session, config: Config, test: np.ndarray) -> State:
     """ELBO, log p(x), their errors and the effective sample size of the whole test set, by the estimators, on given noise."""
     shape = (2 * EVALUATION_SAMPLES, len(test), config.model.latent_size)
-    noise = generator(0, LADDER_EVALUATION).standard_normal(shape).astype(config.dtype)
-    given: Any = GivenNoise(session, noise)
+    draws = generator(0, LADDER_EVALUATION).standard_normal(shape).astype(config.dtype)
+
+    def log_weights(handle: Any, indices: np.ndarray, *, samples: range, seed: int, noise: None) -> np.ndarray:
+        given = draws[samples.start : samples.stop, indices]
+        return session.log_weights(handle, indices, samples=samples, seed=seed, noise=given)
+
+    scorer: Any = SimpleNamespace(log_weights=log_weights)
     estimates = estimators.estimate(
-        given,
+        scorer,
         session.place(test),
         images=np.arange(len(test), dtype=np.int32),
         samples=EVALUATION_SAMPLES,

@@ -95,7 +95,7 @@ def test_a_report_that_lacks_what_its_block_shows_is_named(root: Path) -> None:
     [
         ("<!-- report: speed -->\n<!-- end report -->\n", "There is no block 'report: speed'"),
         ("<!-- table: worst -->\n<!-- end table -->\n", "There is no block 'table: worst'"),
-        ("<!-- report: worst -->\nNot measured yet.\n<!-- end report -->\n", "documents have 2"),
+        ("<!-- report: worst -->\nNot measured yet.\n<!-- end report -->\n", "but 2 documents have it"),
     ],
 )
 def test_a_block_that_is_unknown_or_there_twice_is_found(root: Path, readme: str, message: str) -> None:
@@ -107,7 +107,7 @@ def test_a_block_that_is_unknown_or_there_twice_is_found(root: Path, readme: str
 
 def test_a_missing_block_is_found(root: Path) -> None:
     (root / "docs/parity.md").write_text("")
-    with pytest.raises(UserError, match="must have the block 'report: worst', and no document has one"):
+    with pytest.raises(UserError, match="must have the block 'report: worst', but no documents have it"):
         documents.check(made(root), root=root)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from benchmarks.harness import cli
 from benchmarks.parity import comparison, ladder
 from benchmarks.parity.comparison import Job
 from common.config import Config, Model
@@ -60,6 +61,16 @@ def deviation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-300))
 
 
+@pytest.fixture
+def absent(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """In place of a look at each backend: backend → why the command `parity` finds it unavailable; at first none is."""
+    reasons: dict[str, str] = {}
+    monkeypatch.setattr(
+        cli, "described", lambda name: (None, reasons[name]) if name in reasons else ({"devices": {"cpu": "", "cuda": ""}}, "")
+    )
+    return reasons
+
+
 SCENARIOS = ladder.small()
 
 
@@ -74,8 +85,6 @@ def climbed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[st
             folder.mkdir(exist_ok=True)
             images = ladder.random_images(ladder.SMALL.model.pixels)
             done = comparison.measure(BACKENDS, SCENARIOS, images=images, folder=folder, threads=1)
-            for job in done.values():
-                assert isinstance(job, Job), job
             jobs.write_text(json.dumps({backend: asdict(job) for backend, job in done.items()}))
     return {backend: Job.from_dict(values) for backend, values in json.loads(jobs.read_text()).items()}
 
@@ -86,7 +95,7 @@ def broken_by(mutation: Mutation, climbed: dict[str, Job], folder: Path) -> str:
     rungs = SCENARIOS[number].rungs
     mutated(mutation, folder / "code")
     job = replace(climbed[mutation.backend], scenarios=[SCENARIOS[number]], folder=str(folder), last=mutation.rung)
-    assert comparison.in_process(job, root=folder / "code") is None
+    comparison.in_process(job, root=folder / "code")
     results = {backend: clean.read(number) for backend, clean in climbed.items()} | {mutation.backend: job.read(0)}
     try:
         comparison.compare(SCENARIOS[number], results, rungs[: rungs.index(mutation.rung) + 1])

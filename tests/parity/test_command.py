@@ -9,26 +9,29 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.harness import cli
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
+from benchmarks.harness.processes import ProcessError
 from benchmarks.outputs import markdown
 from benchmarks.parity import comparison, ladder
-from benchmarks.parity.command import standard_images
+from benchmarks.parity.command import present, standard_images
 from benchmarks.parity.comparison import Job
 from common.parameters import State
 from common.protocol import load
 
+pytestmark = pytest.mark.usefixtures("absent")
 
-def fake(missing: dict[str, str], *, off: float):
-    """In place of `parity.measure`: every rung holds the number 1, in the second backend that is there 1 + `off`."""
 
-    def measure(backends, scenarios, *, images: State, folder: Path, threads: int | None) -> dict[str, Job | str]:
-        jobs = {b: missing.get(b) or Job(b, scenarios, "", str(folder), threads) for b in backends}
-        there = [job for job in jobs.values() if isinstance(job, Job)]
+def fake(*, off: float):
+    """In place of `comparison.measure`: every rung holds the number 1, in the second backend 1 + `off`."""
+
+    def measure(backends, scenarios, *, images: State, folder: Path, threads: int | None) -> dict[str, Job]:
+        jobs = {backend: Job(backend, scenarios, "", str(folder), threads) for backend in backends}
         for number, scenario in enumerate(scenarios):
             dtype = scenario.config.dtype
-            for job in there:
-                value = np.asarray(1 + off * (job in there[1:2]), dtype)
+            for i, job in enumerate(jobs.values()):
+                value = np.asarray(1 + off * (i == 1), dtype)
                 arrays = {f"{rung}/x": value if rung == "gradients" else np.zeros(1, dtype) for rung in scenario.rungs}
                 np.savez(job.file(number), **arrays)
         return jobs
@@ -37,7 +40,7 @@ def fake(missing: dict[str, str], *, off: float):
 
 
 def test_the_report_has_the_worst_row_of_each_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "measure", fake({}, off=2**-40))
+    monkeypatch.setattr(comparison, "measure", fake(off=2**-40))
     assert main(["parity", "--sizes", "small", "--results", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "parity.json").read_text())
     rows = [row for row in report["rows"] if (row["rung"], row["dtype"]) == ("gradients", "float64")]
@@ -52,9 +55,9 @@ def test_the_report_has_the_worst_row_of_each_pair(tmp_path: Path, monkeypatch: 
 def test_a_gpu_has_a_report_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     devices = set()
 
-    def measure(backends, scenarios, **rest) -> dict[str, Job | str]:
+    def measure(backends, scenarios, **rest) -> dict[str, Job]:
         devices.update(scenario.config.device for scenario in scenarios)
-        return fake({}, off=0)(backends, scenarios, **rest)
+        return fake(off=0)(backends, scenarios, **rest)
 
     monkeypatch.setattr(comparison, "measure", measure)
     assert main(["parity", "--sizes", "small", "--device", "cuda", "--results", str(tmp_path)]) == 0
@@ -77,15 +80,18 @@ def test_where_there_is_no_gpu_it_says_so(tmp_path: Path, capfd: pytest.CaptureF
 def test_a_broken_rung_is_one_sentence_and_no_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(comparison, "measure", fake({}, off=1e-3))
+    monkeypatch.setattr(comparison, "measure", fake(off=1e-3))
     assert main(["parity", "--sizes", "small", "--results", str(tmp_path)]) == 1
     message = "gradients (flow adam-decay float64): x of pytorch is 1.0e-03 off that of jax, more than 1e-10.\n"
     assert capsys.readouterr().err == message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_backend_that_is_not_installed_is_not_run_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "measure", fake({"jax": "No module named 'jax'."}, off=0))
+def test_a_backend_that_is_not_installed_is_not_run_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: dict[str, str]
+) -> None:
+    monkeypatch.setattr(comparison, "measure", fake(off=0))
+    absent["jax"] = "No module named 'jax'."
     assert main(["parity", "--sizes", "small", "--results", str(tmp_path)]) == 0
     table = markdown.page(comparison.parts(json.loads((tmp_path / "parity.json").read_text())))
     assert "| precision | quantity | allowed | pytorch – jax | pytorch – tensorflow | jax – tensorflow |" in table
@@ -96,27 +102,29 @@ def test_a_backend_that_is_not_installed_is_not_run_with_its_reason(tmp_path: Pa
 @pytest.mark.parametrize(
     ("asked", "missing", "message"),
     [
-        (["--backend", "pytorch", "jax"], {"jax": "Backend 'jax' is unavailable."}, "Backend 'jax' is unavailable."),
-        ([], {"jax": "gone", "tensorflow": "gone"}, "Fewer than two backends"),
-        (["--backend", "pytorch"], {}, "There is nothing to compare pytorch with"),
+        ([], {"jax": "gone", "tensorflow": "gone"}, "two backends or more"),
+        (["--backend", "pytorch"], {}, "two backends or more"),
+        (["--backend", "jax", "jax"], {}, "two backends or more"),
         (["--backend", "mxnet", "jax"], {}, "There is no backend 'mxnet'"),
     ],
 )
 def test_what_is_asked_for_and_missing_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked, missing, message: str
+    tmp_path: Path, absent: dict[str, str], capsys: pytest.CaptureFixture[str], asked, missing, message: str
 ) -> None:
-    monkeypatch.setattr(comparison, "measure", fake(missing, off=0))
+    absent |= missing
     assert main(["parity", "--sizes", "small", "--results", str(tmp_path), *asked]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_worker_whose_framework_is_missing_says_so(tmp_path: Path) -> None:
+def test_a_worker_whose_framework_is_missing_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "code").mkdir()
     for name in ("benchmarks", "common"):
         (tmp_path / "code" / name).symlink_to(ROOT / name)
     job = Job("pytorch", [], "", str(tmp_path), 1)
-    assert "Backend 'pytorch' is unavailable" in (comparison.in_process(job, root=tmp_path / "code") or "")
+    with pytest.raises(ProcessError, match="pytorch ended with code 2"):
+        comparison.in_process(job, root=tmp_path / "code")
+    assert "Backend 'pytorch' is unavailable" in capfd.readouterr().err
 
 
 def test_a_worker_that_crashes_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -138,3 +146,11 @@ def test_without_mnist_the_images_are_random_and_say_so(tmp_path: Path, monkeypa
             "float64",
             "float32",
         }
+
+
+def test_a_backend_without_the_device_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = {"pytorch": ["cpu", "cuda"], "jax": ["cpu"], "tensorflow": ["cpu", "cuda"]}
+    monkeypatch.setattr(cli, "described", lambda name: ({"devices": devices[name]}, ""))
+    assert present((), device="cpu") == (["pytorch", "jax", "tensorflow"], {})
+    assert present((), device="cuda") == (["pytorch", "tensorflow"], {"jax": "it has no device cuda here."})
+    assert present(("jax", "pytorch"), device="cuda") == (["jax", "pytorch"], {}), "it fails in its process, and says why"
