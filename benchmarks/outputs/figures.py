@@ -15,3 +15,12 @@ OF_BACKEND = dict(zip(BACKENDS, COLOURS, strict=False))
 def save(figure: Any, path: Path, *, dpi: int = 110) -> None:
     """Write a Matplotlib figure as PNG on white, whole or not at all."""
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=dpi, facecolor="white"))
+
+
+def ticks(axis: Any, locator: Any) -> None:
+    """Ticks at the locator's places alone, as 1,000 rather than 10^3."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    axis.set_major_locator(locator)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))

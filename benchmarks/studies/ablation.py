@@ -6,11 +6,10 @@ seeded random choice of the validation images: no variant sees the test set.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,15 +22,16 @@ from benchmarks.harness import processes, records, reports, runs
 from benchmarks.harness.cases import Bench
 from benchmarks.harness.copies import Replacement, replaced
 from benchmarks.harness.environment import ROOT
-from benchmarks.harness.presets import flat, preset
+from benchmarks.harness.presets import differing, flat, preset
 from benchmarks.harness.progress import Progress
 from benchmarks.harness.records import Record
 from benchmarks.harness.reports import Report
 from benchmarks.outputs.older import ANCESTORS
-from benchmarks.outputs.table import Part, Table
+from benchmarks.outputs.table import Part, Table, ranged
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import checkpoints, config, data, protocol
+from common.config import Config, Variational
 from common.data import Dataset
 from common.files import write_whole
 
@@ -52,8 +52,8 @@ GROUPS = {
     "initial-weights": ("initial_weights",),
     "selection": ("selection",),
 }
-# Script, family and fault → the mutation that makes this suite compute what the script computes.
-FAULTS = {
+# Script, family and fault of the script → the change that makes this suite compute what the script computes.
+FAULTS: dict[tuple[str, Variational, str], Replacement] = {
     ("ancestor-jax", "flow", "log-det-without-gate-bias"): Replacement(
         file="backends/jax/flow.py",
         before="        s = s + self.gate_bias\n        gate = nnx.sigmoid(s)\n",
@@ -74,16 +74,15 @@ LABELS = ("script", "family", "change")
 ROUNDS, ROUND_STEPS = 10, 20  # of the interleaved clock
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Variant:
-    """A script's preset with one difference."""
+    """A script's preset with one difference: other settings, or a fault of the script, put into this suite's code."""
 
     base: str
+    variational: Variational
     name: str
-    variational: str
-    change: str
     settings: dict[str, Any] = field(default_factory=dict)
-    fault: str | None = None
+    fault: Replacement | None = None
 
     @property
     def backend(self) -> str:
@@ -91,31 +90,34 @@ class Variant:
 
     @property
     def mutation(self) -> str | None:
-        """The mutation that it trains with."""
-        return f"{self.fault}-{self.backend}" if self.fault else None
+        """The name of the faulty code that the variant trains with; tests/parity/mutations.py has it too."""
+        return f"{self.name}-{self.backend}" if self.fault else None
+
+    @property
+    def change(self) -> str:
+        """The difference in words."""
+        if self.fault:
+            return f"with {self.name.replace('-', ' ')}"
+        if self.name == "all":
+            return f"all of these: {EQUAL_TO[self.base]}'s settings"
+        ours = flat(preset(self.base))
+        words = [f"{plain(key)} {plain(ours[key])} → {plain(value)}" for key, value in self.settings.items()]
+        return ", ".join(words) or AS_IT_IS
 
 
 def variants() -> dict[str, Variant]:
     """Name → variant: each script as it is, with each group of settings made equal, with all of them, and with each fault."""
     result = []
     for base, other in EQUAL_TO.items():
-        ours, theirs = flat(preset(base)), flat(preset(other))
-        whole: dict[str, Any] = {}
-        result.append(Variant(base=base, name=AS_IT_IS, variational="mean-field", change=AS_IT_IS))
-        for name, settings in GROUPS.items():
-            changed = {key: theirs[key] for key in settings if theirs[key] != ours[key]}
-            if changed:
-                words = ", ".join(f"{plain(key)} {plain(ours[key])} → {plain(value)}" for key, value in changed.items())
-                result.append(Variant(base=base, name=name, variational="mean-field", change=words, settings=changed))
-                whole |= changed
-        words = f"all of these: {other}'s settings"
-        result.append(Variant(base=base, name="all", variational="mean-field", change=words, settings=whole))
-    flows = dict.fromkeys(base for base, family, _ in FAULTS if family == "flow")
-    result += [Variant(base=base, name=AS_IT_IS, variational="flow", change=AS_IT_IS) for base in flows]
-    result += [
-        Variant(base=base, name=fault, variational=family, change=f"with {fault.replace('-', ' ')}", fault=fault)
-        for base, family, fault in FAULTS
-    ]
+        theirs = differing(preset(other), preset(base))
+        groups = {name: {key: theirs[key] for key in keys if key in theirs} for name, keys in GROUPS.items()}
+        every = {key: value for settings in groups.values() for key, value in settings.items()}
+        changes: dict[str, dict[str, Any]] = {AS_IT_IS: {}}
+        changes |= {name: settings for name, settings in groups.items() if settings} | {"all": every}
+        result += [Variant(base, "mean-field", name, settings) for name, settings in changes.items()]
+    faults = [Variant(*named, fault=fault) for named, fault in FAULTS.items()]
+    flows = dict.fromkeys(fault.base for fault in faults if fault.variational == "flow")
+    result += [Variant(base, "flow", AS_IT_IS) for base in flows] + faults
     return {f"{variant.base} {variant.variational} {variant.name}": variant for variant in result}
 
 
@@ -129,32 +131,56 @@ def plain(value: Any) -> str:
 
 @dataclass(kw_only=True)
 class Arguments(skeleton.DataArguments):
+    """The arguments of each study whose runs are tested on validation images."""
+
     steps: Annotated[int, tyro.conf.arg(help="Of each run: the first of the script's own, its rate is constant.")] = 1_000
     seed: Annotated[tuple[int, ...], tyro.conf.arg(help="Seeds, a run of every variant each.")] = (0, 1)
     images: Annotated[int, tyro.conf.arg(help="Validation images, a seeded random subset.")] = 500
     samples: Annotated[int, tyro.conf.arg(help="K: importance samples an image.")] = 100
 
+    @property
+    def held_out(self) -> Path:
+        """The data set file of `on_validation`."""
+        return self.results / "validation.h5"
+
+    def job(self, backend: str, name: str, settings: Config, *, dataset: Dataset) -> runs.Job:
+        """A run of the settings on `held_out`. Raises `UserError` where they don't fit one another or the data set."""
+        settings = settings.replace(image_shape=dataset.image_shape, steps=self.steps, samples=self.samples, images=0)
+        config.check(settings, train_images=len(dataset.train), test_images=len(dataset.test))
+        return runs.Job(backend, name, str(self.held_out), None, settings, str(self.results / "runs"), resume=False)
+
+    def about_runs(self, results: Iterable[Result]) -> dict[str, Any]:
+        """The part of the report's content that says what was trained, by which commits, and how it was tested."""
+        dataset = self.dataset()
+        return {
+            "run_commits": sorted({result["commit"] for result in results}),
+            "dataset": {"name": dataset.name, "sha256": dataset.sha256},
+            "steps": self.steps,
+            "seeds": list(self.seed),
+            "images": self.images,
+            "samples": self.samples,
+        }
+
 
 def plan(asked: Arguments) -> dict[str, Point]:
     """Every variant's run, one seed after another; then the clocks: one process for each script, one for each faulty code."""
     dataset = asked.dataset()
-    held_out = on_validation(dataset, images=asked.images, path=asked.results / "validation.h5")
+    on_validation(dataset, images=asked.images, path=asked.held_out)
     points: dict[str, Point] = {}
     clocks: dict[str, Point] = {}
     for seed, (name, variant) in itertools.product(asked.seed, variants().items()):
-        job = job_of(variant, asked, seed=seed, data=held_out, image_shape=dataset.image_shape)
-        config.check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
-        points[f"{name.replace(' ', '_')}_{seed}"] = {"variants": [name], "jobs": [job.as_json()], "clock": None}
+        job = job_of(variant, asked, seed=seed, dataset=dataset).as_json()
+        points[f"{name.replace(' ', '_')}_{seed}"] = {"variants": [name], "jobs": [job], "clock": None}
         if seed == asked.seed[0]:
             clock = variant.mutation or variant.base
             point = clocks.setdefault(f"clock_{clock}", {"variants": [], "jobs": [], "clock": clock})
             point["variants"].append(name)
-            point["jobs"].append(job.as_json())
+            point["jobs"].append(job)
     return points | clocks
 
 
-def on_validation(dataset: Dataset, *, images: int, path: Path) -> Path:
-    """A data set file with the same training and validation images, whose test images are some of the validation images."""
+def on_validation(dataset: Dataset, *, images: int, path: Path) -> None:
+    """Write a data set file with the same training and validation images, whose test images are some validation images."""
     chosen = dataset.valid[data.subset(images=images, of=len(dataset.valid))]
 
     def to(temporary: Path) -> None:
@@ -164,58 +190,40 @@ def on_validation(dataset: Dataset, *, images: int, path: Path) -> Path:
                 file[split] = values
 
     write_whole(path, to)
-    return path
 
 
-def job_of(variant: Variant, asked: Arguments, *, seed: int, data: Path, image_shape: tuple[int, int]) -> runs.Job:
+def job_of(variant: Variant, asked: Arguments, *, seed: int, dataset: Dataset) -> runs.Job:
     settings = preset(variant.base).replace(
-        **variant.settings,
-        image_shape=image_shape,
-        variational=variant.variational,
-        seed=seed,
-        steps=asked.steps,
-        validation_interval=max(asked.steps // 2, 1),
-        samples=asked.samples,
-        images=0,
+        **variant.settings, variational=variant.variational, seed=seed, validation_interval=max(asked.steps // 2, 1)
     )
-    name = f"{variant.base}+{variant.name}"
-    return runs.Job(variant.backend, name, str(data), None, settings, str(asked.results / "runs"), resume=False)
+    return asked.job(variant.backend, f"{variant.base}+{variant.name}", settings, dataset=dataset)
 
 
 def run(point: Point) -> Result:
-    """The figures of a clock, see `clock`; or the tests of a run: `claimed` by its own code, `judged` by this checkout's.
+    """A clock's seconds, see `clock`; or the tests of a run: `claimed` by the run's own code, `judged` by this checkout's.
 
     Raises `UserError` where a process fails.
     """
     variant = variants()[point["variants"][0]]
-    with code_of(variant) as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = ROOT
+        if variant.fault:
+            folder = Path(temporary)
+            replaced(folder, variant.fault)
         if point["clock"]:
             title = f"the clock of {point['clock']}"
-            return {"seconds": processes.ask(f"{__name__}:clock", point["jobs"], title=title, folder=folder or ROOT)}
+            return {"seconds": processes.ask(f"{__name__}:clock", point["jobs"], title=title, folder=folder)}
         job = dataclasses.replace(runs.Job.from_json(point["jobs"][0]), resume=point["resume"])
         own = done(job, folder=folder)
     judged = own["test"]
-    if variant.mutation:
+    if variant.fault:
         judged = processes.ask(f"{__name__}:judged", job.as_json(), title=f"the test of {job.checkpoint.name}")
     return {"claimed": own["test"], "judged": judged, "commit": str(own["environment"]["commit"])}
 
 
-@contextlib.contextmanager
-def code_of(variant: Variant) -> Iterator[Path | None]:
-    """A folder with the code that the variant trains with; None where that is this checkout's."""
-    if variant.mutation is None:
-        yield None
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        replaced(Path(folder), FAULTS[variant.base, variant.variational, variant.fault or ""])
-        yield Path(folder)
-
-
-def done(job: runs.Job, *, folder: Path | None) -> Record:
-    """The job's record; the job runs in a process of its own unless its record is there and may be resumed."""
-    if job.resume and runs.finished(job):
-        return records.read(job.record)
-    if code := runs.in_process(job, folder=folder):
+def done(job: runs.Job, *, folder: Path = ROOT) -> Record:
+    """The job's record, from a process with the code in `folder`, unless the record is there and may be resumed."""
+    if not (job.resume and runs.finished(job)) and (code := runs.in_process(job, folder=folder)):
         raise processes.ProcessError(job.record.name, code)
     return records.read(job.record)
 
@@ -227,7 +235,7 @@ def judged(text: str) -> dict[str, Any]:
         protocol.load(job.backend),
         checkpoints.load(job.checkpoint).selected(),
         config=job.config,
-        dataset=data.load(job.data, data_dir=None),
+        dataset=job.dataset(),
         progress=Progress(job.checkpoint.stem),
     )
     return dataclasses.asdict(estimates)
@@ -240,21 +248,16 @@ def clock(jobs: list[str]) -> list[dict[str, list[float]]]:
         job = runs.Job.from_json(text)
         bench = Bench(job.backend, job.config.model.variational, device=job.config.device, settings=job.config)
         cases.append(bench.case("train", job.config.training.batch_size, steps=ROUND_STEPS))
-    found: list[dict[str, list[float]]] = [{"step_s": [], "floor_s": []} for _ in cases]
-    for number in range(1 + ROUNDS):
-        for case, figures in zip(cases, found, strict=True):
-            step_s, floor_s = case.seconds() / case.steps, case.floor_seconds() / case.steps
-            if number:  # the first round compiles
-                figures["step_s"].append(step_s)
-                figures["floor_s"].append(floor_s)
-    return found
+    # [round, job, step or products]; the first round compiles.
+    seconds = np.array([[(case.seconds(), case.floor_seconds()) for case in cases] for _ in range(1 + ROUNDS)])[1:]
+    step_s, floor_s = np.moveaxis(seconds / ROUND_STEPS, 0, -1).swapaxes(0, 1).tolist()
+    return [{"step_s": steps, "floor_s": floors} for steps, floors in zip(step_s, floor_s, strict=True)]
 
 
 # --- the report and its table ---
 
 
 def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
-    dataset = asked.dataset()
     tests: dict[str, list[Result]] = {}
     seconds: dict[str, dict[str, list[float]]] = {}
     for point, result in measured:
@@ -262,16 +265,9 @@ def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
             seconds |= dict(zip(point["variants"], result["seconds"], strict=True))
         else:
             tests.setdefault(point["variants"][0], []).append(result)
-    of_this_code = [name for name, variant in variants().items() if not variant.mutation]  # a faulty copy has no commit
-    return {
-        "run_commits": sorted({result["commit"] for name in of_this_code for result in tests[name]}),
-        "dataset": {"name": dataset.name, "sha256": dataset.sha256},
-        "steps": asked.steps,
-        "seeds": list(asked.seed),
-        "images": asked.images,
-        "samples": asked.samples,
-        "rows": [row(variant, tests[name], seconds[name]) for name, variant in variants().items()],
-    }
+    of_this_code = [result for name, variant in variants().items() if not variant.fault for result in tests[name]]
+    rows = [row(variant, tests[name], seconds[name]) for name, variant in variants().items()]
+    return asked.about_runs(of_this_code) | {"rows": rows}  # a copy with a fault has no commit
 
 
 def row(variant: Variant, tests: list[Result], seconds: dict[str, list[float]]) -> dict[str, Any]:
@@ -296,23 +292,20 @@ def row(variant: Variant, tests: list[Result], seconds: dict[str, list[float]]) 
 def parts(report: Report) -> list[Part]:
     """A row for each variant: log p(x), and its change against the script as it is: mean over seeds (lowest … highest)."""
     columns = [*LABELS, "log p(x)", "against as it is", "its own code claims", "examples/s (IQR)", "times", "step / floor"]
+    as_they_are = {(row["base"], row["variational"]): row for row in report["rows"] if row["change"] == AS_IT_IS}
     rows = []
-    base: dict[tuple[str, str], dict[str, Any]] = {}
     for found in report["rows"]:
-        family = (found["base"], found["variational"])
-        if found["change"] == AS_IT_IS:
-            base[family] = found
-        reference = base[family]
-        change = np.array(found["log_px"]) - np.array(reference["log_px"])
+        script = as_they_are[found["base"], found["variational"]]
+        change = np.array(found["log_px"]) - np.array(script["log_px"])
         cells = (
             found["base"].removeprefix("ancestor-"),
             found["variational"],
             found["change"],
             f"{np.mean(found['log_px']):.2f}",
-            "" if found is reference else f"{change.mean():+.2f} ({change.min():+.2f} … {change.max():+.2f})",
+            "" if found is script else ranged(change.mean(), change, "+.2f"),
             f"{np.mean(found['claimed_log_px']):.2f}" if found["mutation"] else "",
             f"{found['examples_per_s']:,.0f} ({found['examples_per_s_iqr']:,.0f})",
-            f"{found['examples_per_s'] / reference['examples_per_s']:.2f}",
+            f"{found['examples_per_s'] / script['examples_per_s']:.2f}",
             f"{found['floor_ratio']:.2f}",
         )
         rows.append(cells)

@@ -30,8 +30,6 @@ from common.config import Config, Dtype
 from common.errors import UserError
 from common.parameters import group
 
-# Until a step, so many steps are one point of the report's curves: the curves part early.
-WINDOWS = ((20, 1), (100, 5), (None, 20))
 EDGE = 100  # the table's first and last steps
 
 
@@ -105,10 +103,12 @@ def measure(point: Point) -> Result:
 
 
 def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
-    finished: dict[tuple[str, str], dict[str, Checkpoint]] = {}
-    for point, result in measured:
-        checkpoint = checkpoints.load(Path(result["checkpoint"]))
-        finished.setdefault((point["variational"], point["precision"]), {})[point["backend"]] = checkpoint
+    compared_runs = []
+    members = skeleton.grouped((point | result for point, result in measured), "variational", "precision")
+    for (family, dtype), points in members.items():
+        finished = {point["backend"]: checkpoints.load(Path(point["checkpoint"])) for point in points}
+        compared_runs.append({"variational": family, "precision": dtype, **compared(finished)})
+    checkpoint = next(iter(finished.values()))
     return {
         "preset": asked.preset,
         "seed": asked.seed,
@@ -116,9 +116,7 @@ def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
         "dataset": {"name": checkpoint.dataset, "sha256": checkpoint.sha256},
         "steps": asked.steps,
         "schedule_steps": preset(asked.preset).training.steps,
-        "runs": [
-            {"variational": family, "precision": dtype, **compared(members)} for (family, dtype), members in finished.items()
-        ],
+        "runs": compared_runs,
     }
 
 
@@ -128,8 +126,9 @@ def compared(finished: dict[str, Checkpoint]) -> dict[str, Any]:
     The curves are means over a window; a difference is taken step by step. `apart` is the difference of the means over the
     last steps. `last_bit` is the spacing of the precision's numbers at the objective.
     """
-    objectives = {name: np.array(checkpoint.history["objective"]) for name, checkpoint in finished.items()}
-    elbos = {name: np.array(checkpoint.history["elbo"]) for name, checkpoint in finished.items()}
+    objectives, elbos = (
+        {name: np.array(checkpoint.history[curve]) for name, checkpoint in finished.items()} for curve in ("objective", "elbo")
+    )
     reference = next(iter(objectives.values()))
     dtype = next(iter(finished.values())).config.dtype
     pairs = []
@@ -157,12 +156,9 @@ def compared(finished: dict[str, Checkpoint]) -> dict[str, Any]:
 
 
 def windows(values: np.ndarray) -> list[np.ndarray]:
-    """Values [steps], cut into the windows of WINDOWS."""
-    cuts: list[int] = []
-    for until, size in WINDOWS:
-        first = cuts[-1] if cuts else 0
-        cuts += range(first + size, min(until or len(values), len(values)) + 1, size)
-    return [window for window in np.split(values, cuts) if len(window)]
+    """Values [steps], cut into windows of 1 step until step 20, of 5 until step 100, then of 20: the curves part early."""
+    cuts = [*range(1, 20), *range(20, 100, 5), *range(100, len(values), 20)]
+    return np.split(values, [cut for cut in cuts if cut < len(values)])
 
 
 def worst_of(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -188,15 +184,14 @@ def draw(report: Report, path: Path) -> None:
     """A column for each family: the objective's curves above, below them each pair's |difference| in each precision."""
     from matplotlib.figure import Figure
 
-    families = list(dict.fromkeys(run["variational"] for run in report["runs"]))
+    families = skeleton.grouped(report["runs"], "variational")
     figure = Figure(figsize=(5.2 * len(families), 7.0), layout="constrained")
     axes = figure.subplots(2, len(families), sharex=True, sharey="row", squeeze=False, height_ratios=(2, 3))
-    for column, family in enumerate(families):
-        above, below = axes[:, column]
-        members = [run for run in report["runs"] if run["variational"] == family]
-        curves(above, members[0])
-        for run, line in zip(members, itertools.cycle(LINES), strict=False):
-            differences(below, run, line=line)
+    for ((family,), members), (above, below) in zip(families.items(), axes.T, strict=True):
+        for (name, values), (colour, line, width) in zip(members[0]["objective"].items(), CURVES, strict=False):
+            above.plot(members[0]["step"], values, color=colour, linestyle=line, linewidth=width, label=name)
+        for run, dashes in zip(members, LINES, strict=False):
+            differences(below, run, line=dashes)
         above.set_title(f"{family}: objective in {members[0]['precision']}", fontsize=10)
         below.set_title(f"{family}: |difference| of the objective", fontsize=10)
         below.set(xscale="log", yscale="log", xlabel="step")
@@ -209,15 +204,11 @@ def draw(report: Report, path: Path) -> None:
     figures.save(figure, path, dpi=100)
 
 
-def curves(axes: Any, run: dict[str, Any]) -> None:
-    for (name, values), (colour, line, width) in zip(run["objective"].items(), itertools.cycle(CURVES), strict=False):
-        axes.plot(run["step"], values, color=colour, linestyle=line, linewidth=width, label=name)
-
-
 def differences(axes: Any, run: dict[str, Any], *, line: Any) -> None:
-    for pair, colour in zip(run["pairs"], itertools.cycle(PAIR_COLOURS), strict=False):
+    """A line for each pair, and one for the spacing of the precision's numbers."""
+    for pair, colour in zip(run["pairs"], PAIR_COLOURS, strict=False):
         values = np.array(pair["difference"])
-        values = np.where(values > 0, values, np.nan)  # 0 has no place on a log axis
+        values[values == 0] = np.nan  # 0 has no place on a log axis
         label = f"{' − '.join(pair['backends'])}, {run['precision']}"
         axes.plot(run["step"], values, color=colour, linewidth=1.2, linestyle=line, marker=".", markersize=2, label=label)
     axes.plot(run["step"], run["last_bit"], color="black", linewidth=0.8, linestyle=":")

@@ -7,6 +7,7 @@ a seed in full and in bfloat16 each, on a data set whose test images are a seede
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
 from dataclasses import dataclass
@@ -21,10 +22,10 @@ from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
 from benchmarks.harness.reports import Report
 from benchmarks.harness.turns import Contender, What, seconds_by_turns
-from benchmarks.outputs.table import Part, Table
+from benchmarks.outputs.table import Part, Table, ranged
 from benchmarks.studies import ablation, skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
-from common import config, estimators
+from common import estimators
 from common.config import Precision, Variational
 
 PRECISIONS: tuple[Precision, ...] = ("full", "bfloat16")
@@ -35,18 +36,16 @@ CALL_STEPS = calls.ROWS_A_CALL // BATCH  # of "train" and "products"
 
 
 @dataclass(kw_only=True)
-class Arguments(skeleton.DataArguments):
+class Arguments(ablation.Arguments):
     backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Whose speed is measured; all by default.")] = ()
     pairs: Annotated[int, tyro.conf.arg(help="Pairs of fresh processes a backend and family; 0 for no timing.")] = 5
     turns: Annotated[int, tyro.conf.arg(help="Turns a pair.")] = 8
     trained: Annotated[str, tyro.conf.arg(help="The backend whose log p(x) is measured.")] = "pytorch"
     variational: Annotated[tuple[Variational, ...], tyro.conf.arg(help="The families trained.")] = ("mean-field",)
-    seed: Annotated[tuple[int, ...], tyro.conf.arg(help="Seeds, a run in full and one in bfloat16 each; none to train.")] = (
+    seed: Annotated[tuple[int, ...], tyro.conf.arg(help="A run in full and one in bfloat16 each; none to train.")] = (
         *range(5),
     )
     steps: Annotated[int, tyro.conf.arg(help="Of each run; the KL warm-up takes a third.")] = 2_000
-    images: Annotated[int, tyro.conf.arg(help="Validation images, a seeded random subset.")] = 500
-    samples: Annotated[int, tyro.conf.arg(help="K: importance samples an image.")] = 100
 
 
 def check(asked: Arguments) -> None:
@@ -57,40 +56,23 @@ def check(asked: Arguments) -> None:
 def plan(asked: Arguments) -> dict[str, Point]:
     """The runs, then the pairs: every row's first pair before any row's second, so that rows share the hours of the day."""
     points = quality_plan(asked) if asked.seed else {}
-    for number in range(asked.pairs):
-        for kind, family in TIMED:
-            for backend in asked.backend:
-                what = {"kind": kind, "family": family, "batch": BATCH, "backend": backend}
-                point = {"what": what, "turns": asked.turns, "low_first": number % 2 == 1}
-                points[f"{kind}_{family}_{backend}_{number}"] = point
+    for number, (kind, family), backend in itertools.product(range(asked.pairs), TIMED, asked.backend):
+        what = {"kind": kind, "family": family, "batch": BATCH, "backend": backend}
+        points[f"{kind}_{family}_{backend}_{number}"] = {"what": what, "turns": asked.turns, "low_first": number % 2 == 1}
     return points
 
 
 def quality_plan(asked: Arguments) -> dict[str, Point]:
     """Every run, on a data set whose test images are validation images."""
     dataset = asked.dataset()
-    held_out = ablation.on_validation(dataset, images=asked.images, path=asked.results / "validation.h5")
+    ablation.on_validation(dataset, images=asked.images, path=asked.held_out)
+    base = STANDARD.replace(warm_up=asked.steps // 3, validation_interval=asked.steps)
     points: dict[str, Point] = {}
-    for family in asked.variational:
-        for seed in asked.seed:
-            for precision in PRECISIONS:
-                settings = STANDARD.replace(
-                    image_shape=dataset.image_shape,
-                    variational=family,
-                    seed=seed,
-                    precision=precision,
-                    steps=asked.steps,
-                    warm_up=asked.steps // 3,
-                    validation_interval=asked.steps,
-                    samples=asked.samples,
-                    images=0,
-                )
-                config.check(settings, train_images=len(dataset.train), test_images=len(dataset.test))
-                job = runs.Job(
-                    asked.trained, "standard", str(held_out), None, settings, str(asked.results / "runs"), resume=False
-                )
-                point = {"family": family, "precision": precision, "seed": seed, "job": job.as_json()}
-                points[f"run_{family}_{precision}_{seed}"] = point
+    for family, seed, precision in itertools.product(asked.variational, asked.seed, PRECISIONS):
+        settings = base.replace(variational=family, seed=seed, precision=precision)
+        job = asked.job(asked.trained, "standard", settings, dataset=dataset)
+        point = {"family": family, "precision": precision, "seed": seed, "job": job.as_json()}
+        points[f"run_{family}_{precision}_{seed}"] = point
     return points
 
 
@@ -98,7 +80,7 @@ def run(point: Point) -> Result:
     """A pair's figures, see `pair`; or a run's test and commit."""
     if "what" in point:
         return pair(What(**point["what"]), turns=point["turns"], low_first=point["low_first"])
-    record = ablation.done(dataclasses.replace(runs.Job.from_json(point["job"]), resume=point["resume"]), folder=None)
+    record = ablation.done(dataclasses.replace(runs.Job.from_json(point["job"]), resume=point["resume"]))
     return {"test": record["test"], "commit": str(record["environment"]["commit"])}
 
 
@@ -122,35 +104,20 @@ def pair(what: What, *, turns: int, low_first: bool) -> Result:
 
 def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
     """Speed: a row for each kind, family and backend, with lists over pairs; quality: for each precision, over seeds."""
-    speed: dict[tuple[Any, ...], dict[str, Any]] = {}
-    tests: dict[tuple[Any, ...], dict[str, Any]] = {}
-    commits = set()
-    for point, result in measured:
-        if "what" in point:
-            row = speed.setdefault(tuple(point["what"].values()), point["what"] | {"round_trips_ns": []})
-            row["round_trips_ns"] += result["round_trips_ns"]
-            for name in ("full_ms", "bfloat16_ms", "ratio"):
-                row.setdefault(name, []).append(result[name])
-        else:
-            of = {name: point[name] for name in ("family", "precision")}
-            row = tests.setdefault(tuple(of.values()), of)
-            commits.add(result["commit"])
-            for name in ("log_px", "log_px_se", "elbo"):
-                row.setdefault(name, []).append(result["test"][name])
-    quality = None
-    if tests:
-        dataset = asked.dataset()
-        quality = {
-            "run_commits": sorted(commits),
-            "backend": asked.trained,
-            "dataset": {"name": dataset.name, "sha256": dataset.sha256},
-            "seeds": list(asked.seed),
-            "steps": asked.steps,
-            "images": asked.images,
-            "samples": asked.samples,
-            "rows": list(tests.values()),
-        }
-    return {"turns": asked.turns, "speed": list(speed.values()), "quality": quality}
+    pairs = [point["what"] | result for point, result in measured if "what" in point]
+    tests = [point | result["test"] | {"commit": result["commit"]} for point, result in measured if "what" not in point]
+    speed = listed(pairs, of=("kind", "family", "batch", "backend"), each=("full_ms", "bfloat16_ms", "ratio"))
+    for row, members in zip(speed, skeleton.grouped(pairs, "kind", "family", "backend").values(), strict=True):
+        row["round_trips_ns"] = [trip for pair in members for trip in pair["round_trips_ns"]]
+    rows = listed(tests, of=("family", "precision"), each=("log_px", "log_px_se", "elbo"))
+    quality = {"backend": asked.trained, **asked.about_runs(tests), "rows": rows} if tests else None
+    return {"turns": asked.turns, "speed": speed, "quality": quality}
+
+
+def listed(rows: list[dict[str, Any]], *, of: tuple[str, ...], each: tuple[str, ...]) -> list[dict[str, Any]]:
+    """A row a group that agrees in the values `of`, with the lists of its `each`."""
+    groups = skeleton.grouped(rows, *of).values()
+    return [{name: rows[0][name] for name in of} | {name: [row[name] for row in rows] for name in each} for rows in groups]
 
 
 def parts(report: Report) -> list[Part]:
@@ -166,8 +133,8 @@ def speed_parts(report: Report) -> list[Part]:
     for row in report["speed"]:
         full, low, ratio = (statistics.median(row[key]) for key in ("full_ms", "bfloat16_ms", "ratio"))
         name = {"train": "a step", "products": "its products"}[row["kind"]]
-        ratios = f"{ratio:.2f} ({min(row['ratio']):.2f} … {max(row['ratio']):.2f})"
-        rows.append((name, row["family"], row["backend"], f"{full:.2f}", f"{low:.2f}", ratios))
+        names = (name, row["family"], row["backend"])
+        rows.append((*names, f"{full:.2f}", f"{low:.2f}", ranged(ratio, row["ratio"], ".2f")))
     pairs = " or ".join(str(count) for count in sorted({len(row["ratio"]) for row in report["speed"]}))
     labels = ("what", "family", "backend")
     columns = (*labels, "full, ms a step", "bfloat16", "full / bfloat16 (least … most)")

@@ -12,6 +12,7 @@ floor's own matrices are made later. On a GPU the framework tells the peak of th
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import mmap
 import os
@@ -32,7 +33,7 @@ from benchmarks.harness.floor import WORD, flop, forward
 from benchmarks.harness.memory import forget_peak, peak, resident
 from benchmarks.harness.presets import STANDARD
 from benchmarks.outputs import figures
-from benchmarks.outputs.table import Part, Table
+from benchmarks.outputs.table import Part, Table, ranged
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import cache, estimators, protocol
@@ -90,14 +91,12 @@ def check(asked: Arguments) -> None:
 def plan(asked: Arguments) -> dict[str, Point]:
     """Every point, in the order in which they are measured."""
     points: dict[str, Point] = {}
-    for repeat in range(asked.repeats):
-        for axis in asked.axis:
-            for value in AXES[axis].values:
-                for backend in asked.backend:
-                    family = AXES[axis].family
-                    point: Point = {"axis": axis, "value": value, "family": family, "backend": backend, "repeat": repeat}
-                    title = f"{axis}-{value}_{family}_{backend}_{repeat}"
-                    points[title] = point | {"device": asked.device, "seconds": asked.seconds}
+    for repeat, axis in itertools.product(range(asked.repeats), asked.axis):
+        family = AXES[axis].family
+        for value, backend in itertools.product(AXES[axis].values, asked.backend):
+            point: Point = {"axis": axis, "value": value, "family": family, "backend": backend, "repeat": repeat}
+            title = f"{axis}-{value}_{family}_{backend}_{repeat}"
+            points[title] = point | {"device": asked.device, "seconds": asked.seconds}
     return points
 
 
@@ -129,40 +128,30 @@ def others_since(before: np.ndarray) -> float:
     return max(float((work - own) / clock), 0.0)
 
 
-def page_faults() -> int:
-    """Pages of memory that the system has mapped for this process so far, none of them read from a disk."""
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-
 def work_of(bench: Bench, axis: str) -> Case:
     """What a point of this axis times."""
     config = bench.config
     if axis != "samples":
         steps = int(np.clip(CALL_FLOP / flop(config), LEAST_STEPS, MOST_STEPS))
         return bench.case("train", config.training.batch_size, steps=steps)
-    evaluation, images = config.evaluation, np.arange(IMAGES, dtype=np.int32)
+    evaluation = config.evaluation
     block = min(evaluation.samples, evaluation.sample_block)
     blocks = -(-evaluation.samples // block)
     times = -(-LEAST_BLOCKS // blocks)
-
-    def work() -> None:
-        for _ in range(times):
-            estimators.estimate(
-                bench.session,
-                bench.handle,
-                images=images,
-                samples=evaluation.samples,
-                image_batch=evaluation.image_batch,
-                sample_block=evaluation.sample_block,
-                seed=0,
-                report=lambda done: None,
-            )
-
+    estimate = functools.partial(
+        estimators.estimate,
+        bench.session,
+        bench.handle,
+        images=np.arange(IMAGES, dtype=np.int32),
+        samples=evaluation.samples,
+        image_batch=evaluation.image_batch,
+        sample_block=evaluation.sample_block,
+        seed=0,
+        report=lambda done: None,
+    )
     products = list(forward(config.model, batch=IMAGES, samples=block).values())
     return Case(
-        work=work,
+        work=lambda: [estimate() for _ in range(times)],
         synchronize=bench.session.synchronize,
         steps=times * blocks,
         examples=IMAGES * block,
@@ -187,6 +176,12 @@ def measure(point: Point, base: Config = STANDARD) -> Result:
     `compiling` and `working` the highest during the first call and during the next two, None where the system doesn't say;
     `device` the peak of a GPU's own memory until then, None on a CPU.
     """
+    import resource  # not on Windows
+
+    def effort() -> np.ndarray:
+        """Seconds of this process's work on all cores, and the pages of memory mapped for the process, none from a disk."""
+        return np.array([time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt])
+
     device = point["device"]
     protocol.load(point["backend"])
     imported = resident()
@@ -201,11 +196,11 @@ def measure(point: Point, base: Config = STANDARD) -> Result:
     first_s = case.seconds()
     compiling = peak()
     forget_peak()
-    cpu_s, faults = time.process_time(), page_faults()
+    before_warm = effort()
     warm_s = case.seconds() + case.seconds()
-    cpu_s, faults, working = time.process_time() - cpu_s, page_faults() - faults, peak()
+    (cpu_s, faults), working = (effort() - before_warm).tolist(), peak()
     others_first = others_since(begun)
-    cores_busy, device_peak = cpu_s / warm_s, protocol.probes(point["backend"]).device_peak(device)
+    device_peak = protocol.probes(point["backend"]).device_peak(device)
     case.floor_seconds()  # compiles
 
     def once() -> tuple[float, float, float]:
@@ -213,30 +208,28 @@ def measure(point: Point, base: Config = STANDARD) -> Result:
         before = usage()
         return case.floor_seconds(), case.seconds(), others_since(before)
 
-    floors: list[float] = []
-    rounds: list[float] = []
-    others, trips = [], []
-    while sum(floors) + sum(rounds) < point["seconds"] or len(rounds) < LEAST_ROUNDS:
-        (floor_s, round_s, busy), ends = cores.together(once)  # a point is too long for its two ends
-        floors.append(floor_s)
-        rounds.append(round_s)
-        others.append(busy)
+    rounds: list[tuple[float, float, float]] = []  # seconds of the products and of the work; cores that others kept busy
+    trips: list[cores.RoundTrip] = []
+    while sum(floor_s + work_s for floor_s, work_s, _ in rounds) < point["seconds"] or len(rounds) < LEAST_ROUNDS:
+        found, ends = cores.together(once)  # a point is too long for its two ends
+        rounds.append(found)
         trips += ends
-    median, examples = statistics.median(rounds), case.steps * case.examples
-    low, high = np.percentile(rounds, [25, 75])
+    floors, seconds, others = np.array(rounds).T
+    low, median, high = np.percentile(seconds, [25, 50, 75]).tolist()
+    floor_median, examples = float(np.median(floors)), case.steps * case.examples
     return {
         "steps": case.steps,
         "rounds": len(rounds),
         "step_s": median / case.steps,
-        "step_s_iqr": float(high - low) / case.steps,
+        "step_s_iqr": (high - low) / case.steps,
         "examples_per_s": examples / median,
-        "floor_step_s": statistics.median(floors) / case.steps,
-        "floor_examples_per_s": examples / statistics.median(floors),
+        "floor_step_s": floor_median / case.steps,
+        "floor_examples_per_s": examples / floor_median,
         "first_call_s": first_s,
         "compile_s": max(first_s - median, 0.0),
         "setup_s": setup_s,
-        "cores_busy": cores_busy,
-        "others_busy": max(others_first, statistics.mean(others)),
+        "cores_busy": cpu_s / warm_s,
+        "others_busy": max(others_first, float(others.mean())),
         "round_trips_ns": trips,
         "faults_per_step": faults / (2 * case.steps),
         "parameters": sum(math.prod(shape) for shape in shapes(bench.config.model).values()),
@@ -281,23 +274,21 @@ def caches() -> dict[str, int]:
 
 
 def rows(report: dict[str, Any], axis: str) -> list[Row]:
-    """A row a value, family and backend: each figure's median over the repeats, and as `ranges` its least and most."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for point in report["points"]:
-        if point["axis"] == axis:
-            memory = point["memory"]
-            flat = point | {"peak": taken(memory, "compiling", "working"), "device_peak": memory.get("device")}
-            groups.setdefault(tuple(point[key] for key in ("value", "family", "backend")), []).append(flat)
+    """A row a value, family and backend: each figure's median over the repeats; `ranges` has each figure's values."""
+    points = [
+        point | {"peak": taken(point["memory"], "compiling", "working"), "device_peak": point["memory"].get("device")}
+        for point in report["points"]
+        if point["axis"] == axis
+    ]
     result: list[Row] = []
-    for points in groups.values():
-        row = dict(points[0]) | {"ranges": {}}
-        for name, value in points[0].items():
-            if isinstance(value, int | float) and name != "value" and all(point[name] is not None for point in points):
-                values = [point[name] for point in points]
-                row[name] = statistics.median(values)
-                row["ranges"][name] = (min(values), max(values))
-        before = [other for other in result if (other["family"], other["backend"]) == (row["family"], row["backend"])]
-        row["exponent"] = exponent(before[-1], row) if before else None
+    before: dict[tuple[Any, ...], Row] = {}
+    for (_, *line), group in skeleton.grouped(points, "value", "family", "backend").items():
+        measured = [name for name, value in group[0].items() if isinstance(value, int | float) and name != "value"]
+        columns = {name: [point[name] for point in group] for name in measured}
+        known = {name: values for name, values in columns.items() if None not in values}
+        row = group[0] | {name: statistics.median(values) for name, values in known.items()} | {"ranges": known}
+        row["exponent"] = exponent(before[*line], row) if (*line,) in before else None
+        before[*line] = row
         result.append(row)
     return result
 
@@ -325,7 +316,7 @@ def table(report: dict[str, Any], axis: AxisName) -> list[Part]:
             AXES[axis].label: f"{row['value']:,}",
             "family": row["family"],
             "backend": row["backend"],
-            "examples/s" if training else "samples/s": ranged(row, "examples_per_s", ",.0f"),
+            "examples/s" if training else "samples/s": median_of(row, "examples_per_s", ",.0f"),
             "exponent": "–" if row["exponent"] is None else f"{row['exponent']:.2f}",
             "step (ms)" if training else "block (ms)": f"{1e3 * row['step_s']:.3g}",
             "products (ms)": f"{1e3 * row['floor_step_s']:.3g}",
@@ -337,24 +328,24 @@ def table(report: dict[str, Any], axis: AxisName) -> list[Part]:
         result |= {
             "cores busy": f"{row['cores_busy']:.2f}",
             "mapped anew (MiB)": f"{row['faults_per_step'] * report['page_bytes'] / MIB:.1f}",
-            "compile (s)": ranged(row, "compile_s", ".2f"),
+            "compile (s)": median_of(row, "compile_s", ".2f"),
             "state (MiB)": f"{3 * WORD * row['parameters'] / MIB:,.0f}",
-            "peak memory (MiB)": ranged(row, "peak", ",.0f", unit=MIB),
+            "peak memory (MiB)": median_of(row, "peak", ",.0f", unit=MIB),
         }
-        return result | ({"of the GPU (MiB)": ranged(row, "device_peak", ",.0f", unit=MIB)} if gpu else {})
+        return result | ({"of the GPU (MiB)": median_of(row, "device_peak", ",.0f", unit=MIB)} if gpu else {})
 
     lines = [cells(row) for row in found]
     return [Table(columns=list(lines[0]), rows=[list(line.values()) for line in lines], left=("family", "backend"), title=axis)]
 
 
-def ranged(row: Row, name: str, form: str, *, unit: float = 1) -> str:
+def median_of(row: Row, name: str, form: str, *, unit: float = 1) -> str:
     """The median, and the least and most of the repeats where there are several."""
     if row[name] is None:
         return "not measured"
-    low, high = row["ranges"][name]
-    if low == high:
-        return f"{low / unit:{form}}"
-    return f"{row[name] / unit:{form}} ({low / unit:{form}}–{high / unit:{form}})"
+    values = [value / unit for value in row["ranges"][name]]
+    if min(values) == max(values):
+        return f"{values[0]:{form}}"
+    return ranged(row[name] / unit, values, form, to="–")
 
 
 def remarks(report: dict[str, Any]) -> list[Part]:
@@ -404,7 +395,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
         for name, panel in zip(FIGURES, (speed, compiling, memory), strict=True):
             lines(panel, found, name, unit=MIB if name == "peak" else 1)
             panel.set(xscale="log", yscale="log")
-            ticks(panel.yaxis, LogLocator(subs=(1, 2, 5)))
+            figures.ticks(panel.yaxis, LogLocator(subs=(1, 2, 5)))
             panel.grid(alpha=0.3)
         best: dict[int, float] = {}
         for row in found:
@@ -416,24 +407,15 @@ def draw(report: dict[str, Any], path: Path) -> None:
             speed.set_ylabel("samples/s")
         compiling.set_yscale("symlog", linthresh=0.5, linscale=0.4)  # some are zero, or noise
         compiling.set_ylim(-0.1, 1.5 * most["compile_s"])
-        ticks(compiling.yaxis, FixedLocator([0, 0.5, 1, 2, 5, 10, 20]))
+        figures.ticks(compiling.yaxis, FixedLocator([0, 0.5, 1, 2, 5, 10, 20]))
         memory.set_ylim(50, 1.5 * most["peak"] / MIB)
-        ticks(memory.xaxis, FixedLocator(sorted(best)))
+        figures.ticks(memory.xaxis, FixedLocator(sorted(best)))
         memory.tick_params(axis="x", labelsize=8)
         memory.set_xlabel(AXES[axis].label)
     for panel, label in zip(panels[:, 0], FIGURES.values(), strict=True):
         panel.set_ylabel(label)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     figures.save(figure, path)
-
-
-def ticks(axis: Any, locator: Any) -> None:
-    """Ticks at the locator's places alone, as 1,000 rather than 10^3."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
-
-    axis.set_major_locator(locator)
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
 
 
 def lines(panel: Any, found: list[Row], name: str, *, unit: float) -> None:
@@ -443,7 +425,7 @@ def lines(panel: Any, found: list[Row], name: str, *, unit: float) -> None:
         panel.errorbar(
             [row["value"] for row in line],
             [row[name] / unit for row in line],
-            yerr=[[abs(row["ranges"][name][side] - row[name]) / unit for row in line] for side in (0, 1)],
+            yerr=[[abs(end(row["ranges"][name]) - row[name]) / unit for row in line] for end in (min, max)],
             color=colour,
             marker="o",
             markersize=4,

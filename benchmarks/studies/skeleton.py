@@ -30,6 +30,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,6 +74,14 @@ class DataArguments(Arguments):
 
     def dataset(self) -> Dataset:
         return data.load(self.data, data_dir=self.data_dir)
+
+
+def grouped(rows: Iterable[Result], *names: str) -> dict[tuple[Any, ...], list[Result]]:
+    """The rows that agree in these values, in the order in which each group's first row comes."""
+    groups: dict[tuple[Any, ...], list[Result]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
 
 
 # --- finding ---

@@ -24,7 +24,8 @@ VARIANTS = ablation.variants()
 @pytest.fixture
 def held_out(tmp_path: Path) -> Path:
     dataset = data.load("binarized-digits", data_dir=None)
-    return ablation.on_validation(dataset, images=20, path=tmp_path / "validation.h5")
+    ablation.on_validation(dataset, images=20, path=tmp_path / "validation.h5")
+    return tmp_path / "validation.h5"
 
 
 # --- the variants ---
@@ -79,11 +80,12 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[runs.Job, str | None]
     """Runs whose own code says log p(x) -2 and this checkout's -1; the list has each run's job and the flow's code."""
     asked: list[tuple[runs.Job, str | None]] = []
 
-    def work(job: runs.Job, *, folder: Path | None) -> int:
-        asked.append((job, None if folder is None else (folder / f"backends/{job.backend}/flow.py").read_text()))
+    def work(job: runs.Job, *, folder: Path) -> int:
+        faulty = folder != ablation.ROOT
+        asked.append((job, None if not faulty else (folder / f"backends/{job.backend}/flow.py").read_text()))
         blank = runs.checked(job).blank(dataset=job.dataset())
         test = blank["test"] | {"log_px": -2.0, "log_px_se": 0.5, "elbo": -3.0}
-        environment = {"commit": None if folder else "this"}
+        environment = {"commit": None if faulty else "this"}
         records.write(
             blank | {"status": "ok", "reason": None, "test": test, "environment": blank["environment"] | environment},
             Path(job.results),
@@ -138,7 +140,9 @@ def test_faulty_code_trains_and_claims_and_right_code_judges_its_weights(
 
 def test_the_judge_tests_the_weights_of_the_checkpoint(tmp_path: Path, held_out: Path) -> None:
     asked = ablation.Arguments(steps=2, samples=25, results=tmp_path)
-    job = ablation.job_of(VARIANTS["ancestor-pytorch mean-field as it is"], asked, seed=0, data=held_out, image_shape=(8, 8))
+    job = ablation.job_of(
+        VARIANTS["ancestor-pytorch mean-field as it is"], asked, seed=0, dataset=data.load(str(held_out), data_dir=None)
+    )
     record = runs.run(job, import_s=0.0)
     assert ablation.judged(job.as_json()) == record["test"]
 
@@ -162,7 +166,8 @@ def test_the_clock_times_each_job_in_turns(tmp_path: Path, held_out: Path, monke
     monkeypatch.setattr(ablation, "Bench", Watched)
     asked = ablation.Arguments(results=tmp_path)
     members = [VARIANTS[f"ancestor-pytorch mean-field {name}"] for name in (AS_IT_IS, "width")]
-    jobs = [ablation.job_of(variant, asked, seed=0, data=held_out, image_shape=(8, 8)) for variant in members]
+    dataset = data.load(str(held_out), data_dir=None)
+    jobs = [ablation.job_of(variant, asked, seed=0, dataset=dataset) for variant in members]
     found = ablation.clock([job.as_json() for job in jobs])
     assert turns == [256, 512] * 3, "the first compiles"
     for seconds in found:

@@ -332,7 +332,7 @@ def test_a_row_is_the_median_of_its_repeats_with_their_range() -> None:
     assert len(rows) == 3 * len(AXES["hidden"].values)
     first, *_, last = rows
     assert first["step_s"] == pytest.approx(1.5e-3 * 128)
-    assert first["ranges"]["step_s"] == pytest.approx((1e-3 * 128, 2e-3 * 128))
+    assert first["ranges"]["step_s"] == pytest.approx([1e-3 * 128, 2e-3 * 128])
     assert (first["exponent"], last["exponent"]) == (None, pytest.approx(1.0))
     assert last["peak"] == 80 * MIB
 
