@@ -1,6 +1,6 @@
-"""`python -m benchmarks parity --checkpoints FILE …`: what one backend has trained scores the same in every other.
+"""`python -m benchmarks parity --checkpoints FILE …`: a trained model scores the same in every backend.
 
-Every backend gets the same noise, so that nothing is random: a checkpoint's log weights [samples, images] agree to rounding.
+Every backend gets the same noise: a checkpoint's log weights [samples, images] agree to rounding.
 """
 
 from __future__ import annotations

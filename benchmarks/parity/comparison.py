@@ -1,4 +1,4 @@
-"""What the backends measured on the ladder, compared: rung by rung, each pair of backends, in each precision.
+"""Compares each pair of backends on the ladder, rung by rung, in each precision.
 
 Each backend climbs `benchmarks.parity.ladder` in a process of its own. A deviation is max|a − b| / max|b| of a tensor.
 """
@@ -33,7 +33,7 @@ Results = dict[str, dict[str, State]]  # backend → rung → name → array
 
 @dataclass(frozen=True)
 class Rung:
-    """What a rung compares, and the deviation that it allows in each precision."""
+    """The quantity that a rung compares, and the deviation that the rung allows in each precision."""
 
     quantity: str
     float64: float
@@ -157,7 +157,7 @@ def worst_rows(found: list[Worst]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Job:
-    """What one backend's process measures: scenario I goes into FOLDER/BACKEND-I.npz, up to the rung `last` (None: all)."""
+    """One backend's process. It writes the arrays of scenario I, up to the rung `last` (None: all), to FOLDER/BACKEND-I.npz."""
 
     backend: str
     scenarios: Sequence[Scenario]
@@ -176,7 +176,7 @@ class Job:
         return Path(self.folder) / f"{self.backend}-{number}.npz"
 
     def read(self, number: int) -> dict[str, State]:
-        """What the process wrote of a scenario: rung → name → array."""
+        """A scenario's arrays: rung → name → array."""
         found: dict[str, State] = {}
         with np.load(self.file(number), allow_pickle=False) as file:
             for key in file.files:

@@ -6,7 +6,7 @@ Two backends never draw the same numbers, so that each is held against the contr
 - evaluation noise is a function of (seed, image, block of samples), whatever the call, with a draw of its own for each sample;
 - training and evaluation have no draw in common.
 
-A draw that doesn't depend on one of these comes twice.
+A draw that ignores one of these comes twice.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ IMAGES = 20  # of a call of `log_weights`, by two blocks of samples
 
 
 def faults(backend: Backend, config: Config) -> State:
-    """Counts of what is wrong with the backend's own noise in float64, by name. Each must be 0.
+    """Fault of the backend's own noise in float64 → how often it occurs, which must be 0.
 
-    A draw ε [latent] is known by Σε/√latent, a standard normal number.
+    A draw ε [latent] is identified by Σε/√latent, a standard normal number.
     """
     config = config.replace(objective_samples=SAMPLES, ema_decay=0)
     latent = config.model.latent_size
@@ -39,7 +39,7 @@ def faults(backend: Backend, config: Config) -> State:
     handle = session.place(images)
 
     def draws(log_w: np.ndarray) -> np.ndarray:
-        """Of log weights of images that aren't silent."""
+        """Σε/√latent from log weights of images that aren't silent."""
         return (silent - latent / 2 - log_w) / np.sqrt(latent)
 
     def trained(seed: int, first_step: int, place: int) -> np.ndarray:
@@ -97,7 +97,7 @@ def telling(config: Config) -> State:
 
 
 def repeats(*draws: np.ndarray) -> int:
-    """How many draws are copies of others, to 8 decimals. A few thousand independent draws hardly ever agree in these."""
+    """Number of draws that equal an earlier one to 8 decimals, as a few thousand independent draws hardly ever do."""
     every = np.concatenate([each.ravel() for each in draws])
     return every.size - len(np.unique(every.round(8)))
 

@@ -1,7 +1,7 @@
-"""What one backend computes at each rung of the ladder, from given weights to a score; `comparison.py` compares the backends.
+"""The arrays that one backend computes at each rung of the ladder, from given weights to a score.
 
-A scenario is one session's way up. What a session computes depends on the scenario and the images alone, so that two backends
-that are the same function give the same arrays under the same names.
+The arrays depend on the scenario and the images alone: backends that are the same function give the same arrays.
+`comparison.py` compares them.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ FORWARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """A model with an optimizer, and how far up it goes."""
+    """A model and an optimizer, and the rungs that one session of them climbs."""
 
     name: str
     config: Config
-    steps_before: int  # steps of training behind the state it starts with, which then has moments and an EMA of its own
+    steps_before: int  # steps done in the initial state; where they aren't 0, its moments and EMA are drawn at random
     chunks: Sequence[int]  # steps a call
     whole: bool  # False: only the rungs of training
 
     @property
     def rungs(self) -> tuple[str, ...]:
-        """The rungs that it climbs.
+        """The scenario's rungs, in order.
 
-        In bfloat16 training ends after one step: PyTorch rounds a weight's gradient, which grows over steps. The backends' own
-        noise is the same code whatever the model and the precision: one scenario of mean-field in float64 climbs that rung.
+        In bfloat16 training ends after one step: PyTorch rounds a weight's gradient, and the difference grows over steps.
+        A backend draws its noise by the same code for every model and precision: mean-field in float64 alone climbs that rung.
         """
         if self.config.precision != "full":
             return ("parameters", *FORWARD, "steps-1")

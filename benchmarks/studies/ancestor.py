@@ -1,4 +1,4 @@
-"""The older scripts as they are, in turns with their presets here.
+"""The older scripts, unchanged, in turns with this suite's presets of their settings.
 
 A script is timed from outside, from the line that it prints at step 0, after its only validation, to its end, which waits for
 the device. Two runs differ only in their number of steps, and both test once, so that
@@ -12,13 +12,13 @@ A point is all rounds of a row: turns of one ratio belong to one stretch of time
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,72 +29,72 @@ import h5py
 import tyro
 
 from benchmarks.harness import cores, peers, reports
-from benchmarks.harness.cli import Data, DataDir, Families
-from benchmarks.harness.peers import NotRunError
+from benchmarks.harness.cli import Families
+from benchmarks.harness.peers import NotRunError, Turn
 from benchmarks.harness.presets import preset
 from benchmarks.harness.reports import Report
 from benchmarks.harness.runs import Job
 from benchmarks.outputs.older import ANCESTORS
-from benchmarks.outputs.table import Part, Table
+from benchmarks.outputs.table import Part, Table, ranged
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
-from common import data
-from common.config import Device
+from common import config
+from common.config import Device, Variational
 from common.data import SPLITS, Dataset
 from common.errors import UserError
 
 FIRST_STEPS = 200  # of the shorter run
-FIRST_LINE = "Step 0 "  # what they print after the validation at step 0 begins so
+FIRST_LINE = "Step 0 "  # beginning of the line that a script prints after its validation at step 0
 NEVER = 1_000_000_000  # steps between validations: one at step 0, none later
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Script:
-    """A script's file and what it calls its settings."""
+    """A script's file, its options, and the aims: our examples/s over the script's on a CPU.
+
+    The scripts run in the folder that has the data.
+    """
 
     file: str
-    steps: str
-    samples: str
-    data: str | None = None  # the folder that has binary_mnist.h5
-    results: str | None = None
+    steps: str  # the option that takes the number of steps
+    options: tuple[str, ...]
     gpu: tuple[str, ...] = ()
     needs: str | None = None  # packages that --stand-ins has to offer
+    aims: dict[Variational, float]
 
 
 SCRIPTS = {
     "ancestor-pytorch": Script(
-        "train_variational_autoencoder_pytorch.py",
+        file="train_variational_autoencoder_pytorch.py",
         steps="--max_iterations",
-        samples="--n_samples",
-        data="--data_dir",
-        results="--train_dir",
+        options=("--n_samples=1", "--data_dir=.", "--train_dir=."),
         gpu=("--use_gpu",),
+        aims={"mean-field": 1.6, "flow": 1.6},
     ),
     "ancestor-jax": Script(
-        "train_variational_autoencoder_jax.py",
+        file="train_variational_autoencoder_jax.py",
         steps="--training_steps",
-        samples="--num_importance_samples",
+        options=("--num_importance_samples=1",),
         needs="TensorFlow Probability and TensorFlow Datasets",
+        aims={"mean-field": 1.4, "flow": 1.25},
     ),
-}
-# Examples/s over theirs, on a CPU; on a GPU one for all.
-AIMS = {
-    ("ancestor-pytorch", "mean-field"): 1.6,
-    ("ancestor-pytorch", "flow"): 1.6,
-    ("ancestor-jax", "mean-field"): 1.4,
-    ("ancestor-jax", "flow"): 1.25,
 }
 GPU_AIM = 10.0
 
 
 @dataclass(kw_only=True)
-class Turns(skeleton.Arguments):
-    """The arguments of each study of a peer."""
+class Turns(skeleton.DataArguments):
+    """The arguments that both studies of peers have."""
 
     rounds: Annotated[int, tyro.conf.arg(help="Turns of each contender.")] = 5
     steps: Annotated[int, tyro.conf.arg(help="Steps on the clock, a turn.")] = 1_000
-    data: Data = "binarized-mnist"
-    data_dir: DataDir = None
+
+    def job(self, backend: str, name: str, *, dataset: Dataset, **settings: Any) -> str:
+        """A run of the preset `name` with these settings, as JSON. Raises `UserError` where they don't fit the data set."""
+        data_dir = str(self.data_dir.resolve()) if self.data_dir else None
+        run = preset(name).replace(image_shape=dataset.image_shape, **settings)
+        config.check(run, train_images=len(dataset.train), test_images=len(dataset.test))
+        return Job(backend, name, self.data, data_dir, run, results="", resume=False).as_json()
 
 
 @dataclass(kw_only=True)
@@ -106,7 +106,7 @@ class Arguments(Turns):
     stand_ins: Annotated[
         Path | None, tyro.conf.arg(help="Folder of what the JAX script imports and Python lacks; see docs/peers.md.")
     ] = None
-    device: Annotated[Device, tyro.conf.arg(help="Where both train.")] = "cpu"
+    device: Annotated[Device, tyro.conf.arg(help="Where the script and our preset train.")] = "cpu"
 
 
 def check(asked: Arguments) -> None:
@@ -118,21 +118,19 @@ def check(asked: Arguments) -> None:
                 f"{asked.directory} has no {SCRIPTS[name].file}; give a checkout of jaanli/variational-autoencoder: "
                 "make study-ancestor ANCESTOR=DIR."
             )
-        peers.check(preset(name), rounds=asked.rounds, steps=asked.steps)
+        peers.check(asked, preset(name))
 
 
 def plan(asked: Arguments) -> dict[str, Point]:
     """A point a script and family. Paths are absolute, since a script runs in another folder."""
-    dataset = data.load(asked.data, data_dir=asked.data_dir)
+    dataset = asked.dataset()
     common: Point = {"rounds": asked.rounds, "steps": asked.steps, "directory": str(asked.directory.resolve())}
-    common["python"] = os.path.abspath(shutil.which(asked.python) or asked.python)  # not resolved: a link is part of its name
+    common["python"] = os.path.abspath(shutil.which(asked.python) or asked.python)  # a link stays a link: .venv/bin/python
     common["stand_ins"] = str(asked.stand_ins.resolve()) if asked.stand_ins else None
-    data_dir = str(asked.data_dir.resolve()) if asked.data_dir else None
     points = {}
     for name, family in itertools.product(asked.preset, asked.variational):
-        config = preset(name).replace(variational=family, image_shape=dataset.image_shape, device=asked.device)
-        job = Job(ANCESTORS[name], name, asked.data, data_dir, config, results="", resume=False)
-        points[f"{name}_{family}"] = {"preset": name, "job": job.as_json(), **common}
+        job = asked.job(ANCESTORS[name], name, dataset=dataset, variational=family, device=asked.device)
+        points[f"{name}_{family}"] = {"preset": name, "job": job, **common}
     return points
 
 
@@ -140,55 +138,44 @@ def plan(asked: Arguments) -> dict[str, Point]:
 
 
 def lacking(point: Point) -> str | None:
-    """Why a script isn't tried, where it needs stand-ins that aren't given."""
+    """Why a script isn't tried: it needs stand-ins that aren't given."""
     needs = SCRIPTS[point["preset"]].needs
     return f"it needs stand-ins for {needs}, as a folder to --stand-ins" if needs and point["stand_ins"] is None else None
 
 
 def run(point: Point) -> Result:
-    """A row: examples/s of both sides, or the reason why there are none."""
-    name, job = point["preset"], Job.from_json(point["job"])
-    family, device = job.config.model.variational, job.config.device
-    aim = AIMS[name, family] if device == "cpu" else GPU_AIM
-    ours = f"{name}, {job.backend}"
-    row = peers.row(peer=SCRIPTS[name].file, ours=ours, family=family, device=device, steps=point["steps"], target=aim)
-    row["reason"] = lacking(point)
-    if row["reason"] is None:
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                row |= speeds(point, job, folder=Path(folder))
-        except NotRunError as error:
-            row["reason"] = str(error)
-            print(error, file=sys.stderr)
-    return row
-
-
-def speeds(point: Point, job: Job, *, folder: Path) -> Result:
-    """The versions and speeds of a row. Raises `NotRunError` where either side fails."""
-    script, config, steps = SCRIPTS[point["preset"]], job.config, point["steps"]
-    export(job.dataset(), folder)
-    variables = surroundings(point, device=config.device, folder=folder)
-    options = (
-        *("--variational", config.model.variational, "--batch_size", str(config.training.batch_size)),
-        *("--log_interval", str(NEVER), script.samples, "1"),
-        *((script.data, str(folder)) if script.data else ()),
-        *((script.results, str(folder)) if script.results else ()),
-        *(script.gpu if config.device == "cuda" else ()),
+    """The row of a script and family; see `peers.measure`."""
+    script, job = SCRIPTS[point["preset"]], Job.from_json(point["job"])
+    aim = script.aims[job.config.model.variational] if job.config.device == "cpu" else GPU_AIM
+    return peers.measure(
+        script.file,
+        functools.partial(contender, point, script, job),
+        {f"{job.preset}, {job.backend}": job},
+        rounds=point["rounds"],
+        steps=point["steps"],
+        target=aim,
     )
-    command = [point["python"], str(Path(point["directory"]) / script.file), *options, script.steps]
 
-    def run(steps: int) -> float:
-        return seconds_since(FIRST_LINE, [*command, str(steps)], name=script.file, folder=folder, variables=variables)
 
-    turns = {
-        "theirs": lambda: config.training.batch_size / step_seconds(run, steps=steps),
-        "ours": lambda: peers.examples_per_s(job, steps=steps),
-    }
-    versions = peers.versions(point["python"], variables=variables)
-    title = f"{point['preset']} {config.model.variational}"
-    found, trips = peers.take(turns, rounds=point["rounds"], title=title)
-    speeds = {"peer_examples_per_s": found["theirs"], "ours_examples_per_s": found["ours"]}
-    return {"peer_versions": versions, **speeds, "round_trips_ns": trips}
+def contender(point: Point, script: Script, job: Job, folder: Path) -> tuple[dict[str, str], Turn]:
+    """(the versions of the script's packages, its turn). Raises `NotRunError` where it isn't tried, or has no Python."""
+    if reason := lacking(point):
+        raise NotRunError(reason)
+    settings = job.config
+    export(job.dataset(), folder)
+    variables = surroundings(point, device=settings.device, folder=folder)
+    command = [point["python"], str(Path(point["directory"]) / script.file), *script.options]
+    command += [f"--variational={settings.model.variational}", f"--batch_size={settings.training.batch_size}"]
+    command += [f"--log_interval={NEVER}", *(script.gpu if settings.device == "cuda" else ())]
+
+    def seconds(steps: int) -> float:
+        longer = [*command, f"{script.steps}={steps}"]
+        return seconds_since(FIRST_LINE, longer, name=script.file, folder=folder, variables=variables)
+
+    def turn() -> float:
+        return settings.training.batch_size / step_seconds(seconds, steps=point["steps"])
+
+    return peers.versions(point["python"], variables=variables), turn
 
 
 def export(dataset: Dataset, folder: Path) -> None:
@@ -199,36 +186,36 @@ def export(dataset: Dataset, folder: Path) -> None:
 
 
 def surroundings(point: Point, *, device: Device, folder: Path) -> dict[str, str]:
-    """The variables of a script's process: the stand-ins can be imported and find the data; nothing is left in the checkout.
+    """The variables of a script's process: it can import the stand-ins, finds the data, and leaves nothing in the checkout.
 
-    A cache of compiled programs would make the first of two runs compile and the second not.
+    It has no cache of compiled programs: the first of two runs would compile and the second not.
     """
-    variables = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "TFDS_DATA_DIR": str(folder), "JAX_PLATFORMS": device}
-    if point["stand_ins"]:
-        variables["PYTHONPATH"] = point["stand_ins"]
-    return peers.inherited(without=("JAX_COMPILATION_CACHE_DIR",), **variables)
+    variables = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "JAX_PLATFORMS": device}
+    variables |= {"TFDS_DATA_DIR": str(folder)} | ({"PYTHONPATH": point["stand_ins"]} if point["stand_ins"] else {})
+    variables.pop("JAX_COMPILATION_CACHE_DIR", None)
+    return variables
 
 
-def seconds_since(line: str, command: list[str], *, name: str, folder: Path, variables: dict[str, str]) -> float:
-    """From when a process prints a line that begins so to its end. Raises `NotRunError` where it fails or prints none."""
-    start, printed = None, ""
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
-        with subprocess.Popen(
-            command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
-        ) as process:
-            assert process.stdout is not None
-            try:
-                for printed in process.stdout:
-                    if start is None and printed.startswith(line):
-                        start = time.perf_counter()
-            except BaseException:  # the command was stopped
-                process.kill()
-                raise
-        end = time.perf_counter()
-        errors.seek(0)
-        peers.check_code(process.returncode, name=name, printed=errors.read() or printed)
+def seconds_since(beginning: str, command: list[str], *, name: str, folder: Path, variables: dict[str, str]) -> float:
+    """From the first line that a process prints with this beginning, to its end.
+
+    Raises `NotRunError` where the process fails or prints no such line.
+    """
+    start, line = None, ""
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8"}
+    with subprocess.Popen(command, cwd=folder, env=variables, **streams) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                if start is None and line.startswith(beginning):
+                    start = time.perf_counter()
+        except BaseException:  # the command was stopped
+            process.kill()
+            raise
+    end = time.perf_counter()
+    peers.check_code(process.returncode, name=name, printed=line)
     if start is None:
-        raise NotRunError(f"{name} printed no line that begins with '{line.strip()}'")
+        raise NotRunError(f"{name} printed no line that begins with '{beginning.strip()}'")
     return end - start
 
 
@@ -248,9 +235,9 @@ def step_seconds(run: Callable[[int], float], *, steps: int) -> float:
 
 def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
     """The rows among those that the results folder's report has of earlier."""
-    failed = any(row["reason"] and not lacking(point) for point, row in measured)
-    name = reports.of_device("ancestor", asked.device)
-    return {"rows": peers.among_earlier([row for _, row in measured], name, asked.results), "failed": failed}
+    rows = [row for _, result in measured for row in result["rows"]]
+    failed = any(result["reason"] and not lacking(point) for point, result in measured)
+    return {"rows": peers.among_earlier(rows, reports.of_device("ancestor", asked.device), asked.results), "failed": failed}
 
 
 def failed(report: Report) -> bool:
@@ -268,7 +255,7 @@ def parts(report: Report) -> list[Part]:
         if row["reason"] is None:
             ratios = peers.ratios(row)
             theirs, ours = (statistics.median(row[f"{side}_examples_per_s"]) for side in ("peer", "ours"))
-            ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} … {max(ratios):.2f})"
+            ratio = ranged(statistics.median(ratios), ratios, ".2f")
             figures = [f"{theirs:,.0f}", f"{ours:,.0f}", ratio, f"{len(ratios)} × {row['steps']:,}"]
             versions = ", ".join(f"{package} {version}" for package, version in row["peer_versions"].items())
             load = f"load {row['environment']['load']:.1f} before the first turn, {cores.said(row.get('round_trips_ns', []))}"

@@ -8,9 +8,8 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import os
 import statistics
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,16 +20,16 @@ import tyro
 from benchmarks.harness import peers
 from benchmarks.harness.cli import Backends
 from benchmarks.harness.environment import ROOT
-from benchmarks.harness.peers import NotRunError
+from benchmarks.harness.peers import NotRunError, Turn
 from benchmarks.harness.presets import STANDARD
 from benchmarks.harness.runs import Job
 from benchmarks.studies import ancestor
 from benchmarks.studies.skeleton import Measured, Point, Result
-from common import config, data
 from common.config import Config
 
 PEER = "NumPyro SVI"
 SCRIPT = ROOT / "docs/examples/numpyro_svi.py"
+VARIABLES = {"JAX_PLATFORMS": "cpu"}
 OnCpu = Literal["full", "bfloat16"]  # TF32 is a GPU's
 AIMS: dict[OnCpu, float] = {"full": 1.05, "bfloat16": 1.3}  # the fastest backend's examples/s over NumPyro's in float32
 
@@ -45,55 +44,35 @@ class Arguments(ancestor.Turns):
 
 
 def check(asked: Arguments) -> None:
-    peers.check(STANDARD, rounds=asked.rounds, steps=asked.steps)
+    peers.check(asked, STANDARD)
 
 
 def plan(asked: Arguments) -> dict[str, Point]:
     """One point: every backend and precision of ours, by the name of its row."""
-    dataset = data.load(asked.data, data_dir=asked.data_dir)
-    data_dir = str(asked.data_dir.resolve()) if asked.data_dir else None
-    jobs = {}
+    dataset, jobs = asked.dataset(), {}
     for backend, precision in itertools.product(asked.backend, asked.precision):
-        settings = STANDARD.replace(image_shape=dataset.image_shape, precision=precision)
-        config.check(settings, train_images=len(dataset.train), test_images=len(dataset.test))
         name = f"standard, {backend}" if precision == "full" else f"standard, {backend}, {precision}"
-        jobs[name] = Job(backend, "standard", asked.data, data_dir, settings, results="", resume=False).as_json()
+        jobs[name] = asked.job(backend, "standard", dataset=dataset, precision=precision)
     return {"turns": {"python": asked.python, "rounds": asked.rounds, "steps": asked.steps, "jobs": jobs}}
 
 
 def run(point: Point) -> Result:
-    """Rows, one a backend and precision; or the reason why they have no speeds."""
+    """The rows, one a backend and precision; see `peers.measure`."""
     jobs = {ours: Job.from_json(text) for ours, text in point["jobs"].items()}
-    named = {"peer": PEER, "family": "mean-field", "device": "cpu", "steps": point["steps"], "target": None}
-    rows = {ours: peers.row(ours=ours, **named) for ours in jobs}
-    reason = None
-    try:
-        for ours, speeds in measured_speeds(jobs, point).items():
-            rows[ours] |= speeds
-    except NotRunError as error:
-        reason = str(error)
-        print(error, file=sys.stderr)
-        for row in rows.values():
-            row["reason"] = reason
-    return {"rows": list(rows.values()), "reason": reason}
+    theirs = functools.partial(contender, point, next(iter(jobs.values())))
+    return peers.measure(PEER, theirs, jobs, rounds=point["rounds"], steps=point["steps"], target=None)
 
 
-def measured_speeds(jobs: dict[str, Job], point: Point) -> dict[str, Result]:
-    """The versions and speeds of each row, by turns. Raises `NotRunError` where a contender fails."""
-    any_job = next(iter(jobs.values()))
-    with tempfile.TemporaryDirectory() as folder:
-        images = Path(folder) / "train.npy"
-        np.save(images, any_job.dataset().train)
-        turns = {ours: functools.partial(peers.examples_per_s, job, steps=point["steps"]) for ours, job in jobs.items()}
-        theirs = functools.partial(examples_per_s, point, settings=any_job.config, images=images)
-        versions = peers.versions(point["python"])
-        speeds, trips = peers.take({PEER: theirs, **turns}, rounds=point["rounds"], title="standard")
-    both = {"peer_versions": versions, "peer_examples_per_s": speeds[PEER], "round_trips_ns": trips}
-    return {ours: both | {"ours_examples_per_s": speeds[ours]} for ours in jobs}
+def contender(point: Point, job: Job, folder: Path) -> tuple[dict[str, str], Turn]:
+    """(the versions of NumPyro's packages, its turn). Raises `NotRunError` where its Python can't be run."""
+    images = folder / "train.npy"
+    np.save(images, job.dataset().train)
+    turn = functools.partial(examples_per_s, point, settings=job.config, images=images)
+    return peers.versions(point["python"], variables=os.environ | VARIABLES), turn
 
 
 def examples_per_s(point: Point, *, settings: Config, images: Path) -> float:
-    """NumPyro's turn. Raises `NotRunError` where it fails."""
+    """NumPyro's turn. Raises `NotRunError` where it fails or doesn't train."""
     options = {
         "images": images,
         "latent-size": settings.model.latent_size,
@@ -104,10 +83,9 @@ def examples_per_s(point: Point, *, settings: Config, images: Path) -> float:
         "chunk": settings.training.chunk,
     }
     command = [point["python"], str(SCRIPT), *(f"--{name}={value}" for name, value in options.items())]
-    printed = peers.output(command, name=PEER, variables=peers.inherited(JAX_PLATFORMS="cpu"))
-    found = json.loads(printed.splitlines()[-1])
+    found = json.loads(peers.output(command, name=PEER, variables=os.environ | VARIABLES).splitlines()[-1])
     before, after = found["loss"]
-    if not after < before:  # true also where either is no number
+    if not after < before:  # also where either is no number
         raise NotRunError(f"{PEER} doesn't train: its loss is {before:.2f} nats in the first chunk, {after:.2f} in the last.")
     return float(found["steps"] * settings.training.batch_size / found["seconds"])
 

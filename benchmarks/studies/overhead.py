@@ -1,4 +1,4 @@
-"""What this suite itself costs, of the time that a framework would need without it.
+"""What this suite costs beside a bare training loop in the same framework, and from the command to the first steps.
 
 Beside a bare loop: fresh processes, in each of which chunks of `Session.train` take turns with as many steps of a loop written
 by hand in the same framework, `docs/examples/loop_*.py`. Both draw their minibatches inside the clock. The figure is the median
@@ -32,14 +32,14 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks.harness import cores, processes, records, reports, runs
+from benchmarks.harness import cores, records, reports, runs
 from benchmarks.harness.cli import Backends, at_least
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD, preset
 from benchmarks.harness.progress import Progress
 from benchmarks.harness.reports import Report
 from benchmarks.harness.runs import Job
-from benchmarks.outputs.table import Part, Table
+from benchmarks.outputs.table import Part, Table, ranged
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import protocol, training
@@ -78,10 +78,10 @@ def plan(asked: Arguments) -> dict[str, Point]:
     return points
 
 
-def run(point: Point) -> Result:
-    """A process beside the bare loop, see `measure`; or a start."""
+def measure(point: Point) -> Result:
+    """A process beside the bare loop, or a start."""
     if "turns" in point:
-        return dict(processes.ask(f"{__name__}:measure", point, title=point["backend"]))
+        return beside(point["backend"], turns=point["turns"], steps=point["steps"])
     cache = Path(point["caches"]) / f"{point['backend']}-{point['family']}"
     if point["turn"] == 0:
         shutil.rmtree(cache, ignore_errors=True)
@@ -91,18 +91,17 @@ def run(point: Point) -> Result:
 # --- beside a bare loop, and outside of `train` ---
 
 
-def measure(point: Point) -> Result:
-    """Seconds of our and of the bare chunks, turn by turn, and the share of a run outside of its session."""
-    name, steps = point["backend"], point["steps"]
+def beside(name: str, *, turns: int, steps: int) -> Result:
+    """Seconds of our and of the bare chunks, turn by turn, and the share of a run of so many steps outside of its session."""
     config = STANDARD.replace(steps=steps, validation_interval=steps, warm_up=0, compile_from=0)  # as a run of `standard` is
     draws = np.random.default_rng(0)
     images = {split: (draws.random((n, config.model.pixels)) < 0.13).astype(np.uint8) for split, n in IMAGES.items()}
     dataset = Dataset(name="random images", sha256="", **images, image_shape=(28, 28))
     job = Job(name, "standard", data="", data_dir=None, config=config, results="", resume=False)
     checkpoint, session = runs.begin(job, backend=protocol.load(name), dataset=dataset)
-    ours, bare, trips = by_turns(session, name, config=config, images=dataset.train, turns=point["turns"])
+    found = by_turns(session, name, config=config, images=dataset.train, turns=turns)
     checkpoint, session = runs.begin(job, backend=protocol.load(name), dataset=dataset)
-    return {"ours": ours, "bare": bare, "round_trips_ns": trips, "outside": outside(session, checkpoint, dataset=dataset)}
+    return found | {"outside": outside(session, checkpoint, dataset=dataset)}
 
 
 def bare_loop(name: str) -> Callable[..., Callable[[np.ndarray], np.ndarray]]:
@@ -111,47 +110,38 @@ def bare_loop(name: str) -> Callable[..., Callable[[np.ndarray], np.ndarray]]:
     return create
 
 
-def by_turns(
-    session: Session, name: str, *, config: Config, images: np.ndarray, turns: int
-) -> tuple[list[float], list[float], list[cores.RoundTrip]]:
-    """(seconds of our chunks, of the bare loop's, the cores' round trips at both ends of each turn).
+def by_turns(session: Session, name: str, *, config: Config, images: np.ndarray, turns: int) -> dict[str, list[Any]]:
+    """`ours`, `bare`: seconds of the chunks of each side; `round_trips_ns`: the cores' latency at both ends of each turn.
 
     Both sides compile in a chunk before the first turn; they alternate in who begins a turn.
     """
     steps, batch = config.training.chunk, config.training.batch_size
-    bare = bare_loop(name)(
-        images,
-        hidden=config.model.hidden_size,
-        latent=config.model.latent_size,
-        learning_rate=config.optimizer.learning_rate,
-    )
-    handle, draws, done = session.place(images), np.random.default_rng(1), 0
+    sizes = {"hidden": config.model.hidden_size, "latent": config.model.latent_size}
+    bare = bare_loop(name)(images, **sizes, learning_rate=config.optimizer.learning_rate)
+    handle, draws, done = session.place(images), np.random.default_rng(1), itertools.count(0, steps)
 
     def our_chunk() -> None:
-        nonlocal done
-        session.train(handle, **training.chunk(config, images=len(images), first_step=done, steps=steps))
-        done += steps
+        session.train(handle, **training.chunk(config, images=len(images), first_step=next(done), steps=steps))
 
     def bare_chunk() -> None:
         elbos = bare(draws.integers(len(images), size=(steps, batch)))
         assert np.isfinite(elbos).all()
 
-    sides = [our_chunk, bare_chunk]
-    for work in sides:
+    sides = {"ours": our_chunk, "bare": bare_chunk}
+    for work in sides.values():
         work()
 
-    def turn(first: int) -> list[float]:
-        seconds = [0.0, 0.0]
-        for side in (first, 1 - first):
-            seconds[side] = timed(sides[side], synchronize=session.synchronize)[1]
-        return seconds
+    def turn(order: tuple[str, ...]) -> dict[str, float]:
+        return {side: timed(sides[side], synchronize=session.synchronize)[1] for side in order}
 
-    pairs, trips = [], []
+    found: dict[str, list[Any]] = {"ours": [], "bare": [], "round_trips_ns": []}
     for i in range(turns):
-        seconds, ends = cores.together(functools.partial(turn, (i + 1) % 2))
-        pairs.append(seconds)
-        trips += ends
-    return [ours for ours, _ in pairs], [bare for _, bare in pairs], trips
+        order = ("bare", "ours") if i % 2 == 0 else ("ours", "bare")
+        seconds, trips = cores.together(functools.partial(turn, order))
+        for side in sides:
+            found[side].append(seconds[side])
+        found["round_trips_ns"] += trips
+    return found
 
 
 class Watched:
@@ -189,9 +179,8 @@ def interval(values: list[float]) -> tuple[float, float]:
     """Two order statistics between which the median lies with a probability of at least 95 %; needs six values."""
     from scipy import stats  # half a second, which no other command should wait for
 
-    ordered, rank = sorted(values), int(stats.binom.ppf(0.025, len(values), 0.5))
-    # P(median below the rank-th smallest) = P(Binomial(n, 1/2) < rank), at most 2.5 % for the quantile.
-    return ordered[rank - 1], ordered[-rank]
+    found = stats.quantile_test(values, p=0.5).confidence_interval(0.95)
+    return float(found.low), float(found.high)
 
 
 # --- from the command to the first steps ---
@@ -237,15 +226,16 @@ def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
 
 
 def loop_row(backend: str, processes: list[Result]) -> dict[str, Any]:
-    ours, bare = ([seconds for one in processes for seconds in one[side]] for side in ("ours", "bare"))
-    ratios = [one / other for one, other in zip(ours, bare, strict=True)]
+    """The row of a backend beside its bare loop: medians over the turns of all its processes."""
+    ours, bare = (np.concatenate([one[side] for one in processes]) for side in ("ours", "bare"))
+    ratios = (ours / bare).tolist()
     chunk = STANDARD.training.chunk
     return {
         "backend": backend,
-        "ours_ms": 1e3 * statistics.median(ours) / chunk,
-        "bare_ms": 1e3 * statistics.median(bare) / chunk,
+        "ours_ms": 1e3 * float(np.median(ours)) / chunk,
+        "bare_ms": 1e3 * float(np.median(bare)) / chunk,
         "ratio": statistics.median(ratios),
-        "interval": list(interval(ratios)),
+        "interval": interval(ratios),
         "turns": len(ratios),
         "processes": len(processes),
         "outside": statistics.median(one["outside"] for one in processes),
@@ -253,39 +243,45 @@ def loop_row(backend: str, processes: list[Result]) -> dict[str, Any]:
 
 
 def start_row(backend: str, family: str, starts: list[Result]) -> dict[str, Any]:
+    """The row of a backend's and family's starts: the cold one, and medians over the later ones."""
     cold, *later = starts
     row: dict[str, Any] = {"backend": backend, "family": family, "starts": len(later)}
     for name in ("command_s", "first_chunk_s", "programs_compiled"):
         row[f"cold_{name}"] = cold[name]
         values = [one[name] for one in later]
-        row[f"later_{name}"] = None if None in values else statistics.median(v for v in values if v is not None)
+        row[f"later_{name}"] = None if None in values else statistics.median(values)
     row["import_s"] = statistics.median(one["import_s"] or 0.0 for one in later)
     return row
 
 
 def parts(report: Report) -> list[Part]:
     """Each backend beside its bare loop, and the starts of each backend and family."""
-    columns = ("backend", "ours (ms/step)", "bare loop (ms/step)", "ours / bare (95 % over turns)", "turns", "processes")
-    loops = []
-    for row in report["loops"]:
-        low, high = row["interval"]
-        times = (f"{row['ours_ms']:.2f}", f"{row['bare_ms']:.2f}", f"{row['ratio']:.3f} ({low:.3f} … {high:.3f})")
-        loops.append((row["backend"], *times, str(row["turns"]), str(row["processes"]), f"{row['outside']:.2%}"))
+    loops = [
+        (
+            row["backend"],
+            f"{row['ours_ms']:.2f}",
+            f"{row['bare_ms']:.2f}",
+            ranged(row["ratio"], row["interval"], ".3f"),
+            str(row["turns"]),
+            str(row["processes"]),
+            f"{row['outside']:.2%}",
+        )
+        for row in report["loops"]
+    ]
     starts = []
     for row in report["starts"]:
         commands = (f"{row['cold_command_s']:.1f}", f"{row['later_command_s']:.1f}", f"{row['import_s']:.1f}")
         chunks = (f"{row['cold_first_chunk_s']:.2f}", f"{row['later_first_chunk_s']:.2f}")
         programs = row["later_programs_compiled"]
-        compiled = "–" if programs is None else f"{programs:.0f}"
-        starts.append((row["backend"], row["family"], *commands, *chunks, compiled))
-    names = ("backend", "family")
+        starts.append((row["backend"], row["family"], *commands, *chunks, "–" if programs is None else f"{programs:.0f}"))
+    times = ("ours (ms/step)", "bare loop (ms/step)", "ours / bare (95 % over turns)")
     seconds = ("command, cold (s)", "later", "import (s)", "first chunk, cold (s)", "later", "compiled later")
     setting = (
         f"cpu, float32, chunks of {report['chunk']} steps beside the bare loop, one of {report['start_chunk']} after a start, "
         f"{cores.said(report.get('round_trips_ns', []))} beside the bare loop"
     )
     return [
-        Table(columns=(*columns, "outside of the session"), rows=loops, left=("backend",)),
-        Table(columns=(*names, *seconds), rows=starts, left=names),
+        Table(columns=("backend", *times, "turns", "processes", "outside of the session"), rows=loops, left=("backend",)),
+        Table(columns=("backend", "family", *seconds), rows=starts, left=("backend", "family")),
         f"- {reports.where(report['environment'], setting=setting)}.",
     ]

@@ -11,6 +11,7 @@ A study is a file of this folder, found by its name. It says:
 and, where the study has it:
 
     check(asked)                raises `UserError` for arguments that make no sense, before anything is measured
+    shown(asked)                → parts to show in place of measuring, where the arguments ask for them; else none
     run(point)                  → result; called in the command's own process in place of `measure`, and starts processes itself
     draw(report, path)          writes the figure; FIGURE is its name, where that isn't the study's
     BLOCKS                      {block of docs/: (report, parts)}, where one block doesn't show the whole report
@@ -128,6 +129,9 @@ def main(study: Study, arguments: list[str]) -> int:
     figure = f"{reports.of_device(getattr(study, 'FIGURE', name), device)}.png"
     if asked.draw:
         return _redrawn(study, asked, report_name, figure)
+    if shown := hasattr(study, "shown") and study.shown(asked):
+        terminal.page(shown, Console())
+        return 0
     asked.results = asked.results.resolve()  # a point's process may run in another folder
     cores.within()  # refused here, not in each point
     if hasattr(study, "check"):

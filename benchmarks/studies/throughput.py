@@ -1,7 +1,7 @@
 """The time of every call of the contract by itself, and the training steps under the machine's own limits.
 
-A process of it is the pytest-benchmark suite (benchmarks/throughput) for one backend and precision; the suite's own file of the
-run stays under --storage, one folder a machine, for `compare --saved`.
+A point is a process of the pytest-benchmark suite (benchmarks/throughput) for one backend and precision. pytest-benchmark's
+own file of the run stays under --storage, one folder a machine: `compare --saved` and --saved here read it.
 
 The figure is a roofline (Williams, Waterman and Patterson 2009). A training step's arithmetic intensity is its FLOP over the
 bytes that it must move (harness/floor.py). No step is above min(matrix rate, intensity · copy bandwidth), unless a cache or
@@ -14,6 +14,7 @@ import importlib.util
 import itertools
 import json
 import math
+import operator
 import statistics
 import subprocess
 import sys
@@ -25,24 +26,26 @@ import tyro
 
 from benchmarks.harness import cores, floor, reports, spread
 from benchmarks.harness.calls import IMAGES
+from benchmarks.harness.cases import KINDS
 from benchmarks.harness.cli import Backends, OnDevice, at_least
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.presets import STANDARD
 from benchmarks.harness.reports import Report
-from benchmarks.outputs.figures import COLOURS
+from benchmarks.outputs.figures import OF_BACKEND, save
 from benchmarks.outputs.table import Part, Table
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common import config
-from common.config import Precision
+from common.config import FAMILIES, Precision
 from common.errors import UserError
-from common.files import write_whole
 from common.protocol import BACKENDS
 
 SUITE = "benchmarks/throughput"
 NONE_SELECTED = 5  # pytest's exit code
 FIGURE = "roofline"
 MARKERS = {"mean-field": "o", "flow": "^"}
+FULL = "float32"  # the precision of the roofline
+MACHINE = ("matrix", "launch", "copy")
 
 Row = dict[str, Any]
 
@@ -56,6 +59,7 @@ class Arguments(skeleton.Arguments):
     seconds: Annotated[float, tyro.conf.arg(help="Time for the rounds of one benchmark; there are at least five.")] = 2.0
     sweeps: Annotated[int, tyro.conf.arg(help="Fresh processes a backend, taking turns: A B C A B C …")] = 1
     storage: Annotated[Path, tyro.conf.arg(help="Folder of the suite's saved runs.")] = Path(".benchmarks")
+    saved: Annotated[tuple[Path, ...], tyro.conf.arg(help="Show the tables of these saved runs, and time nothing.")] = ()
 
 
 def check(asked: Arguments) -> None:
@@ -92,7 +96,7 @@ def run(point: Point) -> Result:
     saved = sorted(set(storage.glob("*/*.json")) - before)
     if not saved:
         raise UserError(f"No benchmark was timed; is there one that -k '{point['select']}' selects?")
-    return {"rows": [row for path in saved for row in rows_of(path)]}
+    return {"rows": [row for path in saved for row in rows_of(read(path))]}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -107,9 +111,20 @@ def read(path: Path) -> dict[str, Any]:
     return dict(run)
 
 
-def rows_of(path: Path) -> list[Row]:
+def rows_of(run: dict[str, Any]) -> list[Row]:
     """A row a benchmark of a saved run."""
-    return [benchmark["extra_info"] | {"rounds": benchmark["stats"]["rounds"]} for benchmark in read(path)["benchmarks"]]
+    return [benchmark["extra_info"] | {"rounds": benchmark["stats"]["rounds"]} for benchmark in run["benchmarks"]]
+
+
+def shown(asked: Arguments) -> list[Part]:
+    """The tables of the runs of --saved: those of one device, machine and commit stand together."""
+    found: dict[str, Report] = {}
+    for run in map(read, asked.saved):
+        place, rows = run["machine_info"]["environment"], rows_of(run)
+        device = rows[0]["device"]
+        report = found.setdefault(reports.where(place, setting=device), {"device": device, "environment": place, "rows": []})
+        report["rows"] = merged(report["rows"] + rows)
+    return [part for report in found.values() for part in parts(report)]
 
 
 # --- the report ---
@@ -129,10 +144,9 @@ def merged(rows: list[Row]) -> list[Row]:
 
 
 def one(sweeps: list[Row]) -> Row:
-    result = dict(sweeps[0])
-    for key, value in sweeps[0].items():
-        if isinstance(value, float):
-            result[key] = statistics.median(row[key] for row in sweeps)
+    """The row of a benchmark's sweeps."""
+    figures = [name for name, value in sweeps[0].items() if isinstance(value, float)]
+    result = sweeps[0] | {name: statistics.median(row[name] for row in sweeps) for name in figures}
     trips = [trip for row in sweeps for trip in row.get("round_trips_ns", [])]
     result |= {"rounds": sum(row["rounds"] for row in sweeps), "sweeps": len(sweeps), "round_trips_ns": trips}
     if result.get("floor_ms_per_step"):
@@ -140,27 +154,21 @@ def one(sweeps: list[Row]) -> Row:
     return result
 
 
-def precision_of(row: Row) -> str:
-    """Earlier reports have no other precision than float32, and don't say it."""
-    return str(row.get("precision", "float32"))
+def rows_in(report: Report) -> list[Row]:
+    """The report's rows. Earlier reports have float32 alone, and don't say it."""
+    return [{"precision": FULL} | row for row in report["rows"]]
 
 
-def in_order(rows: list[Row]) -> list[Row]:
-    """The rows that have a floor; the backends of one kind, family, batch and precision stand together."""
-    kinds, precisions = (list(dict.fromkeys(map(of, rows))) for of in (lambda row: row["kind"], precision_of))
-    families = list(MARKERS)
+def calls_in(report: Report) -> list[Row]:
+    """The rows of the contract's calls; the backends of one kind, family, batch and precision stand together."""
+    rows = [row for row in rows_in(report) if "floor_ratio" in row]
+    precisions = list(dict.fromkeys(row["precision"] for row in rows))
 
-    def key(row: Row) -> tuple[int, ...]:
-        places = kinds.index(row["kind"]), families.index(row["family"]), row["batch"], precisions.index(precision_of(row))
-        return *places, BACKENDS.index(row["backend"])
+    def place(row: Row) -> tuple[int, ...]:
+        step = KINDS.index(row["kind"]), FAMILIES.index(row["family"]), row["batch"], precisions.index(row["precision"])
+        return *step, BACKENDS.index(row["backend"])
 
-    return sorted((row for row in rows if "floor_ratio" in row), key=key)
-
-
-def fastest_floor(row: Row, rows: list[Row]) -> float:
-    """ms: the least floor that any backend had for the same step."""
-    same = ("kind", "family", "batch", "precision")
-    return min(float(r["floor_ms_per_step"]) for r in rows if [r.get(key) for key in same] == [row.get(key) for key in same])
+    return sorted(rows, key=place)
 
 
 # --- its tables ---
@@ -168,74 +176,83 @@ def fastest_floor(row: Row, rows: list[Row]) -> float:
 
 def parts(report: Report) -> list[Part]:
     """The calls of the contract, then the machine; each where it was measured."""
-    calls = call_parts(report) if in_order(report["rows"]) else []
-    return calls + (machine_parts(report) if any(row["kind"] in ("matrix", "launch", "copy") for row in report["rows"]) else [])
+    calls = call_parts(report) if calls_in(report) else []
+    return calls + (machine_parts(report) if any(row["kind"] in MACHINE for row in report["rows"]) else [])
 
 
 def call_parts(report: Report) -> list[Part]:
     """A row a kind, family, batch and backend; the precision is shown where rows differ in it."""
-    rows = in_order(report["rows"])
-    varying = len({precision_of(row) for row in rows}) > 1
-    labels = ("kind", "family", "backend")
-    columns = ["kind", "family", "batch", *(["precision"] if varying else []), "backend", "ms/step (IQR)", "examples/s"]
-    columns += ["step / floor", "step / fastest floor", "rounds"]
-    cells = []
+    rows = calls_in(report)
+    varying = len({row["precision"] for row in rows}) > 1
+    floors: dict[Any, float] = {}  # ms: the least that any backend had for the same step
+    step_of = operator.itemgetter("kind", "family", "batch", "precision")
     for row in rows:
-        names = [row["kind"], row["family"], f"{row['batch']:,}", *([precision_of(row)] if varying else []), row["backend"]]
-        times = [f"{row['ms_per_step']:.3g} ({row['iqr_ms_per_step']:.2g})", f"{row['examples_per_s']:,.0f}"]
-        floors = [f"{row['floor_ratio']:.2f}", f"{row['ms_per_step'] / fastest_floor(row, rows):.2f}"]
-        cells.append([*names, *times, *floors, str(row["rounds"])])
+        floors[step_of(row)] = min(floors.get(step_of(row), math.inf), row["floor_ms_per_step"])
+    cells = [
+        {"kind": row["kind"], "family": row["family"], "batch": f"{row['batch']:,}"}
+        | ({"precision": row["precision"]} if varying else {})
+        | {
+            "backend": row["backend"],
+            "ms/step (IQR)": f"{row['ms_per_step']:.3g} ({row['iqr_ms_per_step']:.2g})",
+            "examples/s": f"{row['examples_per_s']:,.0f}",
+            "step / floor": f"{row['floor_ratio']:.2f}",
+            "step / fastest floor": f"{row['ms_per_step'] / floors[step_of(row)]:.2f}",
+            "rounds": str(row["rounds"]),
+        }
+        for row in rows
+    ]
     notes = []
     if loud := [row for row in rows if row["iqr_ms_per_step"] > spread.BOUND * row["ms_per_step"]]:
         which = ", ".join(f"{row['kind']} {row['family']} {row['batch']} {row['backend']}" for row in loud)
         notes.append(f"- Their rounds spread over more than {spread.BOUND:.0%} of their median: {which}.")
-    trips = [trip for row in rows for trip in row.get("round_trips_ns", [])]
-    notes.append(f"- Between rounds {cores.said(trips)}.")
+    notes.append(f"- Between rounds {cores.said([trip for row in rows for trip in row.get('round_trips_ns', [])])}.")
     setting = f"{report['device']}, float32" + (" unless a row says otherwise" if varying else "")
     notes.append(f"- {reports.where(report['environment'], setting=setting)}.")
-    left = [*labels, "precision"]
-    return [Table(columns=columns, rows=cells, left=left), spread.statement("timing.md#the-timing-contract"), "\n".join(notes)]
+    table = table_of(cells, left=("kind", "family", "precision", "backend"))
+    return [table, spread.statement("timing.md#the-timing-contract"), "\n".join(notes)]
 
 
 def machine_parts(report: Report) -> list[Part]:
     """The machine's limits, and each training step's two floors."""
     result: list[Part] = []
     best, steps = limits(report), training_steps(report)
-    figure = f"figures/{reports.of_device(FIGURE, report['device'])}.png"
-    title = "GFLOP/s of each training step against its arithmetic intensity, under the machine's matrix rate and bandwidth"
-    if len(best) == 2:
+    if steps:
+        figure = f"figures/{reports.of_device(FIGURE, report['device'])}.png"
+        title = "GFLOP/s of each training step against its arithmetic intensity, under the machine's matrix rate and bandwidth"
         result.append(f"![{title}]({figure})")
     rows = []
-    for row in report["rows"]:
+    for row in rows_in(report):
         if row["kind"] == "matrix":
-            name = "product of 2048 × 2048 matrices" + ("" if precision_of(row) == "float32" else f", {precision_of(row)}")
+            name = "product of 2048 × 2048 matrices" + ("" if row["precision"] == FULL else f", {row['precision']}")
             rows.append((name, row["backend"], f"{row['rate'] / 1e9:,.0f} GFLOP/s"))
-        if row["kind"] == "launch" and precision_of(row) == "float32":
+        if row["kind"] == "launch" and row["precision"] == FULL:
             rows.append(("an empty launch", row["backend"], f"{1e3 * row['ms_per_step']:.3g} µs"))
     if "copy" in best:
         by = "NumPy, all cores" if report["device"] == "cpu" else "the fastest"
         rows.append(("copy in memory, read and written", by, f"{best['copy'] / 1e9:,.1f} GB/s"))
     result.append(Table(columns=("of the machine", "backend", "measured"), rows=rows, left=("of the machine", "backend")))
-    if len(best) == 2:
-        columns = (
-            "training step",
-            "batch",
-            "backend",
-            "FLOP / byte",
-            "GFLOP/s",
-            "of the limit there",
-            "products (ms)",
-            "bytes (ms)",
-        )
-        cells = []
-        for step in steps:
-            limit = min(best["matrix"], step["intensity"] * best["copy"])
-            names = (step["family"], f"{step['batch']:,}", step["backend"])
-            rates = (f"{step['intensity']:.1f}", f"{step['rate'] / 1e9:,.0f}", f"{step['rate'] / limit:.0%}")
-            cells.append((*names, *rates, f"{step['floor_ms_per_step']:.3g}", f"{1e3 * step['bytes'] / best['copy']:.3g}"))
-        result.append(Table(columns=columns, rows=cells, left=("training step", "backend")))
+    if steps:
+        cells = [
+            {
+                "training step": step["family"],
+                "batch": f"{step['batch']:,}",
+                "backend": step["backend"],
+                "FLOP / byte": f"{step['intensity']:.1f}",
+                "GFLOP/s": f"{step['rate'] / 1e9:,.0f}",
+                "of the limit there": f"{step['rate'] / min(best['matrix'], step['intensity'] * best['copy']):.0%}",
+                "products (ms)": f"{step['floor_ms_per_step']:.3g}",
+                "bytes (ms)": f"{1e3 * step['bytes'] / best['copy']:.3g}",
+            }
+            for step in steps
+        ]
+        result.append(table_of(cells, left=("training step", "backend")))
     where = reports.where(report["environment"], setting=f"{report['device']}, float32")
     return [*result, spread.statement("timing.md#the-timing-contract"), f"- {where}."]
+
+
+def table_of(cells: list[dict[str, str]], *, left: tuple[str, ...]) -> Table:
+    """A table of rows that name their columns; at least one row."""
+    return Table(columns=list(cells[0]), rows=[list(row.values()) for row in cells], left=left)
 
 
 BLOCKS = {
@@ -252,17 +269,20 @@ BLOCKS = {
 def limits(report: Report) -> dict[str, float]:
     """matrix, FLOP/s: the fastest backend's large product; copy, bytes/s: the fastest measurement. Absent if not measured."""
     best: dict[str, float] = {}
-    for row in report["rows"]:
-        if row["kind"] in ("matrix", "copy") and precision_of(row) == "float32":
+    for row in rows_in(report):
+        if row["kind"] in ("matrix", "copy") and row["precision"] == FULL:
             best[row["kind"]] = max(best.get(row["kind"], 0.0), row["rate"])
     return best
 
 
 def training_steps(report: Report) -> list[Row]:
-    """The training steps in float32: intensity, FLOP per byte; rate, FLOP/s; bytes that a step must move."""
+    """The training steps in float32: intensity, FLOP per byte; rate, FLOP/s; bytes that a step must move.
+
+    None where the machine's limits weren't both measured.
+    """
     steps = []
-    for row in report["rows"]:
-        if row["kind"] == "train" and precision_of(row) == "float32":
+    for row in rows_in(report) if len(limits(report)) == 2 else ():
+        if row["kind"] == "train" and row["precision"] == FULL:
             settings = STANDARD.replace(variational=row["family"], batch_size=row["batch"])
             flop, moved = floor.flop(settings), floor.moved(settings)
             steps.append(row | {"intensity": flop / moved, "rate": flop / (1e-3 * row["ms_per_step"]), "bytes": moved})
@@ -275,7 +295,7 @@ def draw(report: Report, path: Path) -> None:
     from matplotlib.ticker import ScalarFormatter
 
     best, steps = limits(report), training_steps(report)
-    if len(best) < 2 or not steps:
+    if not steps:
         raise UserError("The report 'throughput' lacks training steps or the machine's limits; measure it whole, without -k.")
     matrix, copy = best["matrix"] / 1e9, best["copy"] / 1e9
     ridge = matrix / copy
@@ -285,21 +305,17 @@ def draw(report: Report, path: Path) -> None:
     axes = figure.subplots()
     label = f"{matrix:.0f} GFLOP/s of products, {copy:.1f} GB/s of copying"
     axes.loglog([low, ridge, high], [low * copy, matrix, matrix], color="black", label=label)
-    backends = list(dict.fromkeys(step["backend"] for step in steps))
-    for backend, colour in zip(backends, COLOURS, strict=False):
-        for family, marker in MARKERS.items():
-            line = sorted((s for s in steps if (s["backend"], s["family"]) == (backend, family)), key=lambda s: s["batch"])
-            if line:
-                face = colour if family == "flow" else "white"
-                style: dict[str, Any] = {"marker": marker, "linestyle": ":", "color": colour, "markerfacecolor": face}
-                rates = [step["rate"] / 1e9 for step in line]
-                axes.plot([step["intensity"] for step in line], rates, label=f"{backend}, {family}", **style)
-    labelled = next(iter(MARKERS))
-    for batch, intensity in {step["batch"]: step["intensity"] for step in steps if step["family"] == labelled}.items():
+    for backend, (family, marker) in itertools.product(BACKENDS, MARKERS.items()):
+        line = sorted((s for s in steps if (s["backend"], s["family"]) == (backend, family)), key=lambda s: s["batch"])
+        if line:
+            rates, colour = [step["rate"] / 1e9 for step in line], OF_BACKEND[backend]
+            face = colour if family == "flow" else "white"
+            style: dict[str, Any] = {"marker": marker, "linestyle": ":", "color": colour, "markerfacecolor": face}
+            axes.plot([step["intensity"] for step in line], rates, label=f"{backend}, {family}", **style)
+    for batch, intensity in {s["batch"]: s["intensity"] for s in steps if s["family"] == "mean-field"}.items():
         axes.axvline(intensity, color="0.9", zorder=0)
-        axes.annotate(
-            f"batch {batch}", (intensity, 1.0), xycoords=("data", "axes fraction"), fontsize=8, ha="center", va="bottom"
-        )
+        above: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "fontsize": 8, "ha": "center", "va": "bottom"}
+        axes.annotate(f"batch {batch}", (intensity, 1.0), **above)
     axes.set_xlabel("arithmetic intensity of a training step (FLOP per byte that it must move)")
     axes.set_ylabel("GFLOP/s")
     for axis in (axes.xaxis, axes.yaxis):
@@ -307,4 +323,4 @@ def draw(report: Report, path: Path) -> None:
         axis.set_minor_formatter(ScalarFormatter())
         axis.set_tick_params(which="minor", labelsize=7)
     axes.legend(fontsize=8, loc="lower right")
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    save(figure, path, dpi=120)

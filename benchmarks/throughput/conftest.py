@@ -1,4 +1,4 @@
-"""Options of the suite; `python -m benchmarks throughput` gives each backend a process of its own."""
+"""Options of the suite; `python -m benchmarks study throughput` gives each backend a process of its own."""
 
 from __future__ import annotations
 
@@ -22,31 +22,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.config.getoption("--backend"))
+def asked(request: pytest.FixtureRequest) -> Any:
+    """The options: backend, device, precision, seconds."""
+    return request.config.option
 
 
 @pytest.fixture(scope="session")
-def device(request: pytest.FixtureRequest) -> Any:
-    return request.config.getoption("--device")
-
-
-@pytest.fixture(scope="session")
-def precision(request: pytest.FixtureRequest) -> Any:
-    return request.config.getoption("--precision")
-
-
-@pytest.fixture(scope="session")
-def seconds(request: pytest.FixtureRequest) -> float:
-    return float(request.config.getoption("--seconds"))
-
-
-@pytest.fixture(scope="session")
-def benches(backend: str, device: Any, precision: Any) -> Any:
+def benches(asked: Any) -> Any:
     """Family → its one session in this process."""
-    return functools.cache(lambda family: Bench(backend, family, device=device, precision=precision))
+    return functools.cache(lambda family: Bench(asked.backend, family, device=asked.device, precision=asked.precision))
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    """Where it ran, as records say it."""
+    """The environment, as records have it."""
     machine_info["environment"] = environment.describe(config.getoption("--device"))

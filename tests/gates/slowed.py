@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-SLOW_DOWN = 0.15
-SLOWED = f"""
+SLOWED = """
 
 def _slowed(train):
     import time
@@ -13,7 +12,7 @@ def _slowed(train):
     def slowed(self, *arguments, **keywords):
         start = time.perf_counter()
         result = train(self, *arguments, **keywords)
-        end = start + {1 + SLOW_DOWN} * (time.perf_counter() - start)
+        end = start + (1 + BY) * (time.perf_counter() - start)
         while time.perf_counter() < end:
             pass
         return result
@@ -25,7 +24,7 @@ Session.train = _slowed(Session.train)
 """
 
 
-def slow_down(root: Path, backend: str) -> None:
-    """In this copy of the code, make `train` wait after each chunk for SLOW_DOWN of what the chunk took."""
+def slow_down(root: Path, backend: str, *, by: float) -> None:
+    """In this copy of the code, make `train` wait after each chunk for a share `by` of the chunk's time."""
     path = root / "backends" / backend / "session.py"
-    path.write_text(path.read_text(encoding="utf-8") + SLOWED, encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8") + SLOWED.replace("BY", str(by)), encoding="utf-8")

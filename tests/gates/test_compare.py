@@ -289,6 +289,6 @@ def test_unchanged_code_passes_and_a_step_15_percent_slower_is_caught(tmp_path: 
     what = What("train", "mean-field", 128, "pytorch")
     copied(tmp_path / "same")
     copied(tmp_path / "slow")
-    slow_down(tmp_path / "slow", "pytorch")
+    slow_down(tmp_path / "slow", "pytorch", by=0.15)
     assert not compare.judge(ROOT, tmp_path / "same", what, turns=5).slower
     assert compare.judge(ROOT, tmp_path / "slow", what, turns=5).slower

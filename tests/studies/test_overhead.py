@@ -75,10 +75,10 @@ def test_the_sides_take_turns_and_neither_compiles_on_the_clock(monkeypatch: pyt
     monkeypatch.setattr(overhead, "bare_loop", lambda name: lambda *_, **__: bare)
     config = preset("standard").replace(chunk=2)
     session: Any = Session()
-    ours, theirs, trips = overhead.by_turns(session, "jax", config=config, images=np.zeros((300, 784), np.uint8), turns=3)
+    found = overhead.by_turns(session, "jax", config=config, images=np.zeros((300, 784), np.uint8), turns=3)
     assert order == ["ours 0", "bare", "bare", "ours 2", "ours 4", "bare", "bare", "ours 6"]
-    assert len(ours) == len(theirs) == 3
-    assert len(trips) == 6, "at both ends of each turn"
+    assert len(found["ours"]) == len(found["bare"]) == 3
+    assert len(found["round_trips_ns"]) == 6, "at both ends of each turn"
 
 
 def test_outside_is_the_share_that_is_spent_in_no_call_of_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,8 @@ def test_the_report_has_each_backends_turns_and_starts(
 ) -> None:
     chunk = preset("standard").training.chunk
     loops = {"ours": [chunk * 0.011] * 6, "bare": [chunk * 0.01] * 6, "outside": 0.004, "round_trips_ns": [290.0, 510.0]}
-    monkeypatch.setattr(processes, "ask", lambda target, point, **_: loops)
+    monkeypatch.setattr(processes, "ask", lambda target, point, **_: overhead.measure(point))
+    monkeypatch.setattr(overhead, "beside", lambda name, **_: loops)
     order: list[tuple[str, str]] = []
 
     def start(backend: str, family: str, *, cache: Path) -> dict[str, float | None]:

@@ -20,6 +20,7 @@ from benchmarks.outputs import markdown
 from benchmarks.studies import ancestor, numpyro
 from benchmarks.studies.ancestor import SCRIPTS
 from common import clock, protocol
+from common.config import FAMILIES
 
 STEP_S = 0.2
 SCRIPT = SCRIPTS["ancestor-pytorch"]
@@ -55,7 +56,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def our_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours: 10,000 examples/s."""
     monkeypatch.setattr(peers, "examples_per_s", lambda job, *, steps: 10_000.0)
-    monkeypatch.setattr(peers, "check", lambda config, **settings: None)
+    monkeypatch.setattr(peers, "check", lambda asked, config: None)
 
 
 def fake(folder: Path, *, start: float = 0.0, validation: float = 0.0, text: str = FAKE) -> Path:
@@ -141,7 +142,7 @@ def test_a_python_may_be_named_from_here(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_on_a_gpu_the_aim_is_another(tmp_path: Path) -> None:
     asked = ancestor.Arguments(directory=tmp_path, preset=("ancestor-jax",), device="cuda", data="binarized-digits")
-    rows = [ancestor.run(point) for point in ancestor.plan(asked).values()]
+    rows = [row for point in ancestor.plan(asked).values() for row in ancestor.run(point)["rows"]]
     assert [(row["variational"], row["target"]) for row in rows] == [
         (name, ancestor.GPU_AIM) for name in ("mean-field", "flow")
     ]
@@ -191,8 +192,8 @@ def test_settings_that_cannot_be_timed_are_refused(
 
 
 def test_the_presets_are_the_scripts_batches() -> None:
-    assert SCRIPTS.keys() == {name for name, _ in ancestor.AIMS}
     assert {preset(name).training.batch_size for name in SCRIPTS} == {128}
+    assert all(script.aims.keys() == set(FAMILIES) for script in SCRIPTS.values())
 
 
 # --- ours ---
@@ -331,7 +332,7 @@ def test_where_numpyro_fails_its_rows_say_why(tmp_path: Path, capsys: pytest.Cap
 
 def test_rows_are_added_to_earlier_ones_and_a_failure_replaces_no_measurement(tmp_path: Path) -> None:
     def row(family: str, *, speed: float | None) -> dict[str, Any]:
-        blank = peers.row(peer="script.py", ours="preset, jax", family=family, device="cpu", steps=700, target=1.5)
+        blank = peers.blank("script.py", "preset, jax", variational=family, device="cpu", steps=700, target=1.5)
         if speed is None:
             return blank | {"reason": "no luck"}
         return blank | {"peer_examples_per_s": [100.0, 200.0, 100.0], "ours_examples_per_s": [speed] * 3}

@@ -61,13 +61,25 @@ def test_a_benchmark_says_its_speed_and_its_floor(saved: Path) -> None:
 def test_a_part_of_the_suite_has_a_report_and_no_figure(folder: Path, saved: Path) -> None:
     report = reports.read("throughput", folder)
     assert report is not None
-    assert report["rows"] == suite.merged(suite.rows_of(saved))
+    assert report["rows"] == suite.merged(suite.rows_of(suite.read(saved)))
     assert len(suite.parts(report)) == 3, "the machine wasn't measured"
     assert not list(folder.glob("*.png"))
 
 
+def test_saved_runs_are_shown_and_nothing_is_timed(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(suite, "plan", lambda asked: pytest.fail("nothing is to be timed"))
+    assert main(["study", "throughput", "--saved", str(saved), str(saved), "--results", str(tmp_path)]) == 0
+    (row,) = suite.rows_of(suite.read(saved))
+    shown = capsys.readouterr().out
+    assert f"{2 * row['rounds']}\n" in shown, "two runs of one place are two sweeps of one row"
+    assert reports.commit(suite.read(saved)["machine_info"]["environment"]) in shown
+    assert not list(tmp_path.iterdir())
+
+
 def test_sweeps_are_merged_by_their_medians(folder: Path, saved: Path) -> None:
-    (row,) = suite.rows_of(saved)
+    (row,) = suite.rows_of(suite.read(saved))
     (row,) = suite.merged([row | {"ms_per_step": factor, "floor_ms_per_step": 0.5} for factor in (1.0, 3.0, 2.0)])
     assert (row["ms_per_step"], row["floor_ratio"], row["sweeps"]) == (2.0, 4.0, 3)
     assert len(row["round_trips_ns"]) >= 6
