@@ -18,8 +18,8 @@ and, where the study has it:
     failed(report)              whether the command ends with exit code 1, the report written
 
 `title` is a file's name. A result with a `reason` is a failure: --resume measures its point anew. The skeleton adds "resume" to
-each point: whether a run may use the checkpoints and records in the results folder. Where Arguments has `backend`, the plan sees the
-backends that can be used here; where it has `device`, each kind of device has a report, a figure and points of its own.
+each point: whether a run may use the checkpoints and records in the results folder. A study whose Arguments have `backend`
+plans with the backends that can be used here; one with `device` has a report, a figure and points for each kind of device.
 """
 
 from __future__ import annotations
