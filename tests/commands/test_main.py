@@ -187,6 +187,11 @@ def test_the_help_says_every_command_in_a_line(capsys: pytest.CaptureFixture[str
     assert printed.count("\n") < 25
 
 
+def test_every_former_command_has_its_present_name() -> None:
+    former = "ablation agreement ancestor bfloat16 cross-evaluate growth numpyro overhead prove-compare prove-regress roofline"
+    assert OLD_NAMES.keys() == {*former.split(), "shape-checks", "throughput"}
+
+
 @pytest.mark.parametrize(("old", "new"), OLD_NAMES.items())
 def test_an_old_name_answers_with_the_new_one(capsys: pytest.CaptureFixture[str], old: str, new: str) -> None:
     assert main([old, "--pairs", "3"]) == 2
