@@ -17,6 +17,10 @@ COMMANDS = {
     "run": "commands.run",
     "evaluate": "commands.evaluate",
     "export": "commands.export",
+    "show": "commands.show",
+    "results": "commands.results",
+    "report": "commands.report",
+    "diff": "commands.diff",
     "list": "commands.list",
     "parity": "parity.command",
     "compare": "gates.compare",
@@ -42,6 +46,12 @@ Models
   evaluate CHECKPOINT  ELBO and log p(x) of a checkpoint, in any backend
   export CHECKPOINT    the weights for plain PyTorch, Flax NNX or Keras
   list                 the backends, their versions and devices
+
+Results
+  show RUN…            test images, reconstructions, samples as PNG; training as GIF
+  report FOLDER…       one HTML page of a folder's runs
+  results FOLDER…      one row a run, as a table, CSV, JSON or Parquet
+  diff A B             two runs or folders compared image by image
 
 Proofs
   parity               are the backends the same function? rung by rung, or on --checkpoints
