@@ -63,7 +63,7 @@ def run(planned: Planned, *, named: bool) -> tuple[int, records.Record]:
     record = without_result(job, code) if code else records.read(job.record)
     if code == 2 or (code == runs.UNAVAILABLE and named):
         return 2, record
-    if code and not (code == runs.UNAVAILABLE and job.record.exists()):  # what isn't run replaces no result
+    if code:
         records.write(record, Path(job.results))
     return int(record["status"] == "failed"), record
 

@@ -379,11 +379,11 @@ def test_a_backend_that_is_not_there_is_a_row_in_a_sweep_and_an_error_where_it_i
     for name in protocol.BACKENDS:  # what Python does with this is an ImportError
         monkeypatch.setitem(sys.modules, f"backends.{name}.session", None)
     capsys.readouterr()
-    assert run(tmp_path / "sweep") == 0
+    assert run(tmp_path / "sweep", "--resume") == 0
     found = {record["backend"]: record["status"] for record in records.read_all(tmp_path / "sweep")}
     assert found == {"pytorch": "ok", "jax": "not-run", "tensorflow": "not-run"}, "what isn't run replaces no result"
     printed = capsys.readouterr()
-    assert all(f"{name}: its framework can't be imported" in printed.out for name in protocol.BACKENDS)
+    assert all(f"{name}: its framework can't be imported" in printed.out for name in ("jax", "tensorflow"))
 
     assert run(tmp_path / "asked", "--backend", "jax") == 2
     assert "Backend 'jax' is unavailable" in capsys.readouterr().err
