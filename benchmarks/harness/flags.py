@@ -16,6 +16,7 @@ import tyro
 from benchmarks.harness import cli, settings_file
 from benchmarks.harness.presets import PRESETS, flat, preset
 from common import checkpoints
+from common.binarize import Binarize
 from common.checkpoints import Checkpoint
 from common.config import FAMILIES, SECTIONS, Config
 from common.errors import UserError
@@ -23,7 +24,7 @@ from common.protocol import BACKENDS
 
 # Heading → its flags, in order, with underscores as in the settings' names.
 GROUPS = {
-    "what": ("preset", "backend", "variational", "seed", "data", "data_dir"),
+    "what": ("preset", "backend", "variational", "seed", "data", "binarize", "data_dir"),
     "length": ("steps", "batch_size", "device", "warm_up", "log_interval", "validation_interval", "selection"),
     "model": ("latent_size", "hidden_size", "flow_depth", "initial_weights", "data_bias"),
     "optimizer": ("learning_rate", "optimizer", "schedule", "weight_decay", "ema_decay", "objective_samples"),
@@ -94,7 +95,8 @@ def flags(configs: Sequence[Config], *, start: Checkpoint | None) -> dict[str, F
     own = [
         Flag(name="preset", kind=str, help=f"Named settings: {', '.join(PRESETS)}.", several=True),
         Flag(name="backend", kind=str, help=f"Some of {', '.join(BACKENDS)}.", several=True),
-        Flag(name="data", kind=str, help="binarized-mnist, binarized-digits or an .h5 file."),
+        Flag(name="data", kind=str, help="binarized-mnist, binarized-digits, or an .h5, .npz or .npy file."),
+        Flag(name="binarize", kind=Binarize, help="Make grey images binary, once: threshold, or bernoulli for a draw."),
         Flag(name="data_dir", kind=Path, help="Folder of the binarized MNIST files.", placeholder="FOLDER"),
         Flag(name="results", kind=Path, help="Folder for records and checkpoints.", placeholder="FOLDER"),
         Flag(name="resume", kind=bool, help="Skip finished runs, and go on from the results folder's checkpoints."),
@@ -110,6 +112,7 @@ def flags(configs: Sequence[Config], *, start: Checkpoint | None) -> dict[str, F
         "backend": start.backend if start else "all",
         "variational": variational,
         "data": start.dataset if start else "binarized-digits",
+        "binarize": (start.binarize or "") if start else "",
         "results": "results",
     }
     helps = {"variational": "Families of q(z|x).", "seed": "A run for each seed."}

@@ -27,7 +27,7 @@ SETTINGS = [name for names in SECTIONS.values() for name in names if name != "im
 
 def digits_checkpoint(path: Path, config: Config) -> Checkpoint:
     """An untrained model's file."""
-    digits = data.load("binarized-digits", data_dir=None)
+    digits = data.load("binarized-digits", data_dir=None, binarize=None)
     config = config.replace(image_shape=digits.image_shape)
     initial = parameters.initial_parameters(
         config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(digits.train)
@@ -147,7 +147,7 @@ def test_a_switch_that_is_none_is_refused_before_a_backend_meets_it(
     assert f"{switch} is 'off'; set it to" in refused("run", f"--results={tmp_path / 'results'}")
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 3, 3), (0, 9)])
+@pytest.mark.parametrize("shape", [(4,), (4, 3, 3, 1), (0, 9)])
 def test_an_h5_file_of_the_wrong_shape_is_refused(refused: Callable[..., str], tmp_path: Path, shape: tuple[int, ...]) -> None:
     path = tmp_path / "wrong.h5"
     with h5py.File(path, "w") as file:
