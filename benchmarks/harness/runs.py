@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.harness import cores, environment, memory, presets, processes, records, spread
 from benchmarks.harness.cli import known, writable
+from benchmarks.harness.events import Heard
 from benchmarks.harness.floor import Floor
 from benchmarks.harness.progress import Progress
 from common import checkpoints, data, estimators, parameters, protocol, training
@@ -39,6 +40,9 @@ class Job:
     results: str
     resume: bool  # go on from the job's own checkpoint where there is one
     start: str | None = None  # the path of a checkpoint of any backend to go on from
+    keep_checkpoints: bool = False  # each validation's checkpoint, in the files of `kept`
+    pictures: bool = False  # tell the listener images at each validation
+    threads: int | None = None  # of the framework; its own choice where None
 
     def as_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -67,14 +71,20 @@ class Job:
         return Path(self.results) / records.checkpoint_name_of(self.blank(dataset=None))
 
 
-def in_process(job: Job, *, folder: Path | None = None) -> int:
+def kept(checkpoint: Path) -> list[Path]:
+    """The checkpoints that `Job.keep_checkpoints` kept beside a run's checkpoint, by rising step; [] for none."""
+    return sorted(checkpoint.with_suffix(".steps").glob("[!.]*.h5"))
+
+
+def in_process(job: Job, *, folder: Path | None = None, heard: Heard | None = None) -> int:
     """Run the job in a process of its own, so that no framework's threads, memory or imports touch another's.
 
-    `folder`: the checkout whose code runs; the current folder where None. Returns the exit code: 0 with a record at
-    `job.record`, 2 for a `UserError`, UNAVAILABLE.
+    `folder`: the checkout whose code runs; the current folder where None. `heard` is called with each event of the process,
+    which then prints nothing itself. Returns the exit code: 0 with a record at `job.record`, 2 for a `UserError`, UNAVAILABLE.
     """
+    target, where = f"{__name__}:worker", folder or Path.cwd()
     try:
-        return int(processes.ask(f"{__name__}:worker", job.as_json(), title=job.record.name, folder=folder or Path.cwd()))
+        return int(processes.ask(target, job.as_json(), title=job.record.name, folder=where, heard=heard))
     except processes.ProcessError as error:
         return error.code
 
