@@ -17,6 +17,7 @@ TEST = "test"  # gives the seed of a run's test noise
 DATA_ORDER = "data order"  # epoch
 SUBSET = "subset"  # the test images of --images
 CHECKPOINTS_NOISE = "cross-evaluation noise"  # of `parity --checkpoints`
+PREVIEWS = "previews"  # the latents and noise of the images that a run tells while it trains
 GALLERY = "gallery"  # the latents that the study `gallery` decodes
 LADDER_START = "ladder's start"
 LADDER_FORWARD = "ladder's forward noise"
