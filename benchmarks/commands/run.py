@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.harness import cli, records, runs
 from benchmarks.harness.presets import PRESETS, preset
-from benchmarks.outputs import cells, terminal
+from benchmarks.outputs import cells, live, terminal
 from common import checkpoints, protocol
 from common.config import FAMILIES, SECTIONS, TOP, Config
 from common.errors import UserError
@@ -120,18 +120,25 @@ def main(arguments: list[str]) -> int:
     cli.warn_of(*(job.config for job in jobs))
     done: list[records.Record] = []
     worst = 0
-    for job in jobs:
-        code = runs.in_process(job)
-        if code == 2 or (code == runs.UNAVAILABLE and backends_named):
-            worst = 2
-            break
-        record = without_result(job, code) if code else records.read(job.record)
-        if record["status"] == "failed":
-            worst = 1
-        # A run that did not begin replaces no result.
-        if code and not (code == runs.UNAVAILABLE and job.record.exists()):
-            records.write(record, Path(job.results))
-        done.append(record)
+    try:
+        with live.display(jobs, quiet=False) as display:
+            for job in jobs:
+                display.begin(job)
+                code = runs.in_process(job, heard=display.heard)
+                if code == 2 or (code == runs.UNAVAILABLE and backends_named):
+                    worst = 2
+                    break
+                record = without_result(job, code) if code else records.read(job.record)
+                if record["status"] == "failed":
+                    worst = 1
+                # A run that did not begin replaces no result.
+                if code and not (code == runs.UNAVAILABLE and job.record.exists()):
+                    records.write(record, Path(job.results))
+                done.append(record)
+                display.end(job, record)
+    except KeyboardInterrupt:
+        terminal.page(cells.page(done), Console())
+        raise
     terminal.page(cells.page(done), Console())
     return worst
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -33,7 +34,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[runs.Job]:
     """The jobs that `run` would start, in place of starting them; each ends as if the user had been wrong."""
     started: list[runs.Job] = []
 
-    def refuse(job: runs.Job) -> int:
+    def refuse(job: runs.Job, **_: Any) -> int:
         started.append(job)
         return 2
 
@@ -389,7 +390,7 @@ def test_each_seed_family_and_backend_is_a_run_with_a_record_of_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     started: list[runs.Job] = []
-    monkeypatch.setattr(runs, "in_process", lambda job: started.append(job) or 1)
+    monkeypatch.setattr(runs, "in_process", lambda job, **_: started.append(job) or 1)
     assert main(["run", "--seed", "3", "5", "--backend", "jax", "pytorch", "--results", str(tmp_path)]) == 1
     asked = {(job.config.training.seed, job.config.model.variational, job.backend) for job in started}
     assert asked == {
