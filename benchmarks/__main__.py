@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import signal
 import sys
 
-import psutil
-
+from benchmarks.harness import stopping
 from common import cache, shapes
 from common.errors import UserError
 
@@ -104,17 +101,6 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def terminate(*_: object) -> None:
-    """End this process and all its descendants, as a terminal's Ctrl-C would.
-
-    No run goes on unseen beside the run that resumes it, and temporary folders are removed.
-    """
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, terminate)
+    stopping.watch(again=True)
     sys.exit(main(sys.argv[1:]))

@@ -24,7 +24,7 @@ SCHEMA = 1
 
 @dataclass
 class Checkpoint:
-    """A run at the end of an interval."""
+    """A run at a validation, or at the step where it was stopped."""
 
     config: Config
     backend: str

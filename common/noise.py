@@ -19,6 +19,7 @@ SUBSET = "subset"  # the test images of --images
 BINARIZATION = "binarization"  # split, from 0: the draws of --binarize bernoulli
 ARRAY_SPLIT = "split of an array"  # which images of an .npy file are valid and test
 CHECKPOINTS_NOISE = "cross-evaluation noise"  # of `parity --checkpoints`
+PREVIEWS = "previews"  # the latents and noise of the images that a run tells while it trains
 GALLERY = "gallery"  # the latents that the study `gallery` decodes
 LADDER_START = "ladder's start"
 LADDER_FORWARD = "ladder's forward noise"

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from benchmarks.harness import cli, estimate, flags, records, runs, settings_file
 from benchmarks.harness.estimate import Planned
+from benchmarks.harness.events import Event
 from benchmarks.harness.grid import Grid, grid_of
 from benchmarks.harness.presets import flat
-from benchmarks.outputs import cells, terminal
+from benchmarks.outputs import cells, live, terminal
 from benchmarks.outputs.table import Part, Table
 
 
@@ -41,10 +42,11 @@ def main(arguments: list[str]) -> int:
     done: list[records.Record] = []
     codes: list[int] = []
     try:
-        for one in plan:
-            code, record = run(one, named=bool(values["backend"]))
-            codes.append(code)
-            done.append(record)
+        with live.display(grid.jobs, quiet=values["quiet"]) as display:
+            for one in plan:
+                code, record = run(one, display, named=bool(values["backend"]))
+                codes.append(code)
+                done.append(record)
     finally:  # a stopped sweep shows its finished runs too
         if values["json"]:
             print(json.dumps(done, indent=1))
@@ -53,14 +55,27 @@ def main(arguments: list[str]) -> int:
     return max(codes)
 
 
-def run(planned: Planned, *, named: bool) -> tuple[int, records.Record]:
+def run(planned: Planned, display: live.Display, *, named: bool) -> tuple[int, records.Record]:
     """(0, 1 where the run failed, 2 where it was refused; its record). A run that is done isn't made again.
 
     A refused run leaves no record in the folder; one whose framework isn't here is refused where its backend is `named`.
     """
     job = planned.job
-    code = 0 if planned.state == "done" else runs.in_process(job)
-    record = without_result(job, code) if code else records.read(job.record)
+    if planned.state == "done":
+        record = records.read(job.record)
+        display.end(job, record, skipped=True)
+        return 0, record
+    said: list[str] = []  # the lines of the process's stderr
+
+    def heard(event: Event) -> None:
+        if event["kind"] == "said":
+            said.append(event["text"])
+        display.heard(event)
+
+    display.begin(job)
+    code = runs.in_process(job, heard=heard)
+    record = without_result(job, code, said) if code else records.read(job.record)
+    display.end(job, record)
     if code == 2 or (code == runs.UNAVAILABLE and named):
         return 2, record
     if code:
@@ -68,15 +83,16 @@ def run(planned: Planned, *, named: bool) -> tuple[int, records.Record]:
     return int(record["status"] == "failed"), record
 
 
-def without_result(job: runs.Job, code: int) -> records.Record:
-    """The record of a run whose process ended with this code."""
+def without_result(job: runs.Job, code: int, said: Sequence[str]) -> records.Record:
+    """The record of a run whose process ended with this code; the last line that it `said` is its reason."""
+    last = said[-1].strip() if said else ""
     if code == runs.UNAVAILABLE:
-        status, reason = "not-run", "its framework can't be imported; `python -m benchmarks list` says why"
+        status, reason = "not-run", "its framework can't be imported; `python -m benchmarks list` says why."
     elif code == 2:
-        status, reason = "not-run", "it was refused; the message stands above"
+        status, reason = "not-run", last or "it was refused."
     else:
-        status, reason = "failed", f"its process ended with code {code}"
-    return job.blank(dataset=job.dataset()) | {"status": status, "reason": f"{job.backend}: {reason}."}
+        status, reason = "failed", f"its process ended with code {code}" + (f": {last}" if last else ".")
+    return job.blank(dataset=job.dataset()) | {"status": status, "reason": f"{job.backend}: {reason}"}
 
 
 def show_plan(plan: Sequence[Planned], grid: Grid, *, as_json: bool) -> None:

@@ -65,6 +65,7 @@ def grid_of(asked: Asked) -> Grid:
         results=str(own["results"] or "results"),
         resume=own["resume"],
         start=str(own["from"]) if own["from"] else None,
+        keep_checkpoints=own["keep_checkpoints"],
         binarize=own["binarize"] or (asked.start.binarize if asked.start else None),
     )
     dataset = template.dataset()

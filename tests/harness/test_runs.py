@@ -34,7 +34,7 @@ AVERAGED = ("--selection", "best-validation", "--ema-decay", "0.9")
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in the test's process: each framework is imported once, and the test's patches hold in the run."""
 
-    def work(job: runs.Job) -> int:
+    def work(job: runs.Job, **_: Any) -> int:
         try:
             return runs.worker(job.as_json())
         except UserError as error:
@@ -350,7 +350,7 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.Ca
 def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def work(job: runs.Job) -> int:
+    def work(job: runs.Job, **_: Any) -> int:
         if job.backend == "jax":
             return -9
         records.write(
@@ -393,7 +393,7 @@ def test_a_backend_that_is_not_there_is_a_row_in_a_sweep_and_an_error_where_it_i
 def test_an_interrupted_run_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(job: runs.Job) -> int:
+    def interrupt(job: runs.Job, **_: Any) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runs, "in_process", interrupt)
