@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmarks.harness import cli, estimate, flags, records, runs, settings_file
 from benchmarks.harness.estimate import Planned
 from benchmarks.harness.events import Event
-from benchmarks.harness.grid import Grid, grid_of
+from benchmarks.harness.grid import Grid, grid_of, noun
 from benchmarks.harness.presets import flat
 from benchmarks.outputs import cells, live, terminal
 from benchmarks.outputs.table import Part, Table
@@ -101,7 +101,7 @@ def show_plan(plan: Sequence[Planned], grid: Grid, *, as_json: bool) -> None:
         listed = [{"record": str(one.job.record), "state": one.state, "seconds": one.seconds} for one in plan]
         print(json.dumps(listed, indent=1))
         return
-    columns = [*(name.replace("_", " ") for name in grid.axes), "state", "time left", "name"]
+    columns = [*(noun(name, 1) for name in grid.axes), "state", "time left", "name"]
     rows = []
     for one in plan:
         values = flat(one.job.config) | {"preset": one.job.preset, "backend": one.job.backend}

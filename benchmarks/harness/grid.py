@@ -17,7 +17,8 @@ from common import protocol
 from common.config import FAMILIES, check, unread
 from common.errors import UserError
 
-NOUNS = {"variational": "families"}
+NAMES = {"variational": "family"}
+PLURALS = {"family": "families"}
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,17 @@ class Grid:
     @property
     def size(self) -> str:
         """The number of runs in words: "12 runs: 2 learning rates × 2 families × 3 backends"."""
-        product = " × ".join(f"{count} {noun(name)}" for name, count in self.axes.items())
+        product = " × ".join(f"{count} {noun(name, count)}" for name, count in self.axes.items())
         repeats = ", each run once" if math.prod(self.axes.values()) > len(self.jobs) else ""
         return f"{len(self.jobs)} runs: {product}{repeats}" if self.axes else "1 run"
 
 
-def noun(name: str) -> str:
-    """What several values of a flag are called."""
-    words = name.replace("_", " ")
-    return NOUNS.get(name) or (f"values of {words}" if words.endswith("s") else f"{words}s")
+def noun(name: str, count: int) -> str:
+    """What one or several values of a flag are called."""
+    words = NAMES.get(name, name.replace("_", " "))
+    if count == 1:
+        return words
+    return PLURALS.get(words) or (f"values of {words}" if words.endswith("s") else f"{words}s")
 
 
 def axes_of(asked: Asked) -> dict[str, Sequence[Any]]:

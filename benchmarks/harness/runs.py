@@ -408,8 +408,8 @@ def refuse_again(job: Job) -> None:
     found = state(job)
     if job.resume or found == "new" or (found == "resumable" and job.start):  # `check_start` has looked at the checkpoint
         return
-    there = f"{job.record} is there already" if found == "done" else f"{job.checkpoint} is this run's, stopped half-way"
-    resume = "keep it and run the rest" if found == "done" else "go on"
+    there = f"{job.record} is there already" if found == "done" else f"{job.checkpoint} has this model's training"
+    resume = "keep it and run the rest" if found == "done" else "go on from it"
     first = "give" if job.start else f"add --resume to {resume} (with make: ARGS=--resume), or"
     raise UserError(f"{there}: {first} --results FOLDER to run it anew, in another folder.")
 

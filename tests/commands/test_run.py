@@ -356,7 +356,7 @@ def test_the_same_run_again_is_refused_and_with_resume_skipped(
 def test_a_run_that_was_stopped_is_not_begun_anew_over_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (job,) = grid("--backend", "jax", "--variational", "flow", "--results", str(tmp_path)).jobs
     job.checkpoint.touch()
-    with pytest.raises(UserError, match=r"seed0.h5 is this run's, stopped half-way: add --resume to go on"):
+    with pytest.raises(UserError, match=r"seed0.h5 has this model's training: add --resume to go on from it \(with"):
         runs.refuse_again(job)
     runs.refuse_again(dataclasses.replace(job, resume=True))
 
