@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import textwrap
 import time
@@ -27,12 +28,10 @@ SECONDS_BETWEEN_FRAMES = 0.5
 HEADER = ("run", "state", "step", "ELBO", "log p(x)", "examples/s", "left")
 DROPPED = ("examples/s", "step", "left", "ELBO")  # where the terminal is narrow, in this order
 NARROWEST = 16  # characters of a name's line, once these columns are dropped
-STYLES = {
-    "done": "green",
-    "failed": "bold red",
-    "skipped": "dim",
-    "waiting": "dim",
-}  # other states are those of the run under way
+SHORTEST_REASON = 30  # characters; where a failed run's line has fewer left, the reason has the next line
+LEFT = ("run", "state")  # aligned to the left
+STYLES = {"done": "green", "failed": "bold red", "skipped": "dim", "waiting": "dim"}
+RUNS = "cyan"  # the style of the other states
 RUNNING = ("starting", "compiling", "training", "testing")
 FIRST_SHOWN = (*RUNNING, "failed", "done", "skipped", "waiting")  # where there are more runs than lines
 
@@ -175,7 +174,7 @@ class Sweep:
         rest = 0.0
         for row in running:
             elapsed = time.monotonic() - row.began
-            if row.state == "training" and row.left is not None:
+            if row.left is not None:
                 rest += row.left
                 whole.append(elapsed + row.left)
             elif whole:
@@ -197,43 +196,46 @@ class Sweep:
             yield line
 
     def lines(self, *, width: int, height: int) -> list[Text]:
-        """The table's lines: at most `height` − 1, where names fit a line; none is wider than `width`."""
+        """The table's lines, fewer than `height`, each at most `width` wide."""
         rows = list(self.rows.values())
         cells = [dict(zip(HEADER, HEADER, strict=True)), *(row.cells() for row in rows)]
-        widths = {column: max(len(cell[column]) for cell in cells) for column in HEADER}
+        cells.append({"state": "compiling", "step": max((f"{row.total:,}/{row.total:,}" for row in rows), key=len)})
+        widths = {column: max(len(cell.get(column, "")) for cell in cells) for column in HEADER}
         for column in DROPPED:
             if sum(widths.values()) + 2 * (len(widths) - 1) > width:
                 del widths[column]
         others = sum(widths.values()) - widths["run"] + 2 * (len(widths) - 1)
         widths["run"] = min(widths["run"], max(width - others, NARROWEST))
-        shown = self._shown(height - 4)
-        lines = _lines(cells[0], widths, width=width, style="bold")
-        for row in shown:
-            lines += _lines(row.cells(), widths, width=width, style=STYLES.get(row.state, "cyan"), reason=row.reason)
-        if hidden := Counter(row.state for row in rows) - Counter(row.state for row in shown):
-            lines.append(Text("… and " + ", ".join(f"{count} {state}" for state, count in hidden.items()), "dim"))
+        drawn = [_lines(row.cells(), widths, width=width, style=STYLES.get(row.state, RUNS), reason=row.reason) for row in rows]
+        # Where there are more runs than lines: the run under way, failed runs, those that ended last, then the next.
+        order = sorted(range(len(rows)), key=lambda i: (FIRST_SHOWN.index(rows[i].state), -rows[i].ended))
+        taken = itertools.accumulate(len(drawn[i]) for i in order)
+        shown = sorted(i for i, lines in zip(order, taken, strict=True) if lines <= height - 4)
+        header = _lines(cells[0], widths, width=width, style="")
+        for line in header:
+            line.stylize("bold")
+        result = header + [line for i in shown for line in drawn[i]]
+        if hidden := Counter(row.state for row in rows) - Counter(rows[i].state for i in shown):
+            result.append(Text("… and " + ", ".join(f"{count} {state}" for state, count in hidden.items()), "dim"))
         if len(rows) > 1:
-            lines.append(Text(self.summary(), "bold"))
-        return lines
-
-    def _shown(self, room: int) -> list[Row]:
-        """The rows that fit: the run under way, failed runs, those that ended last, the next; in the sweep's order."""
-        rows = list(self.rows.values())
-        order = sorted(rows, key=lambda row: (FIRST_SHOWN.index(row.state), -row.ended))[: max(room, 1)]
-        return [row for row in rows if any(row is other for other in order)]
+            result.append(Text(self.summary(), "bold"))
+        return result
 
 
 def _lines(cells: dict[str, str], widths: dict[str, int], *, width: int, style: str, reason: str = "") -> list[Text]:
-    """A row: its name, on several lines where it is too long, its state in the style, and its numbers or the reason."""
-    first, *rest = textwrap.wrap(cells["run"], widths["run"]) or [""]
-    line = Text.assemble(first.ljust(widths["run"]), "  ", (cells["state"].ljust(widths["state"]), style))
-    if reason:
-        line.append(f"  {reason}")
-        line.truncate(width, overflow="ellipsis")
+    """A row: its name, on several lines where it is long; its state in the style; its numbers, or the reason, cut to fit."""
+    first, *rest = textwrap.wrap(cells["run"], widths["run"], break_on_hyphens=False)
+    state = cells["state"].ljust(widths["state"])
+    lines = [Text.assemble(first.ljust(widths["run"]), "  ", (state, style)), *(Text(f"  {part}") for part in rest)]
+    if not reason:
+        lines[0].append("".join(f"  {cells[column].rjust(size)}" for column, size in widths.items() if column not in LEFT))
+    elif width - len(lines[0]) > SHORTEST_REASON:
+        lines[0].append(f"  {reason}")
     else:
-        numbers = [cells[column].rjust(size) for column, size in widths.items() if column not in ("run", "state")]
-        line.append("".join(f"  {number}" for number in numbers), "" if style in STYLES.values() else style)
-    return [line, *(Text(f"  {part}") for part in rest)]
+        lines.append(Text(f"  {reason}"))
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return lines
 
 
 def names(jobs: Sequence[Job]) -> dict[Job, str]:
