@@ -36,7 +36,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,13 @@ def changes(record: Record) -> str:
     return ", ".join(f"{key.replace('_', '-')} {value}" for key, value in changed(record).items())
 
 
+def trained_by(record: Record) -> str:
+    """The backend; for a run that several backends trained, each with its last step."""
+    if len(record["trained"]) < 2:
+        return str(record["backend"])
+    return " → ".join(f"{part['backend']} {part['last_step']:,}" for part in record["trained"])
+
+
 def data_name(dataset: dict[str, Any]) -> str:
     """A record's data set in a word: its name; a file's without folders and ending, "mine-threshold" for grey images."""
     name: str = re.split(r"[/\\]", dataset["name"])[-1]
@@ -285,6 +292,19 @@ def per_image(path: Path) -> dict[str, np.ndarray] | None:
         return {name: arrays[name] for name in PER_IMAGE}
 
 
+def given(paths: Iterable[Path]) -> dict[Path, Record]:
+    """Path → record of each path: a record's file, or a folder, which stands for its records.
+
+    Raises `UserError` as `found` does, and for a path that isn't there or a folder without a record.
+    """
+    records: dict[Path, Record] = {}
+    for path in paths:
+        if not (of_path := found(path) if path.is_dir() else {path: read(path)}):
+            raise UserError(f"The folder {path} has no record; `python -m benchmarks run --results {path}` writes one.")
+        records |= of_path
+    return records
+
+
 def read_all(folder: Path) -> list[Record]:
     """The records of `found`, without their paths."""
     return list(found(folder).values())
@@ -337,4 +357,8 @@ def _fault(record: Any) -> str | None:
             return f"lacks '{place}'"
     if record["status"] != "ok" and not (isinstance(record["reason"], str) and record["reason"]):
         return f"is {record['status']} without a reason"
+    try:
+        Config.from_dict(record["config"])
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        return f"has a 'config' that this version can't read ({error})"
     return None

@@ -182,6 +182,8 @@ def test_keys_that_came_later_may_be_missing(tmp_path: Path) -> None:
         (None, "trained", [{"backend": "jax"}]),
         (None, "changed", ["steps"]),
         (None, "peak_memory_bytes", "much"),
+        ("config", "model", {"latent_size": 2, "holes": 3}),
+        ("config", "training", None),
         ("test", "by_samples", {"samples": [1], "log_px": ["-90"], "log_px_se": [0.1]}),
         ("test", "by_samples", {"samples": [1], "log_px": [-90]}),
         ("test", "per_image", {"file": "../elsewhere.npz", "sha256": "ab"}),
