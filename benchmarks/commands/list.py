@@ -11,13 +11,13 @@ import tyro
 from rich.console import Console
 
 from benchmarks.harness import cli, records
-from benchmarks.outputs import cells, terminal
-from benchmarks.outputs.table import ABSENT, Part, Table
+from benchmarks.outputs import terminal
+from benchmarks.outputs.table import ABSENT, Part, Table, number
 from common import checkpoints, protocol
 from common.errors import UserError
 
 RUNS_HELP = "The runs of these folders instead, stopped ones too; of results/ where none is named."
-COLUMNS = ("status", "when", "ELBO", "log p(x) ± s.e.", "checkpoint", "run")
+COLUMNS = ("status", "when", "ELBO", "log p(x)", "checkpoint", "run")
 LEFT = ("status", "when", "checkpoint", "run")
 
 
@@ -62,8 +62,16 @@ def runs(folder: Path) -> list[Part]:
         checkpoint = folder / records.checkpoint_name_of(record)
         of_records.add(checkpoint)
         there = ABSENT if not checkpoint.exists() else "yes" if record["status"] == "ok" else _step(checkpoint) or ABSENT
-        row = cells.of(record)
-        rows.append([record["status"], _when(path), row["ELBO"], row["log p(x) ± s.e."], there, path.stem])
+        rows.append(
+            [
+                record["status"],
+                _when(path),
+                number(record["test"]["elbo"], ".2f"),
+                number(record["test"]["log_px"], ".2f"),
+                there,
+                path.stem,
+            ]
+        )
     for path in sorted(set(folder.glob("[!.]*.h5")) - of_records):
         if step := _step(path):
             rows.append(["unfinished", _when(path), ABSENT, ABSENT, step, path.stem])

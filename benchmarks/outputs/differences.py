@@ -9,11 +9,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.harness import pairs, records
 from benchmarks.harness.pairs import Difference, Speeds
 from benchmarks.harness.records import Record
 from benchmarks.outputs.table import Part, Table, number
 from common.errors import UserError
+from common.estimators import standard_error
 
 COLUMNS = ("of", "A", "B", "B − A", "verdict")
 TITLES = {"elbo": "ELBO", "log_px": "log p(x)"}
@@ -71,7 +74,7 @@ def page(found: Sequence[Pair], *, keys: Sequence[str], labels: Sequence[Sequenc
         gaps += [len(rows)] if rows else []
         rows += [[*map(str, label), *cells] for cells in _cells(each)]
     table = Table(columns=(*keys, *COLUMNS), rows=rows, left=(*keys, "of", "verdict"), gaps=gaps, keys=len(keys) + 1)
-    return [table, "\n".join(_lines(found, labels=labels))]
+    return [table, "\n".join([*_over_seeds(found, keys=keys, labels=labels), *_lines(found, labels=labels)])]
 
 
 def _cells(each: Pair) -> list[list[str]]:
@@ -82,12 +85,34 @@ def _cells(each: Pair) -> list[list[str]]:
     if each.speed:
         timings = [record["timing"] for record in each.records]
         speeds = [f"{t['examples_per_s']:,.0f} ({number(t['examples_per_s_iqr'], ',.0f')})" for t in timings]
-        rows.append(["examples/s (IQR)", *speeds, f"× {each.speed.ratio:.2f}", verdict_of_speed(each.speed)])
+        rows.append(["examples/s", *speeds, f"× {each.speed.ratio:.2f}", verdict_of_speed(each.speed)])
     return rows
 
 
 def _with_error(value: float, error: float | None, form: str) -> str:
     return f"{value:{form}}" + ("" if error is None else f" ± {error:{form.lstrip('+')}}")
+
+
+def _over_seeds(found: Sequence[Pair], *, keys: Sequence[str], labels: Sequence[Sequence[Any]]) -> list[str]:
+    """A line for each group of pairs that differ from one another in their seed alone."""
+    if "seed" not in keys:
+        return []
+    groups: dict[str, list[Pair]] = {}
+    for each, label in zip(found, labels, strict=True):
+        rest = " ".join(str(value) for key, value in zip(keys, label, strict=True) if key != "seed")
+        groups.setdefault(rest, []).append(each)
+    lines = []
+    for rest, group in groups.items():
+        said = []
+        for name in pairs.QUANTITIES:
+            means = np.array([each.quality[name].mean for each in group if name in each.quality])
+            if len(means) == len(group) > 1:
+                said.append(f"{TITLES[name]} {_with_error(means.mean(), standard_error(means), '+.3f')}")
+        if said:
+            lines.append(
+                f"{rest + ', ' if rest else ''}{len(group)} seeds: {', '.join(said)}, ± the standard error over seeds."
+            )
+    return lines
 
 
 def _lines(found: Sequence[Pair], *, labels: Sequence[Sequence[Any]]) -> list[str]:
@@ -112,7 +137,7 @@ def _lines(found: Sequence[Pair], *, labels: Sequence[Sequence[Any]]) -> list[st
         )
     if any(each.speed for each in found):
         lines.append(
-            "Speed: medians over chunks; no difference where the middle halves, each its range about the median, overlap. "
+            "Speed: medians over chunks (interquartile ranges); no difference where they overlap, each about its median. "
             "Another day, machine, version or load changes speed by itself: `python -m benchmarks compare` times in turns."
         )
     for each, label in zip(found, labels, strict=True):

@@ -48,20 +48,20 @@ def test_two_runs_by_image_and_by_speed(tmp_path: Path, capsys: pytest.CaptureFi
     printed = diff(capsys, a, b)
     assert printed.startswith(f"A: {a}\nB: {b}\n")
     assert row(printed, "log p(x)").endswith("± 0.032  B is higher")
-    assert row(printed, "examples/s (IQR)").endswith("× 1.50  B is faster")
+    assert row(printed, "examples/s").endswith("× 1.50  B is faster")
     assert "From A to B: seed 0 → 1." in printed
     assert "the same 500 test images" in printed
     assert "Another day, machine, version or load" in printed
     back = diff(capsys, b, a)
     assert row(back, "ELBO").endswith("B is lower")
-    assert row(back, "examples/s (IQR)").endswith("× 0.67  B is slower")
+    assert row(back, "examples/s").endswith("× 0.67  B is slower")
 
 
 def test_what_is_noise_is_called_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = saved(tmp_path / "a"), saved(tmp_path / "b", 0.0, speed=1099, seed=1)
     printed = diff(capsys, a, b)
     assert row(printed, "ELBO").endswith("no difference beyond noise")
-    assert row(printed, "examples/s (IQR)").endswith("no difference beyond the spread")
+    assert row(printed, "examples/s").endswith("no difference beyond the spread")
     assert row(diff(capsys, a, a), "ELBO").endswith("+0.000 ± 0.000  identical")
 
 
@@ -91,6 +91,17 @@ def test_folders_are_compared_in_pairs_of_runs(tmp_path: Path, capsys: pytest.Ca
     assert "From A to B: backend jax → pytorch; learning-rate 0.001 → 0.1." in printed
     assert "Only in A: quick_digits_jax_flow_cpu_float32_seed5." in printed
     assert "Only in B" not in printed
+
+
+def test_pairs_that_differ_in_their_seed_have_a_mean_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, shift in enumerate((0.1, 0.2, 0.6)):
+        for family in ("flow", "mean-field"):
+            saved(tmp_path / "a", seed=seed, variational=family)
+            saved(tmp_path / "b", shift, seed=seed, variational=family, learning_rate=0.1)
+    printed = diff(capsys, tmp_path / "a", tmp_path / "b")
+    error = np.std([0.1, 0.2, 0.6], ddof=1) / np.sqrt(3)
+    expected = f"ELBO +0.300 ± {error:.3f}, log p(x) +0.300 ± {error:.3f}, ± the standard error over seeds."
+    assert [f"{family}, 3 seeds: {expected}" in printed.splitlines() for family in ("flow", "mean-field")] == [True, True]
 
 
 def test_a_pair_that_cannot_be_compared_is_said_beside_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import presets, records
+from benchmarks.harness import environment, presets, records
 from common.config import Config
 from tests.outputs.test_sweeps import run
 
@@ -84,6 +85,20 @@ def test_pandas_reads_it_in_one_line(folder: Path, ending: str, capsys: pytest.C
             assert same(row[column], value), column
     means = table.query("status == 'ok'").groupby("learning_rate")["test_log_px"].mean()
     assert means.to_dict() == {3e-4: -90.0, 1e-3: -80.0}
+
+
+def test_the_pages_lines_of_python_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (environment.ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
+    table, images = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert main(["results", str(folder), "--output", str(folder / "runs.csv")]) == 0
+    monkeypatch.chdir(folder)
+    exec(table, {})
+    record = run()
+    arrays = {name: np.arange(20)[::-1] for name in records.PER_IMAGE}
+    written = records.write_per_image(arrays, record, folder=folder / "results")["file"]
+    exec(images.replace("NAME.npz", written), {})
+    assert main(["results", str(folder), "--output", str(folder / "runs.json")]) == 0
+    assert pandas.read_json("runs.json")["seed"].tolist() == pandas.read_csv("runs.csv")["seed"].tolist()
 
 
 def test_formats_go_to_stdout_as_they_are(folder: Path) -> None:

@@ -61,7 +61,8 @@ def test_only_images_that_both_scored_are_paired_in_any_order() -> None:
     a, b = scores(0), scores(0, image=np.array([7, 3, 399, 5]))
     found = pairs.difference(run(a), run(b), scores=(a, b))["log_px"]
     assert found.images == 4
-    assert found.mean == pytest.approx((b["log_px"] - a["log_px"][b["image"]]).mean())
+    of_images = b["log_px"] - a["log_px"][b["image"]]
+    assert (found.mean, found.error) == (pytest.approx(of_images.mean()), pytest.approx(of_images.std(ddof=1) / 2))
     one = scores(0, image=np.array([7]))
     assert not pairs.difference(run(a), run(one), scores=(a, one))["log_px"].paired, "one pair has no error"
     assert pairs.difference(run(a), run(one), scores=(a, one))["log_px"].beyond_noise is None
