@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from common.config import Config, Device, Factors
+from common.config import Config, Device, Factors, Model
 from common.errors import UserError
 from common.parameters import State
 
@@ -147,6 +147,13 @@ DEFAULT_PROBES: dict[str, Callable[..., Any]] = {
     "device_peak": lambda device: None,
     "programs_compiled": lambda: None,
 }
+
+
+def network(networks: Mapping[str, Any], model: Model, *, backend: str) -> Any:
+    """The backend's class for the model's network. Raises `UserError` where the backend hasn't written that network."""
+    if model.network not in networks:
+        raise UserError(f"Backend '{backend}' has no network '{model.network}', only {', '.join(networks)}; choose another.")
+    return networks[model.network]
 
 
 def load(name: str) -> Backend:
