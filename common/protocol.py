@@ -7,7 +7,7 @@ A backend is a package `backends/NAME`: its module `session` has the functions o
 from __future__ import annotations
 
 import gc
-import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +21,9 @@ from common.config import Config, Device, Factors, Model
 from common.errors import UserError
 from common.parameters import State
 
-BACKENDS = ("pytorch", "jax", "tensorflow")
+# Backend → the packages that its folder imports.
+PACKAGES = {"pytorch": ("torch", "safetensors"), "jax": ("jax", "flax", "optax"), "tensorflow": ("tensorflow", "keras")}
+BACKENDS = tuple(PACKAGES)
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,11 @@ def network(networks: Mapping[str, Any], model: Model, *, backend: str) -> Any:
     if model.network not in networks:
         raise UserError(f"Backend '{backend}' has no network '{model.network}', only {', '.join(networks)}; choose another.")
     return networks[model.network]
+
+
+def lacks(name: str) -> str | None:
+    """The first of the backend's packages that isn't installed; None where all are. Nothing is imported."""
+    return next((package for package in PACKAGES[name] if importlib.util.find_spec(package) is None), None)
 
 
 def load(name: str) -> Backend:

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{asked.checkpoint} was trained on other data, {checkpoint.dataset}; give its place as --data.")
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
     cli.warn_of(config)
-    name = asked.backend or checkpoint.backend
+    name = asked.backend or cli.backend_of(checkpoint, path=asked.checkpoint)
     backend = protocol.load(name)
     progress = Progress(f"{name} {config.model.variational}")
     test = runs.evaluate(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)

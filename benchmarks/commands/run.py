@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks.harness import cli, records, runs
 from benchmarks.harness.presets import PRESETS, preset
 from benchmarks.outputs import cells, terminal
-from common import checkpoints, protocol
+from common import checkpoints
 from common.config import FAMILIES, SECTIONS, TOP, Config
 from common.errors import UserError
 
@@ -94,6 +94,7 @@ def jobs_of(arguments: list[str]) -> tuple[list[runs.Job], bool]:
         if len(set(values)) < len(values):
             raise UserError(f"--{flag} names one twice; give each value once.")
     settings = {name: value for section in (*SECTIONS, "arithmetic") for name, value in vars(getattr(asked, section)).items()}
+    backends = asked.backend or ((cli.backend_of(start, path=asked.from_),) if start else cli.installed())
     jobs = [
         runs.Job(
             backend=backend,
@@ -107,7 +108,7 @@ def jobs_of(arguments: list[str]) -> tuple[list[runs.Job], bool]:
         )
         for seed in asked.seed
         for family in asked.variational
-        for backend in asked.backend or ((start.backend,) if start else protocol.BACKENDS)
+        for backend in backends
     ]
     jobs = [runs.checked(job) for job in jobs]
     for job in jobs if start else []:
