@@ -44,7 +44,7 @@ class Model:
     network: Network = setting("mlp", "Network of the encoder and the decoder.")
     image_shape: tuple[int, int] = (28, 28)  # rows and columns; not a flag: the data set decides
     latent_size: int = setting(128, "Dimensions of z.")
-    hidden_size: int = setting(512, "Width of both hidden layers of the encoder, the decoder and each MADE.")
+    hidden_size: int = setting(512, "Width of every hidden layer.")
     flow_depth: int = setting(2, "Inverse autoregressive blocks (flow only).")
 
     @property
@@ -96,8 +96,8 @@ class Training:
 class Evaluation:
     """How a trained model is judged."""
 
-    samples: int = setting(1_000, "K: importance samples an image for log p(x), used exactly.")
-    images: int = setting(0, "Test images, a random subset, the same for every seed; 0 for the whole set.")
+    samples: int = setting(1_000, "K: importance samples an image for log p(x).")
+    images: int = setting(0, "Test images, one random subset for every seed; 0 for all.")
     image_batch: int = setting(100, "Images a call; changes results by rounding alone.")
     sample_block: int = setting(
         25, "Samples an image a call, rounded up to a multiple of 25; changes results by rounding alone."
@@ -241,6 +241,19 @@ KINDS = {
     for field in dataclasses.fields(owner)
     if "help" in field.metadata
 }
+
+
+# The start of a setting's name → (a choice, the value of the choice that reads such settings).
+READERS = {"flow_": ("variational", "flow"), "adam_": ("optimizer", "adam"), "rmsprop_": ("optimizer", "rmsprop")}
+
+
+def unread(name: str, config: Config) -> str | None:
+    """The choice of the config that makes the setting change nothing, "mean-field" for flow_depth; None where it is read."""
+    for start, (choice, reader) in READERS.items():
+        chosen = str(getattr(config.model if choice == "variational" else config.optimizer, choice))
+        if name.startswith(start) and chosen != reader:
+            return chosen
+    return None
 
 
 def check(config: Config, *, train_images: int, test_images: int) -> None:
