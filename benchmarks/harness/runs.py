@@ -102,14 +102,19 @@ def worker(text: str) -> int:
     return 0
 
 
-def evaluate(
+def evaluate(backend: protocol.Backend, selected: State, **arguments: Any) -> estimators.Estimates:
+    """ELBO and log p(x) of the `selected` parameters on the config's test images; the arguments are those of `scores`."""
+    return estimators.summary(scores(backend, selected, **arguments))
+
+
+def scores(
     backend: protocol.Backend, selected: State, *, config: Config, dataset: Dataset, progress: Progress
-) -> estimators.Estimates:
-    """ELBO and log p(x) of the `selected` parameters on the config's test images."""
+) -> estimators.PerImage:
+    """As `evaluate`, for each image."""
     scorer = backend.score(config, selected)
     images = data.subset(images=config.evaluation.images, of=len(dataset.test))
     with progress.phase("test", total=len(images), unit="images") as advance:
-        return estimators.estimate(
+        return estimators.per_image(
             scorer,
             scorer.place(dataset.test),
             images=images,
@@ -169,7 +174,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
         )
     record["environment"]["round_trip_after_ns"] = cores.round_trip()
     began = time.perf_counter()
-    test = evaluate(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)
+    test = scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)
     record |= {
         "status": "ok",
         "reason": None,
@@ -182,10 +187,12 @@ def run(job: Job, *, import_s: float) -> records.Record:
         | {"programs_compiled": None if first_step else protocol.probes(job.backend).programs_compiled()}
         | {"import_s": import_s, "setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
         "peak_memory_bytes": memory.peak(),
-        "test": dataclasses.asdict(test),
+        "test": dataclasses.asdict(estimators.summary(test)) | {"by_samples": estimators.by_samples(test)},
     }
     record["environment"] = environment.ended(record["environment"])
     record["environment"]["threads"]["process"] = environment.own_threads()
+    of_images = {"image": test.image, "elbo": test.elbo, "log_px": test.log_px}
+    record["test"]["per_image"] = records.write_per_image(of_images, record, folder=Path(job.results))
     records.write(record, Path(job.results))
     return record
 
