@@ -26,7 +26,7 @@ from common.protocol import BACKENDS
 GROUPS = {
     "what": ("preset", "backend", "variational", "seed", "data", "binarize", "data_dir"),
     "length": ("steps", "batch_size", "device", "warm_up", "log_interval", "validation_interval", "selection"),
-    "model": ("latent_size", "hidden_size", "flow_depth", "initial_weights", "data_bias"),
+    "model": ("latent_size", "hidden_size", "flow_depth", "network", "initial_weights", "data_bias"),
     "optimizer": ("learning_rate", "optimizer", "schedule", "weight_decay", "ema_decay", "objective_samples"),
     "evaluation": ("samples", "images"),
     "output": (*("results", "resume", "from", "config", "save_config", "dry_run", "quiet", "json", "keep_checkpoints"),),

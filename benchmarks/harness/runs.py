@@ -144,6 +144,14 @@ def scores(
         )
 
 
+def dataset_of(checkpoint: Checkpoint, *, path: Path, place: str | None, data_dir: Path | None) -> Dataset:
+    """The data set of a checkpoint's run; `place` says where its file has moved. Raises `UserError` for other data."""
+    dataset = data.load(place or checkpoint.dataset, data_dir=data_dir, binarize=checkpoint.binarize)
+    if dataset.sha256 != checkpoint.sha256:
+        raise UserError(f"{path} was trained on other data, {checkpoint.dataset}; give its place as --data.")
+    return dataset
+
+
 def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Checkpoint, protocol.Session]:
     """(the run's checkpoint: new at step 0, or read from a file; a session with the checkpoint's state).
 
@@ -442,3 +450,8 @@ def refuse_overwriting(job: Job, *, dataset: Dataset) -> None:
         difference = _difference(job, origin, dataset=dataset, may_change=presets.MAY_CHANGE)
     if difference:
         raise UserError(f"{path} is another run's, with {difference}; give another folder as --results, or move {path} away.")
+
+
+def kept(checkpoint: Path) -> list[Path]:
+    """The checkpoints of a run's validations that were kept, by rising step."""
+    return sorted(checkpoint.with_suffix(".steps").glob("*.h5"))
