@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import typing
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from benchmarks.harness import cli, records, runs
+from benchmarks.harness import cli, events, records, runs
 from benchmarks.harness.presets import PRESETS, preset
-from benchmarks.outputs import cells, live, terminal
+from benchmarks.outputs import cells, live, tensorboard, terminal
 from common import checkpoints, protocol
 from common.config import FAMILIES, SECTIONS, TOP, Config
 from common.errors import UserError
@@ -73,6 +74,8 @@ def asked_of(arguments: list[str]) -> tuple[Any, Config, checkpoints.Checkpoint 
         ("data", cli.Data, start.dataset if start else "binarized-digits"),
         ("data_dir", cli.DataDir, None),
         ("results", option(Path, "Folder for records and checkpoints."), Path("results")),
+        ("tensorboard", option(bool, "Write a TensorBoard event file beside each record."), False),
+        ("keep_checkpoints", option(bool, "Keep the checkpoint of each validation."), False),
         ("resume", option(bool, "Go on from the checkpoints in the results folder."), False),
         ("from_", option(Path | None, from_help, name="from"), None),
         *setting_fields(default, everything=everything),
@@ -87,6 +90,8 @@ def asked_of(arguments: list[str]) -> tuple[Any, Config, checkpoints.Checkpoint 
 def jobs_of(arguments: list[str]) -> tuple[list[runs.Job], bool]:
     """(the checked jobs of a command, whether --backend is given). Raises `UserError` where one of the runs can't succeed."""
     asked, default, start = asked_of(arguments)
+    if asked.tensorboard:
+        tensorboard.package()
     for flag in ("backend", *SEVERAL):
         values = getattr(asked, flag)
         if f"--{flag}" in arguments and not values:
@@ -104,6 +109,8 @@ def jobs_of(arguments: list[str]) -> tuple[list[runs.Job], bool]:
             results=str(asked.results),
             resume=asked.resume,
             start=str(asked.from_) if asked.from_ else None,
+            keep_checkpoints=asked.keep_checkpoints,
+            pictures=asked.tensorboard,
         )
         for seed in asked.seed
         for family in asked.variational
@@ -124,7 +131,8 @@ def main(arguments: list[str]) -> int:
         with live.display(jobs, quiet=False) as display:
             for job in jobs:
                 display.begin(job)
-                code = runs.in_process(job, heard=display.heard)
+                with tensorboard.board(job) if job.pictures else contextlib.nullcontext() as board:
+                    code = runs.in_process(job, heard=events.each(display.heard, board))
                 if code == 2 or (code == runs.UNAVAILABLE and backends_named):
                     worst = 2
                     break
