@@ -68,6 +68,7 @@ def grid_of(asked: Asked) -> Grid:
         resume=own["resume"],
         start=str(own["from"]) if own["from"] else None,
         keep_checkpoints=own["keep_checkpoints"],
+        pictures=own["tensorboard"],
         binarize=own["binarize"] or (asked.start.binarize if asked.start else None),
     )
     dataset = template.dataset()

@@ -77,6 +77,11 @@ class Job:
         return Path(self.start) if self.start else None
 
     @property
+    def goes_on(self) -> bool:
+        """Whether the run goes on from its own checkpoint."""
+        return self.origin is not None and self.origin.resolve() == self.checkpoint.resolve()
+
+    @property
     def record(self) -> Path:
         """The path of the run's record."""
         return Path(self.results) / records.name_of(self.blank(dataset=None))
@@ -225,8 +230,7 @@ def keeper(job: Job, checkpoint: Checkpoint) -> Callable[[Checkpoint], None]:
 
     A run that begins anew removes the files of a former run. A run that goes on keeps copies where there are some already.
     """
-    new = job.origin is None or job.origin.resolve() != job.checkpoint.resolve()
-    for path in kept(job.checkpoint) if new else []:
+    for path in [] if job.goes_on else kept(job.checkpoint):
         path.unlink()
     wanted = job.keep_checkpoints or bool(kept(job.checkpoint))
 
