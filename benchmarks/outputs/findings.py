@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from benchmarks.harness import records
 from benchmarks.harness.records import Record
-from common.config import FAMILIES
+from common.config import FAMILIES, Variational
 from common.protocol import BACKENDS
 
 NAMES = dict(zip(BACKENDS, ("PyTorch", "JAX", "TensorFlow"), strict=True))
@@ -150,9 +150,11 @@ def agreement(runs: Sequence[Record]) -> str | None:
     )
 
 
-def gain(families: dict[str, list[Record]]) -> str | None:
+def gain(families: Mapping[Variational, list[Record]]) -> str | None:
     """How far the flow's log p(x) is above the mean-field posterior's, over all backends that trained both."""
-    backends = {family: by_backend([run for run in runs if run["test"]["log_px_se"] is not None]) for family, runs in families.items()}
+    backends = {
+        family: by_backend([run for run in runs if run["test"]["log_px_se"] is not None]) for family, runs in families.items()
+    }
     if len(backends) < 2:
         return None
     plain, flow = (backends[family] for family in FAMILIES)
@@ -163,7 +165,8 @@ def gain(families: dict[str, list[Record]]) -> str | None:
     said = least if least == most else f"{least} to {most}"
     where = f"in all {_number(len(gaps))} backends" if len(gaps) > 1 else f"in {NAMES[next(iter(flow))]}"
     if all(gap.beyond_noise(pairs=len(gaps)) and gap.nats > 0 for gap in gaps):
-        return f"The flow's log p(x) is {said} nats above the mean-field posterior's, {where}: more than noise over {gaps[0].over}."
+        over = gaps[0].over
+        return f"The flow's log p(x) is {said} nats above the mean-field posterior's, {where}: more than noise over {over}."
     return None
 
 

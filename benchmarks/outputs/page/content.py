@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from benchmarks.harness import command_line, records, reports
+from benchmarks.harness.looks import Look
 from benchmarks.harness.records import Record
-from benchmarks.outputs import cells, figures, findings
+from benchmarks.outputs import cells, figures, findings, pictures
 from benchmarks.outputs.table import Part, Table
+from common.protocol import BACKENDS
 
+ACROSS = 10  # images in a row of a grid
 POINTS = 400  # of a curve at most: a page is as wide as a screen
 DASHES = {"mean-field": "dash", "flow": "solid"}
 
-# Columns that are shown where the rows differ in them, in the table's order; each is also a filter.
-APART = ("data set", "preset", "family", "backend", "device", "precision")
-ALWAYS = ("family", "backend")
+# Columns before and after those of the changed settings; a column is shown where the rows differ in it.
+FIRST = ("data set", "preset", "family", "backend", "device", "precision")
+LAST = ("seed", "folder")
+ALWAYS = ("family", "backend")  # shown in any case
+UNFILTERED = ("seed", "folder")
+MOST_FINDINGS = 6
+SECTIONS = {
+    "runs": "Runs",
+    "curves": "Learning curves",
+    "throughput": "Throughput",
+    "samples": "log p(x) against K",
+    "posterior": "Posterior",
+    "pictures": "Pictures",
+    "parity": "Parity",
+    "machine": "Machine",
+}
 # Column of `cells.of` → the place of its number in a record.
 NUMBERS = {
     "log p(x) ± s.e.": ("test", "log_px"),
@@ -51,34 +68,26 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A run's pictures, PNG, and its posterior: KL of each latent dimension in nats, and the number of active ones."""
-
-    reconstructions: bytes
-    samples: bytes
-    originals: bytes
-    kl: Sequence[float]
-    active: int
-    step: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Parity:
-    """The parity report as parts of a page, its sentence, and where it lies."""
+    """The parity report: a sentence ("" for a report without the rungs that it names), tables and lists, where it was read."""
 
     sentence: str
     parts: Sequence[Part]
     source: str
 
+    @property
+    def tables(self) -> list[Table]:
+        return [part for part in self.parts if isinstance(part, Table)]
 
-@dataclass(kw_only=True)
-class Filter:
-    name: str
-    values: list[str] = field(default_factory=list)
+    @property
+    def notes(self) -> list[str]:
+        """The items of the Markdown lists, as text."""
+        texts = [part for part in self.parts if isinstance(part, str)]
+        return [plain(line.removeprefix("- ")) for text in texts for line in text.splitlines() if line.strip()]
 
 
 def named(run: Run) -> dict[str, str]:
-    """The run's settings by the names of columns and filters: APART, each changed setting, the seed, the folder."""
+    """The run's settings by the names of columns and filters: FIRST, each changed setting, the seed, the folder."""
     record = run.record
     fixed = {
         "data set": record["dataset"]["name"],
@@ -92,58 +101,59 @@ def named(run: Run) -> dict[str, str]:
     return fixed | changed | {"seed": str(record["seed"]), "folder": run.folder}
 
 
-def varying(names: Sequence[Mapping[str, str]]) -> list[str]:
-    """The names in which the runs differ; a run without a changed setting has its preset's value, shown as ""."""
-    order = list(dict.fromkeys([*APART, *(key for each in names for key in each if key not in ("seed", "folder")), "seed", "folder"]))
-    return [key for key in order if len({each.get(key, "") for each in names}) > 1]
-
-
-def page(runs: Sequence[Run], *, pictures: Mapping[int, Picture], parity: Parity | None, missing: str) -> dict[str, Any]:
-    """The template's variables. `pictures` are by the run's place in `runs`; `missing` says why a run has none."""
-    names = [named(run) for run in runs]
-    differing = varying(names)
-    shown = [key for key in names[0] | dict.fromkeys(differing, "") if key in differing or key in ALWAYS]
-    shown = [key for key in _ordered(names) if key in differing or key in ALWAYS]
-    datasets = list(dict.fromkeys(each["data set"] for each in names))
+def page(runs: Sequence[Run], *, looks: Mapping[int, Look], parity: Parity | None, missing: str) -> dict[str, Any]:
+    """The template's variables. `looks` are by the run's place in `runs`; `missing`: why some runs have none, or ""."""
     found = [run.record for run in runs]
+    names = [named(run) for run in runs]
+    order = ordered(names)
+    differing = [key for key in order if len({each.get(key, "") for each in names}) > 1]
+    shown = [key for key in order if key in differing or key in ALWAYS]
+    status = ["status"] if any(record["status"] != "ok" for record in found) else []
+    datasets = list(dict.fromkeys(each["data set"] for each in names))
+    charted = [_charted(run, each, differing, looks.get(i)) for i, (run, each) in enumerate(zip(runs, names, strict=True))]
+    machines = environments(found)
+    hardware = dict.fromkeys(each["lines"].get("GPU") or each["lines"]["processor"] for each in machines)
+    where = datasets[0] if len(datasets) == 1 else f"{len(datasets)} data sets"
     return {
-        "title": _title(runs, datasets),
+        "title": f"{len(runs)} run{'s' if len(runs) > 1 else ''} on {where}",
+        "subtitle": " · ".join(hardware),
         "findings": findings.of(found),
-        "filters": [Filter(name=key, values=_values(names, key)) for key in differing if key not in ("seed", "folder")],
-        "columns": [*shown, *(["status"] if any(one["status"] != "ok" for one in found) else []), *NUMBERS],
-        "left": [*shown, "status"],
+        "most_findings": MOST_FINDINGS,
+        "sections": SECTIONS,
+        "filters": [{"name": key, "choices": _choices(names, key)} for key in differing if key not in UNFILTERED],
+        "columns": [*shown, *status, *NUMBERS],
+        "left": [*shown, *status],
+        "backend_column": shown.index("backend"),
         "rows": [_row(run, each, shown) for run, each in zip(runs, names, strict=True)],
-        "remarks": [line for line in cells.spreads(found)],
+        "remarks": cells.spreads(found),
+        "samples": ", ".join(f"{count:,}" for count in sorted({one["config"]["evaluation"]["samples"] for one in found})),
         "datasets": datasets,
-        "backends": {name: figures.OF_BACKEND[name] for name in dict.fromkeys(one["backend"] for one in found)},
-        "families": {name: DASHES[name] for name in dict.fromkeys(one["variational"] for one in found)},
-        "environments": environments(found),
+        "places": list(dict.fromkeys((each["data set"], each["device"]) for each in names)),
+        "has_samples": any(record["test"].get("by_samples") for record in found),
+        "colours": figures.OF_BACKEND,
+        "backends": {name: figures.OF_BACKEND[name] for name in BACKENDS if any(one["backend"] == name for one in found)},
+        "families": {name: dash for name, dash in DASHES.items() if any(one["variational"] == name for one in found)},
+        "environments": machines,
+        "lines": list(dict.fromkeys(line for each in machines for line in each["lines"])),
         "parity": parity,
+        "pictures": [_picture(i, look, charted[i]) for i, look in looks.items()],
         "missing": missing,
         "data": {
-            "datasets": datasets,
-            "runs": [
-                _charted(i, run, each, differing, pictures.get(i)) for i, (run, each) in enumerate(zip(runs, names, strict=True))
-            ],
+            "runs": charted,
             "colours": figures.OF_BACKEND,
             "dashes": DASHES,
-            "csv": ["record", *_ordered(names), "status", "reason", *CSV_NUMBERS, "command"],
+            "csv": ["record", *order, "status", "reason", *CSV_NUMBERS, "command"],
         },
     }
 
 
-def _ordered(names: Sequence[Mapping[str, str]]) -> list[str]:
-    keys = dict.fromkeys(key for each in names for key in each)
-    last = ("seed", "folder")
-    return [*APART, *(key for key in keys if key not in (*APART, *last)), *last]
+def ordered(names: Sequence[Mapping[str, str]]) -> list[str]:
+    """Every name of `named`: FIRST, the changed settings, LAST."""
+    settings = dict.fromkeys(key for each in names for key in each if key not in (*FIRST, *LAST))
+    return [*FIRST, *settings, *LAST]
 
 
-def _title(runs: Sequence[Run], datasets: Sequence[str]) -> str:
-    where = f"on {datasets[0]}" if len(datasets) == 1 else f"on {len(datasets)} data sets"
-    return f"{len(runs)} run{'s' if len(runs) > 1 else ''} {where}"
-
-
-def _values(names: Sequence[Mapping[str, str]], key: str) -> list[str]:
+def _choices(names: Sequence[Mapping[str, str]], key: str) -> list[str]:
     values = {each.get(key, "") for each in names}
     try:
         return sorted(values, key=lambda value: (value != "", float(value or 0)))
@@ -170,15 +180,15 @@ def _row(run: Run, names: Mapping[str, str], shown: Sequence[str]) -> dict[str, 
     }
 
 
-def _charted(
-    place: int, run: Run, names: Mapping[str, str], differing: Sequence[str], picture: Picture | None
-) -> dict[str, Any]:
+def _charted(run: Run, names: Mapping[str, str], differing: Sequence[str], look: Look | None) -> dict[str, Any]:
     record, timing = run.record, run.record["timing"]
     rate, floor = timing["examples_per_s"], timing["floor_s"]
     batch = record["config"]["training"]["batch_size"]
     curve = record["curve"]
     label = " ".join([names["backend"], names["family"]])
-    others = [f"{key} {names[key]}" for key in differing if key not in ("data set", "family", "backend", "seed") and key in names]
+    others = [
+        f"{key} {names[key]}" for key in differing if key not in ("data set", "family", "backend", "seed") and key in names
+    ]
     csv: dict[str, Any] = {"record": records.name_of(record).removesuffix(".json"), **names}
     csv |= {"status": record["status"], "reason": record["reason"] or "", "command": command_line.of(record)}
     csv |= {key: _number(record, where) for key, where in CSV_NUMBERS.items()}
@@ -194,10 +204,31 @@ def _charted(
         "secondsAStep": batch / rate if rate else None,
         "speed": {"median": rate, "iqr": timing["examples_per_s_iqr"], "floor": batch / floor if floor else None},
         "bySamples": record["test"].get("by_samples"),
-        "kl": [_short(value) for value in sorted(picture.kl, reverse=True)] if picture else None,
-        "active": picture.active if picture else None,
+        "kl": [_short(float(value)) for value in sorted(look.kl, reverse=True)] if look else None,
         "csv": csv,
     }
+
+
+def _picture(place: int, look: Look, charted: Mapping[str, Any]) -> dict[str, Any]:
+    seed = f", seed {charted['seed']}"
+    return {
+        "run": place,
+        "backend": charted["backend"],
+        "title": charted["group"] + seed,
+        "active": look.active,
+        "latent": len(look.kl),
+        "originals": _png(look.originals),
+        "reconstructions": _png(look.reconstructions),
+        "samples": _png(look.samples),
+    }
+
+
+def _png(images: np.ndarray) -> str:
+    """A grid of ACROSS images in a row as PNG of 16 greys, in base64."""
+    from PIL.Image import Dither
+
+    grid = pictures.grid(images, columns=ACROSS).quantize(16, dither=Dither.NONE)
+    return base64.b64encode(pictures.png(grid)).decode()
 
 
 def _thinned(steps: Sequence[float], values: Sequence[float | None]) -> list[list[float | None]]:
@@ -242,12 +273,3 @@ def plain(text: str) -> str:
     """Markdown's text without its marks: escapes, links and code."""
     text = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text)
     return re.sub(r"\\([|\\`*_<>])", r"\1", text).replace("`", "")
-
-
-def lists(part: Part) -> list[str]:
-    """The items of a Markdown list, or the paragraph as one item; [] for a table."""
-    return [] if isinstance(part, Table) else [plain(line.removeprefix("- ")) for line in part.splitlines() if line.strip()]
-
-
-def tables(parts: Iterable[Part]) -> list[Table]:
-    return [part for part in parts if isinstance(part, Table)]
