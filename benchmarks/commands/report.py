@@ -82,6 +82,6 @@ def parity(folders: Sequence[Path]) -> Parity | None:
                 sentence = headline.parity(report)
             except LookupError:  # a report of some rungs alone
                 sentence = ""
-            committed = "The project's own report, " if folder == reports.REPORTS else ""
-            return Parity(sentence=sentence, parts=comparison.parts(report), source=f"{committed}{folder / 'parity.json'}")
+            source = "The report that this project publishes." if folder == reports.REPORTS else f"From {folder / 'parity.json'}."
+            return Parity(sentence=sentence, parts=comparison.parts(report), source=source)
     return None

@@ -58,10 +58,10 @@ Setup = tuple[str, ...]
 def setup(record: Record) -> dict[str, str]:
     """What two runs must share to be compared, by its name in a sentence."""
     return {
-        "family": record["variational"],
+        "data set": record["dataset"]["name"],
         "preset": record["preset"],
         "settings": records.changes(record),
-        "data set": record["dataset"]["name"],
+        "family": record["variational"],
         "device": record["device"],
         "precision": record["precision"],
     }
@@ -80,7 +80,8 @@ def of(found: Sequence[Record]) -> list[Finding]:
         about = ", ".join(setup(runs[0])[name] for name in varying if setup(runs[0])[name])
         said = [sentence for sentence in (speed(runs), agreement(runs)) if sentence]
         if said:
-            result.append(Finding(about=about, sentence=f"{'; '.join(said)}."))
+            sentence = "; ".join(said)
+            result.append(Finding(about=about, sentence=f"{sentence[0].upper()}{sentence[1:]}."))
     apart = [name for name in varying if name != "family"]
     for key in dict.fromkeys(key[1:] for key in setups):
         families = {family: setups[family, *key] for family in FAMILIES if (family, *key) in setups}

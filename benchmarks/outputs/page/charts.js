@@ -1,6 +1,7 @@
 // The charts: each kind makes traces from the runs that are shown, by functions of plain data.
 
 const MOST_LINES = 24; // above it a line is a mean over seeds
+const MOST_MARKERS = 30; // of a line
 const MOST_ROWS = 40; // of the throughput chart
 const WIDTHS = [4, 2.25, 1]; // points, by backend: where curves coincide, the narrower lies on the wider
 
@@ -28,15 +29,14 @@ function lines(runs, pick, { shape = "linear", mode = "lines" } = {}) {
   const grouped = drawn.length > MOST_LINES;
   const entries = grouped ? [...groupsOf(drawn).values()] : drawn.map((run) => [run]);
   const many = entries.length > MOST_LINES;
-  const seeds = new Set(drawn.map((run) => run.seed)).size > 1;
   const order = Object.keys(data.colours);
   const sorted = [...entries].sort(([a], [b]) => order.indexOf(a.backend) - order.indexOf(b.backend));
   const traces = sorted.map((members) => {
     const [run] = members;
     const [x, y] = grouped ? meanOf(members, pick) : pick(run);
-    const about = grouped ? `${members.length} seed${members.length > 1 ? "s" : ""}` : `seed ${run.seed}`;
+    const name = grouped ? `${run.group}, ${members.length} seed${members.length > 1 ? "s" : ""}` : run.title;
     return {
-      x, y, mode, opacity: many ? 0.6 : 1, name: text(seeds ? `${run.group}, ${about}` : run.group),
+      x, y, mode, opacity: many ? 0.6 : 1, name: text(name),
       line: { color: data.colours[run.backend], dash: data.dashes[run.family], shape,
         width: entries.length > 12 ? 1.25 : WIDTHS[order.indexOf(run.backend)] },
       marker: { size: 5 },
@@ -55,7 +55,7 @@ function curve(runs, key) {
     const x = xOf(run, steps);
     return x ? [x, values] : null;
   };
-  const { traces, note, few } = lines(runs, pick, { mode: key === "valid" ? "lines+markers" : "lines" });
+  const { traces, note, few } = lines(runs, pick, { mode: key === "valid" && runs[0].valid[0].length <= MOST_MARKERS ? "lines+markers" : "lines" });
   // From the lowest value that any run has after a tenth of its steps: the first steps are far below.
   const later = runs.flatMap((run) => run[key][1].filter((value, i) => value !== null && run[key][0][i] >= run[key][0].at(-1) / 10));
   const low = Math.min(...later), high = Math.max(...later);
@@ -64,16 +64,19 @@ function curve(runs, key) {
     traces, note,
     layout: {
       hovermode: few ? "x unified" : "closest",
-      xaxis: { title: { text: axis === "step" ? "step" : "seconds of steady training" }, rangemode: "tozero", hoverformat: ",.4~r" },
-      yaxis: { title: { text: "ELBO (nats)" }, ...(later.length ? { range: [low - margin, high + margin] } : {}) },
+      xaxis: { title: axis === "step" ? "step" : "seconds of steady training", rangemode: "tozero", hoverformat: ",.4~r" },
+      yaxis: { title: "ELBO (nats)", ...(later.length ? { range: [low - margin, high + margin] } : {}) },
     },
   };
 }
 
+// A row's name on several lines; on a phone the family has its own.
+const broken = (name) => (innerWidth < 600 ? name.replace(" ", "<br>") : name).replaceAll(", ", "<br>");
+
 function throughput(runs) {
   const groups = [...groupsOf(runs.filter((run) => run.speed.median)).entries()];
   const shown = groups.slice(0, MOST_ROWS).reverse();
-  const rows = shown.flatMap(([group, members]) => members.map((run) => ({ run, label: text(group).replaceAll(", ", "<br>") })));
+  const rows = shown.flatMap(([group, members]) => members.map((run) => ({ run, label: broken(text(group)) })));
   const floors = rows.filter(({ run }) => run.speed.floor);
   const traces = [
     {
@@ -99,8 +102,8 @@ function throughput(runs) {
     note: groups.length > MOST_ROWS ? `The first ${MOST_ROWS} of ${groups.length} models; filters above show others.` : "",
     layout: {
       height: 90 + shown.length * (18 + 16 * deep), hovermode: "closest",
-      xaxis: { title: { text: "examples/s" }, rangemode: "tozero", tickformat: "~s" },
-      yaxis: { type: "category", automargin: true, showgrid: false, title: { text: "" } },
+      xaxis: { title: "examples/s", rangemode: "tozero", tickformat: "~s" },
+      yaxis: { type: "category", automargin: true, showgrid: false, title: "" },
     },
   };
 }
@@ -110,8 +113,8 @@ function samples(runs) {
   return {
     traces, note,
     layout: {
-      hovermode: few ? "x unified" : "closest", xaxis: { type: "log", dtick: 1, title: { text: "K" } },
-      yaxis: { title: { text: "log p(x) (nats)" } },
+      hovermode: few ? "x unified" : "closest", xaxis: { type: "log", dtick: 1, title: "K" },
+      yaxis: { title: "log p(x) (nats)" },
     },
   };
 }
@@ -121,13 +124,15 @@ function kl(runs) {
   return {
     traces, note,
     layout: {
-      hovermode: few ? "x unified" : "closest", xaxis: { title: { text: "latent dimension, by KL" }, rangemode: "tozero" },
-      yaxis: { title: { text: "KL (nats)" }, rangemode: "tozero" },
+      hovermode: few ? "x unified" : "closest", xaxis: { title: "latent dimension, by KL", rangemode: "tozero" },
+      yaxis: { title: "KL (nats)", rangemode: "tozero" },
     },
   };
 }
 
 const KINDS = { training: (runs) => curve(runs, "curve"), validation: (runs) => curve(runs, "valid"), throughput, samples, kl };
+
+const axisOf = (own, ruled) => ({ ...ruled, ...own, title: { text: own.title, font: { size: 12 }, standoff: 10 } });
 
 function draw(figure, runs) {
   const { dataset, device, chart } = figure.dataset;
@@ -145,10 +150,10 @@ function draw(figure, runs) {
   const paper = getComputedStyle(document.body).backgroundColor;
   const ruled = { gridcolor: borderTopColor, zeroline: false, linecolor: borderTopColor, automargin: true, ...touch.axes };
   Plotly.react(plot, traces, {
-    height: 330, margin: { l: 50, r: 12, t: 12, b: 45 }, showlegend: false, dragmode: touch.drag,
+    height: 330, margin: { l: 50, r: 28, t: 12, b: 45 }, showlegend: false, dragmode: touch.drag,
     paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { family: fontFamily, size: 12, color },
     hoverlabel: { bgcolor: paper, bordercolor: borderTopColor, align: "left", namelength: -1, font: { family: fontFamily, color: getComputedStyle(document.body).color } },
-    ...layout, xaxis: { ...ruled, ...layout.xaxis }, yaxis: { ...ruled, ...layout.yaxis },
+    ...layout, xaxis: axisOf(layout.xaxis, ruled), yaxis: axisOf(layout.yaxis, ruled),
   }, { responsive: true, displaylogo: false, displayModeBar: false });
 }
 

@@ -185,10 +185,10 @@ def _charted(run: Run, names: Mapping[str, str], differing: Sequence[str], look:
     rate, floor = timing["examples_per_s"], timing["floor_s"]
     batch = record["config"]["training"]["batch_size"]
     curve = record["curve"]
-    label = " ".join([names["backend"], names["family"]])
     others = [
         f"{key} {names[key]}" for key in differing if key not in ("data set", "family", "backend", "seed") and key in names
     ]
+    group = ", ".join([f"{names['backend']} {names['family']}", *others])
     csv: dict[str, Any] = {"record": records.name_of(record).removesuffix(".json"), **names}
     csv |= {"status": record["status"], "reason": record["reason"] or "", "command": command_line.of(record)}
     csv |= {key: _number(record, where) for key, where in CSV_NUMBERS.items()}
@@ -196,7 +196,8 @@ def _charted(run: Run, names: Mapping[str, str], differing: Sequence[str], look:
         "dataset": names["data set"],
         "backend": record["backend"],
         "family": record["variational"],
-        "group": ", ".join([label, *others]),
+        "group": group,
+        "title": f"{group}, seed {record['seed']}" if "seed" in differing else group,
         "seed": record["seed"],
         "names": dict(names),
         "curve": _thinned(curve["step"], curve["elbo"]),
@@ -210,11 +211,12 @@ def _charted(run: Run, names: Mapping[str, str], differing: Sequence[str], look:
 
 
 def _picture(place: int, look: Look, charted: Mapping[str, Any]) -> dict[str, Any]:
-    seed = f", seed {charted['seed']}"
     return {
         "run": place,
         "backend": charted["backend"],
-        "title": charted["group"] + seed,
+        "dataset": charted["dataset"],
+        "title": charted["title"],
+        "kl": f"{look.kl.sum():.1f}",
         "active": look.active,
         "latent": len(look.kl),
         "originals": _png(look.originals),

@@ -27,6 +27,7 @@ def html(content: dict[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["plain"] = plain
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
     own = {
         "style": Markup((HERE / "style.css").read_text(encoding="utf-8")),
         "script": Markup("\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)),
