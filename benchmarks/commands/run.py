@@ -71,6 +71,7 @@ def asked_of(arguments: list[str]) -> tuple[Any, Config, checkpoints.Checkpoint 
         ("variational", cli.Families, families),
         ("seed", option(tuple[int, ...], "One or more seeds, a run each."), (default.training.seed,)),
         ("data", cli.Data, start.dataset if start else "binarized-digits"),
+        ("binarize", cli.Binarize, start.binarize if start else None),
         ("data_dir", cli.DataDir, None),
         ("results", option(Path, "Folder for records and checkpoints."), Path("results")),
         ("resume", option(bool, "Go on from the checkpoints in the results folder."), False),
@@ -104,6 +105,7 @@ def jobs_of(arguments: list[str]) -> tuple[list[runs.Job], bool]:
             results=str(asked.results),
             resume=asked.resume,
             start=str(asked.from_) if asked.from_ else None,
+            binarize=asked.binarize,
         )
         for seed in asked.seed
         for family in asked.variational

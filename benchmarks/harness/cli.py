@@ -14,14 +14,20 @@ from typing import Annotated, Any
 import tyro
 
 from benchmarks.harness import environment, processes
-from common import protocol
+from common import binarize, protocol
 from common.config import Config, Device, Variational
 from common.errors import UserError
 from common.protocol import BACKENDS
 
 # Arguments that several commands and studies have.
 Checkpoint = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="An .h5 file that a run wrote.")]
-Data = Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits or an .h5 file.")]
+Data = Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits, or an .h5, .npz or .npy file.")]
+Binarize = Annotated[
+    binarize.Binarize | None,
+    tyro.conf.arg(
+        help="For a file of grey images. A pixel is 1 above half of white, or with probability grey/white, drawn once."
+    ),
+]
 DataDir = Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")]
 Backends = Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of {', '.join(BACKENDS)}; all by default.")]
 Families = Annotated[tuple[Variational, ...], tyro.conf.arg(help="One or both families.")]

@@ -39,6 +39,7 @@ class Job:
     results: str
     resume: bool  # go on from the job's own checkpoint where there is one
     start: str | None = None  # the path of a checkpoint of any backend to go on from
+    binarize: str | None = None  # how grey images become binary
 
     def as_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -49,12 +50,18 @@ class Job:
         return cls(**values | {"config": Config.from_dict(values["config"])})
 
     def dataset(self) -> Dataset:
-        return data.load(self.data, data_dir=Path(self.data_dir) if self.data_dir else None)
+        return data.load(self.data, data_dir=Path(self.data_dir) if self.data_dir else None, binarize=self.binarize)
 
     def blank(self, *, dataset: Dataset | None) -> records.Record:
         """The record of a run without a result; where `dataset` is None, the data set's SHA-256 is None."""
-        name, sha256 = (dataset.name, dataset.sha256) if dataset else (str(Path(self.data)), None)
-        return records.blank(self.config, backend=self.backend, dataset_name=name, dataset_sha256=sha256, preset=self.preset)
+        return records.blank(
+            self.config,
+            backend=self.backend,
+            dataset_name=data.whole_name(self.data),
+            dataset_sha256=dataset.sha256 if dataset else None,
+            preset=self.preset,
+            binarize=self.binarize,
+        )
 
     @property
     def record(self) -> Path:
@@ -94,14 +101,19 @@ def worker(text: str) -> int:
     return 0
 
 
-def evaluate(
+def evaluate(backend: protocol.Backend, selected: State, **arguments: Any) -> estimators.Estimates:
+    """ELBO and log p(x) of the `selected` parameters on the config's test images; the arguments are those of `scores`."""
+    return estimators.summary(scores(backend, selected, **arguments))
+
+
+def scores(
     backend: protocol.Backend, selected: State, *, config: Config, dataset: Dataset, progress: Progress
-) -> estimators.Estimates:
-    """ELBO and log p(x) of the `selected` parameters on the config's test images."""
+) -> estimators.PerImage:
+    """As `evaluate`, for each image."""
     scorer = backend.score(config, selected)
     images = data.subset(images=config.evaluation.images, of=len(dataset.test))
     with progress.phase("test", total=len(images), unit="images") as advance:
-        return estimators.estimate(
+        return estimators.per_image(
             scorer,
             scorer.place(dataset.test),
             images=images,
@@ -127,7 +139,7 @@ def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Che
             config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(dataset.train)
         )
         state = parameters.fresh_state(initial, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
-        checkpoint = Checkpoint(config, job.backend, job.preset, dataset.name, dataset.sha256, state)
+        checkpoint = Checkpoint(config, job.backend, job.preset, dataset.name, dataset.sha256, state, binarize=dataset.binarize)
     return checkpoint, backend.create(config, checkpoint.state)
 
 
@@ -161,7 +173,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
         )
     record["environment"]["round_trip_after_ns"] = cores.round_trip()
     began = time.perf_counter()
-    test = evaluate(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)
+    test = scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)
     record |= {
         "status": "ok",
         "reason": None,
@@ -174,10 +186,12 @@ def run(job: Job, *, import_s: float) -> records.Record:
         | {"programs_compiled": None if first_step else protocol.probes(job.backend).programs_compiled()}
         | {"import_s": import_s, "setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
         "peak_memory_bytes": memory.peak(),
-        "test": dataclasses.asdict(test),
+        "test": dataclasses.asdict(estimators.summary(test)) | {"by_samples": estimators.by_samples(test)},
     }
     record["environment"] = environment.ended(record["environment"])
     record["environment"]["threads"]["process"] = environment.own_threads()
+    of_images = {"image": test.image, "elbo": test.elbo, "log_px": test.log_px}
+    record["test"]["per_image"] = records.write_per_image(of_images, record, folder=Path(job.results))
     records.write(record, Path(job.results))
     return record
 
@@ -190,15 +204,16 @@ def finished(job: Job) -> bool:
     return record["status"] == "ok" and _difference(job, _of_record(record), dataset=job.dataset()) is None
 
 
-Origin = tuple[Config, str, str]  # a result's settings, its data set's name and SHA-256
+Origin = tuple[Config, str, str]  # a result's settings, its data set's title and SHA-256
 
 
 def _of_record(record: records.Record) -> Origin:
-    return Config.from_dict(record["config"]), record["dataset"]["name"], record["dataset"]["sha256"]
+    given = record["dataset"]
+    return Config.from_dict(record["config"]), _titled(given["name"], given["binarize"]), given["sha256"]
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> Origin:
-    return checkpoint.config, checkpoint.dataset, checkpoint.sha256
+    return checkpoint.config, _titled(checkpoint.dataset, checkpoint.binarize), checkpoint.sha256
 
 
 def _difference(job: Job, origin: Origin, *, dataset: Dataset, may_change: tuple[str, ...] = ()) -> str | None:
@@ -208,7 +223,11 @@ def _difference(job: Job, origin: Origin, *, dataset: Dataset, may_change: tuple
     for setting, value in presets.differing(job.config, config).items():
         if setting not in may_change:
             return f"{setting} {theirs[setting]}, not {value}"
-    return None if sha256 == dataset.sha256 else f"data set {name}, not {dataset.name}"
+    return None if sha256 == dataset.sha256 else f"data set {name}, not {_titled(dataset.name, dataset.binarize)}"
+
+
+def _titled(name: str, binarize: str | None) -> str:
+    return f"{name} ({binarize})" if binarize else name
 
 
 def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:

@@ -73,7 +73,7 @@ class DataArguments(Arguments):
     data_dir: DataDir = None
 
     def dataset(self) -> Dataset:
-        return data.load(self.data, data_dir=self.data_dir)
+        return data.load(self.data, data_dir=self.data_dir, binarize=None)
 
 
 def grouped(rows: Iterable[Result], *names: str) -> dict[tuple[Any, ...], list[Result]]:

@@ -64,7 +64,7 @@ def refused(jobs: list[runs.Job], tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def digits_checkpoint(path: Path, config: Config) -> Checkpoint:
     """An untrained model's file."""
-    digits = data.load("binarized-digits", data_dir=None)
+    digits = data.load("binarized-digits", data_dir=None, binarize=None)
     config = config.replace(image_shape=digits.image_shape)
     initial = parameters.initial_parameters(
         config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(digits.train)

@@ -134,6 +134,15 @@ def test_a_run_in_its_own_process_and_its_checkpoint_judged_again(
     assert (test["importance_samples"], test["images"]) == (30, 50)
     assert test["log_px"] > test["elbo"]
     assert 1 <= test["ess"] <= 30
+    assert test["by_samples"]["samples"] == [1, 10, 30]
+    assert (test["by_samples"]["log_px"][-1], test["by_samples"]["log_px_se"][-1]) == (test["log_px"], test["log_px_se"])
+    images = records.per_image(folder / records.name_of(record))
+    assert images is not None
+    assert (
+        images["image"].tolist() == data.subset(images=50, of=len(data.load("binarized-digits", data_dir=None).test)).tolist()
+    )
+    for name in ("elbo", "log_px"):
+        assert abs(images[name].mean(dtype=float) - test[name]) < 1e-4
     assert all(
         value is not None for section in ("timing", "test") for key, value in record[section].items() if key != "warning"
     )
@@ -321,14 +330,14 @@ def test_the_peak_of_a_run_is_its_own(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("in_this_process")
 def test_every_seed_is_scored_on_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scored: list[list[int]] = []
-    estimate = estimators.estimate
+    per_image = estimators.per_image
 
     def noted(*arguments: Any, images: np.ndarray, samples: int, **settings: Any) -> Any:
         if samples > 1:  # not a validation
             scored.append(images.tolist())
-        return estimate(*arguments, images=images, samples=samples, **settings)
+        return per_image(*arguments, images=images, samples=samples, **settings)
 
-    monkeypatch.setattr(estimators, "estimate", noted)
+    monkeypatch.setattr(estimators, "per_image", noted)
     assert run(tmp_path, "--backend", "pytorch", "--seed", "0", "1") == 0
     assert len(scored) == 2
     assert scored[0] == scored[1]
