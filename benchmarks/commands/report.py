@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,11 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.harness import cli, looks, records, reports
-from benchmarks.outputs import cells, headline
+from benchmarks.harness.pairs import Scores
+from benchmarks.outputs import headline, sweeps
 from benchmarks.outputs.page import content, render
-from benchmarks.outputs.page.content import Parity, Run
+from benchmarks.outputs.page.content import Parity
+from benchmarks.outputs.sweeps import Run
 from benchmarks.parity import comparison
 from common.errors import UserError
 from common.files import write_text
@@ -34,30 +37,31 @@ def main(arguments: list[str]) -> int:
         data_dir: cli.DataDir = None
 
     asked = cli.parse(Report, arguments, command="report", description="One HTML page of the runs in folders.")
-    runs = read(asked.folders)
+    found = records.given(asked.folders)
     output = asked.output or asked.folders[0] / "report.html"
     cli.writable(output.parent)
+    runs = sweeps.runs(list(found.values()), folders=[str(path.parent) for path in found])
     seen, missing = look(runs, data_dir=asked.data_dir) if asked.pictures else ({}, "The page was made with --no-pictures.")
-    page = content.page(runs, looks=seen, parity=parity(asked.folders), missing=missing)
+    page = content.page(runs, scores=scores(runs), looks=seen, parity=parity(asked.folders), missing=missing)
     text = render.html(page)
     write_text(output, text)
     print(f"Wrote {output} ({len(text.encode()) / 1e6:.1f} MB): open it in a browser.")
     return 0
 
 
-def read(folders: Sequence[Path]) -> list[Run]:
-    """The folders' runs in the tables' order. Raises `UserError` where there is none, and as `records.read_all` does."""
-    found = {id(record): (record, str(folder)) for folder in folders for record in records.read_all(folder)}
-    if not found:
-        named = ", ".join(map(str, folders))
-        raise UserError(f"There is no record in {named}; `python -m benchmarks run` writes some, or name another folder.")
-    ordered = cells.in_order(record for record, _ in found.values())
-    return [Run(record=record, folder=found[id(record)][1]) for record in ordered]
+def scores(runs: Sequence[Run]) -> dict[int, Scores]:
+    """The results by image, by the run's place in `runs`, of those runs that keep them and whose file is whole."""
+    found: dict[int, Scores] = {}
+    for i, run in enumerate(runs):
+        with contextlib.suppress(UserError):  # the findings then compare without pairs
+            if arrays := records.per_image(Path(run.what["folder"]) / records.name_of(run.record)):
+                found[i] = arrays
+    return found
 
 
 def look(runs: Sequence[Run], *, data_dir: Path | None) -> tuple[dict[int, looks.Look], str]:
     """(a look at each run whose checkpoint is there, by its place in `runs`; why other runs have none, in sentences)."""
-    paths = {i: Path(run.folder) / records.checkpoint_name_of(run.record) for i, run in enumerate(runs)}
+    paths = {i: Path(run.what["folder"]) / records.checkpoint_name_of(run.record) for i, run in enumerate(runs)}
     there = {i: path for i, path in paths.items() if path.exists()}
     missing = []
     if len(there) < len(runs):
@@ -82,6 +86,8 @@ def parity(folders: Sequence[Path]) -> Parity | None:
                 sentence = headline.parity(report)
             except LookupError:  # a report of some rungs alone
                 sentence = ""
-            source = "The report that this project publishes." if folder == reports.REPORTS else f"From {folder / 'parity.json'}."
+            source = (
+                "The report that this project publishes." if folder == reports.REPORTS else f"From {folder / 'parity.json'}."
+            )
             return Parity(sentence=sentence, parts=comparison.parts(report), source=source)
     return None

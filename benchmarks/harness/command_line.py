@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness import presets
@@ -10,10 +11,11 @@ from benchmarks.harness.records import Record
 from common.config import Config
 
 
-def of(record: Record) -> str:
+def of(record: Record, *, seeds: Sequence[int] = ()) -> str:
     """`python -m benchmarks run …`, quoted for a shell, with a flag for each setting that `presets.differing` finds.
 
-    A study's runs have names that aren't presets: their command begins at the preset "standard".
+    seeds: of a run each, in place of the record's. A study's runs have names that aren't presets: their command begins at the
+    preset "standard". A run that several backends trained is trained by its last one, from the beginning.
     """
     config = Config.from_dict(record["config"])
     preset = record["preset"] if record["preset"] in presets.PRESETS else "standard"
@@ -21,7 +23,7 @@ def of(record: Record) -> str:
         "preset": preset,
         "backend": record["backend"],
         "variational": record["variational"],
-        "seed": record["seed"],
+        "seed": seeds or record["seed"],
         "data": record["dataset"]["name"],
         "binarize": record["dataset"].get("binarize"),
     }
@@ -36,4 +38,4 @@ def _words(name: str, value: Any) -> list[str]:
         return []
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", str(value)]
+    return [f"--{flag}", *map(str, value if isinstance(value, Sequence) and not isinstance(value, str) else [value])]

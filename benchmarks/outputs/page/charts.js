@@ -10,8 +10,8 @@ let axis = "step";
 // Plotly reads some HTML in its texts: a name stays text.
 const text = (value) => String(value).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
-const groupsOf = (runs) => Map.groupBy ? Map.groupBy(runs, (run) => run.group) : runs.reduce(
-  (groups, run) => groups.set(run.group, [...(groups.get(run.group) ?? []), run]), new Map());
+const groupsOf = (runs) => Map.groupBy ? Map.groupBy(runs, (run) => run.model) : runs.reduce(
+  (groups, run) => groups.set(run.model, [...(groups.get(run.model) ?? []), run]), new Map());
 
 function meanOf(runs, pick) {
   const points = runs.map(pick);
@@ -34,7 +34,7 @@ function lines(runs, pick, { shape = "linear", mode = "lines" } = {}) {
   const traces = sorted.map((members) => {
     const [run] = members;
     const [x, y] = grouped ? meanOf(members, pick) : pick(run);
-    const name = grouped ? `${run.group}, ${members.length} seed${members.length > 1 ? "s" : ""}` : run.title;
+    const name = grouped ? `${run.model}, ${members.length} seed${members.length > 1 ? "s" : ""}` : run.title;
     return {
       x, y, mode, opacity: many ? 0.6 : 1, name: text(name),
       line: { color: data.colours[run.backend], dash: data.dashes[run.family], shape,
@@ -55,7 +55,7 @@ function curve(runs, key) {
     const x = xOf(run, steps);
     return x ? [x, values] : null;
   };
-  const { traces, note, few } = lines(runs, pick, { mode: key === "valid" && runs[0].valid[0].length <= MOST_MARKERS ? "lines+markers" : "lines" });
+  const { traces, note, few } = lines(runs, pick, { mode: key === "validation" && runs[0].validation[0].length <= MOST_MARKERS ? "lines+markers" : "lines" });
   // From the lowest value that any run has after a tenth of its steps: the first steps are far below.
   const later = runs.flatMap((run) => run[key][1].filter((value, i) => value !== null && run[key][0][i] >= run[key][0].at(-1) / 10));
   const low = Math.min(...later), high = Math.max(...later);
@@ -83,7 +83,7 @@ function throughput(runs) {
       x: rows.map(({ run }) => run.speed.median), y: rows.map(({ label }) => label), mode: "markers", type: "scatter",
       marker: { size: 9, color: rows.map(({ run }) => data.colours[run.backend]) },
       hovertemplate: rows.map(({ run }) =>
-        `%{x:,.0f} examples/s, IQR ${Math.round(run.speed.iqr ?? 0).toLocaleString("en")}<extra>seed ${run.seed}</extra>`),
+        `%{x:,.0f} examples/s, IQR ${Math.round(run.speed.iqr).toLocaleString("en")}<extra>${text(run.title)}</extra>`),
     },
     {
       x: floors.map(({ run }) => run.speed.floor), y: floors.map(({ label }) => label), mode: "markers", type: "scatter",
@@ -93,7 +93,7 @@ function throughput(runs) {
     // An error bar has one colour a trace.
     ...rows.map(({ run, label }) => ({
       x: [run.speed.median], y: [label], mode: "markers", type: "scatter", hoverinfo: "skip", marker: { opacity: 0 },
-      error_x: { type: "data", array: [(run.speed.iqr ?? 0) / 2], color: data.colours[run.backend], thickness: 5, width: 0 },
+      error_x: { type: "data", array: [(run.speed.iqr) / 2], color: data.colours[run.backend], thickness: 5, width: 0 },
     })),
   ];
   const deep = Math.max(1, ...rows.map(({ label }) => label.split("<br>").length));
@@ -130,13 +130,13 @@ function kl(runs) {
   };
 }
 
-const KINDS = { training: (runs) => curve(runs, "curve"), validation: (runs) => curve(runs, "valid"), throughput, samples, kl };
+const KINDS = { training: (runs) => curve(runs, "training"), validation: (runs) => curve(runs, "validation"), throughput, samples, kl };
 
 const axisOf = (own, ruled) => ({ ...ruled, ...own, title: { text: own.title, font: { size: 12 }, standoff: 10 } });
 
 function draw(figure, runs) {
   const { dataset, device, chart } = figure.dataset;
-  const own = runs.filter((run) => run.dataset === dataset && (!device || run.names.device === device));
+  const own = runs.filter((run) => run.what["data set"] === dataset && (!device || run.what.device === device));
   figure.hidden = own.length === 0;
   if (figure.hidden) return;
   const { traces, layout, note } = KINDS[chart](own);

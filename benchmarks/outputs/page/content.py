@@ -1,4 +1,4 @@
-"""What the page shows, as plain data: the table's rows for the template, the charts' numbers for the script."""
+"""What the page shows, as plain data: texts for the template, numbers for the charts."""
 
 from __future__ import annotations
 
@@ -6,27 +6,24 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.harness import command_line, records, reports
 from benchmarks.harness.looks import Look
+from benchmarks.harness.pairs import Scores
 from benchmarks.harness.records import Record
-from benchmarks.outputs import cells, figures, findings, pictures
+from benchmarks.outputs import cells, figures, findings, pictures, sweeps, tidy
+from benchmarks.outputs.sweeps import Run
 from benchmarks.outputs.table import Part, Table
 from common.protocol import BACKENDS
 
+POINTS = 400  # of a curve at most: no screen shows more
 ACROSS = 10  # images in a row of a grid
-POINTS = 400  # of a curve at most: a page is as wide as a screen
+MOST_FINDINGS = 6  # before those that a click shows
 DASHES = {"mean-field": "dash", "flow": "solid"}
-
-# Columns before and after those of the changed settings; a column is shown where the rows differ in it.
-FIRST = ("data set", "preset", "family", "backend", "device", "precision")
-LAST = ("seed", "folder")
-ALWAYS = ("family", "backend")  # shown in any case
-UNFILTERED = ("seed", "folder")
-MOST_FINDINGS = 6
 SECTIONS = {
     "runs": "Runs",
     "curves": "Learning curves",
@@ -37,6 +34,7 @@ SECTIONS = {
     "parity": "Parity",
     "machine": "Machine",
 }
+UNFILTERED = ("seed", "folder")  # columns of `Run.what` without a filter
 # Column of `cells.of` → the place of its number in a record.
 NUMBERS = {
     "log p(x) ± s.e.": ("test", "log_px"),
@@ -45,31 +43,12 @@ NUMBERS = {
     "step / floor": ("timing", "floor_ratio"),
     "train (min)": ("timing", "steady_s"),
     "compile (s)": ("timing", "compile_s"),
-    "peak (MiB)": ("", "peak_memory_bytes"),
 }
-# Column of the CSV → its place in a record.
-CSV_NUMBERS = {
-    **{key: ("test", key) for key in ("log_px", "log_px_se", "elbo", "elbo_se", "importance_samples", "images", "ess")},
-    **{
-        key: ("timing", key)
-        for key in ("examples_per_s", "examples_per_s_iqr", "floor_ratio", "floor_s", "steady_s", "compile_s", "evaluation_s")
-    },
-    "peak_memory_bytes": ("", "peak_memory_bytes"),
-    "parameters": ("", "parameters"),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A record and the folder that it lies in."""
-
-    record: Record
-    folder: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """The parity report: a sentence ("" for a report without the rungs that it names), tables and lists, where it was read."""
+    """A parity report: its sentence ("" where it lacks a rung of the sentence), tables and lists, and where it was read."""
 
     sentence: str
     parts: Sequence[Part]
@@ -82,162 +61,153 @@ class Parity:
     @property
     def notes(self) -> list[str]:
         """The items of the Markdown lists, as text."""
-        texts = [part for part in self.parts if isinstance(part, str)]
-        return [plain(line.removeprefix("- ")) for text in texts for line in text.splitlines() if line.strip()]
+        lines = [line for part in self.parts if isinstance(part, str) for line in part.splitlines()]
+        return [plain(line.removeprefix("- ")) for line in lines if line.strip()]
 
 
-def named(run: Run) -> dict[str, str]:
-    """The run's settings by the names of columns and filters: FIRST, each changed setting, the seed, the folder."""
-    record = run.record
-    fixed = {
-        "data set": record["dataset"]["name"],
-        "preset": record["preset"],
-        "family": record["variational"],
-        "backend": cells.trained_by(record),
-        "device": record["device"],
-        "precision": record["precision"],
-    }
-    changed = {key.replace("_", "-"): str(value) for key, value in records.changed(record).items()}
-    return fixed | changed | {"seed": str(record["seed"]), "folder": run.folder}
+def plain(text: str) -> str:
+    """Markdown's text without its marks: links, escapes, code."""
+    return re.sub(r"\\([|\\`*_<>])", r"\1", re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text)).replace("`", "")
 
 
-def page(runs: Sequence[Run], *, looks: Mapping[int, Look], parity: Parity | None, missing: str) -> dict[str, Any]:
-    """The template's variables. `looks` are by the run's place in `runs`; `missing`: why some runs have none, or ""."""
+def page(
+    runs: Sequence[Run],
+    *,
+    scores: Mapping[int, Scores],
+    looks: Mapping[int, Look],
+    parity: Parity | None,
+    missing: str,
+) -> dict[str, Any]:
+    """The template's variables.
+
+    `scores`, results by image, and `looks` are by the run's place in `runs`; `missing`: why some runs have no look, or "".
+    """
     found = [run.record for run in runs]
-    names = [named(run) for run in runs]
-    order = ordered(names)
-    differing = [key for key in order if len({each.get(key, "") for each in names}) > 1]
-    shown = [key for key in order if key in differing or key in ALWAYS]
+    differing = sweeps.differing(runs)
+    datasets = list(dict.fromkeys(run.what["data set"] for run in runs))
+    rows = _rows(runs)
+    meant = {i for _, members in rows if len(members) > 1 for i in members}
+    columns = [name for name in runs[0].what if name in (*differing, "family", "backend")]
     status = ["status"] if any(record["status"] != "ok" for record in found) else []
-    datasets = list(dict.fromkeys(each["data set"] for each in names))
-    charted = [_charted(run, each, differing, looks.get(i)) for i, (run, each) in enumerate(zip(runs, names, strict=True))]
+    charted = [_charted(run, differing) | {"kl": _kl(looks.get(i))} for i, run in enumerate(runs)]
     machines = environments(found)
-    hardware = dict.fromkeys(each["lines"].get("GPU") or each["lines"]["processor"] for each in machines)
+    hardware = dict.fromkeys(lines.get("GPU") or lines["processor"] for lines, _ in machines)
     where = datasets[0] if len(datasets) == 1 else f"{len(datasets)} data sets"
+    table = tidy.rows({Path(run.what["folder"]) / records.name_of(run.record): run.record for run in runs})
     return {
         "title": f"{len(runs)} run{'s' if len(runs) > 1 else ''} on {where}",
         "subtitle": " · ".join(hardware),
-        "findings": findings.of(found),
-        "most_findings": MOST_FINDINGS,
         "sections": SECTIONS,
-        "filters": [{"name": key, "choices": _choices(names, key)} for key in differing if key not in UNFILTERED],
-        "columns": [*shown, *status, *NUMBERS],
-        "left": [*shown, *status],
-        "backend_column": shown.index("backend"),
-        "rows": [_row(run, each, shown) for run, each in zip(runs, names, strict=True)],
-        "remarks": cells.spreads(found),
-        "samples": ", ".join(f"{count:,}" for count in sorted({one["config"]["evaluation"]["samples"] for one in found})),
+        "findings": findings.of([(record, scores.get(i)) for i, record in enumerate(found)]),
+        "most_findings": MOST_FINDINGS,
+        "filters": [{"name": name, "choices": _choices(runs, name)} for name in differing if name not in UNFILTERED],
+        "columns": [*columns, *status, *NUMBERS],
+        "left": [*columns, *status],
+        "rows": [
+            _row(
+                *(row, members),
+                columns=columns,
+                views="means" if len(members) > 1 else "runs" if members[0] in meant else "means runs",
+                seeds=[found[i]["seed"] for i in members],
+            )
+            for row, members in rows
+        ],
+        "several_seeds": bool(meant),
+        "remarks": [
+            *sweeps.errors([row for row, _ in rows]),
+            *cells.spreads(found, labels=[_settings(run, differing) for run in runs]),
+        ],
+        "counts": ", ".join(f"{count:,}" for count in sorted({one["config"]["evaluation"]["samples"] for one in found})),
         "datasets": datasets,
-        "places": list(dict.fromkeys((each["data set"], each["device"]) for each in names)),
-        "has_samples": any(record["test"].get("by_samples") for record in found),
+        "places": list(dict.fromkeys((run.what["data set"], run.what["device"]) for run in runs)),
+        "has_samples": any(record["test"]["by_samples"] for record in found),
         "colours": figures.OF_BACKEND,
-        "backends": {name: figures.OF_BACKEND[name] for name in BACKENDS if any(one["backend"] == name for one in found)},
-        "families": {name: dash for name, dash in DASHES.items() if any(one["variational"] == name for one in found)},
-        "environments": machines,
-        "lines": list(dict.fromkeys(line for each in machines for line in each["lines"])),
-        "parity": parity,
+        "backends": [name for name in BACKENDS if any(record["backend"] == name for record in found)],
+        "families": {name: dash for name, dash in DASHES.items() if any(record["variational"] == name for record in found)},
         "pictures": [_picture(i, look, charted[i]) for i, look in looks.items()],
         "missing": missing,
+        "parity": parity,
+        "machines": [count for _, count in machines],
+        "facts": _facts([lines for lines, _ in machines]),
         "data": {
             "runs": charted,
             "colours": figures.OF_BACKEND,
             "dashes": DASHES,
-            "csv": ["record", *order, "status", "reason", *CSV_NUMBERS, "command"],
+            "csv": [
+                [*table[0], "command"],
+                *([*row.values(), command_line.of(run.record)] for row, run in zip(table, runs, strict=True)),
+            ],
         },
     }
 
 
-def ordered(names: Sequence[Mapping[str, str]]) -> list[str]:
-    """Every name of `named`: FIRST, the changed settings, LAST."""
-    settings = dict.fromkeys(key for each in names for key in each if key not in (*FIRST, *LAST))
-    return [*FIRST, *settings, *LAST]
+def _choices(runs: Sequence[Run], name: str) -> list[str]:
+    """The values of a filter, numbers rising, else in the runs' order."""
+    values = {str(run.what[name]): run.what[name] for run in runs}
+    numbers = all(isinstance(value, int | float) for value in values.values())
+    return sorted(values, key=lambda text: values[text]) if numbers else list(values)
 
 
-def _choices(names: Sequence[Mapping[str, str]], key: str) -> list[str]:
-    values = {each.get(key, "") for each in names}
-    try:
-        return sorted(values, key=lambda value: (value != "", float(value or 0)))
-    except ValueError:
-        return list(dict.fromkeys(each.get(key, "") for each in names))
+def _rows(runs: Sequence[Run]) -> list[tuple[Run, list[int]]]:
+    """The table's rows, each with the places of its runs: the means over seeds, and every run."""
+    means = []
+    for row in sweeps.over_seeds(runs):
+        if isinstance(row.what["seed"], str):
+            same = [i for i, run in enumerate(runs) if run.what | {"seed": 0} == row.what | {"seed": 0}]
+            means.append((row, [i for i in same if runs[i].record["status"] == "ok"]))
+    return [*means, *((run, [i]) for i, run in enumerate(runs))]
 
 
-def _number(record: Record, place: tuple[str, str]) -> float | None:
-    section, key = place
-    return (record[section] if section else record)[key]
-
-
-def _row(run: Run, names: Mapping[str, str], shown: Sequence[str]) -> dict[str, Any]:
-    record = run.record
-    texts = cells.of(record)
+def _row(row: Run, members: Sequence[int], *, columns: Sequence[str], views: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """`views`: in which of "means" and "runs" the row stands."""
+    record, texts = row.record, cells.of(row.record)
     return {
-        "name": records.name_of(record).removesuffix(".json"),
+        "members": " ".join(map(str, members)),
+        "views": views,
         "backend": record["backend"],
-        "names": [names.get(key, "") for key in shown],
+        "names": {column: str(row.what[column]) for column in columns},
         "status": record["status"],
         "reason": " ".join((record["reason"] or "").split()),
-        "numbers": [(texts[column], _number(record, place)) for column, place in NUMBERS.items()],
-        "command": command_line.of(record),
+        "numbers": [(texts[column], record[section][key]) for column, (section, key) in NUMBERS.items()],
+        "command": command_line.of(record, seeds=seeds),
     }
 
 
-def _charted(run: Run, names: Mapping[str, str], differing: Sequence[str], look: Look | None) -> dict[str, Any]:
-    record, timing = run.record, run.record["timing"]
+def _settings(run: Run, differing: Sequence[str]) -> str:
+    """What a run's name needs beside family, backend and seed: "learning-rate 0.001, cuda"."""
+    plain = ("preset", "device", "precision")
+    apart = ("data set", "family", "backend", "seed", "folder")
+    parts = [str(run.what[name]) if name in plain else f"{name} {run.what[name]}" for name in differing if name not in apart]
+    return ", ".join(parts)
+
+
+def _charted(run: Run, differing: Sequence[str]) -> dict[str, Any]:
+    """A run's numbers for the charts; `model` names it without its seed."""
+    record, timing, curve = run.record, run.record["timing"], run.record["curve"]
     rate, floor = timing["examples_per_s"], timing["floor_s"]
     batch = record["config"]["training"]["batch_size"]
-    curve = record["curve"]
-    others = [
-        f"{key} {names[key]}" for key in differing if key not in ("data set", "family", "backend", "seed") and key in names
-    ]
-    group = ", ".join([f"{names['backend']} {names['family']}", *others])
-    csv: dict[str, Any] = {"record": records.name_of(record).removesuffix(".json"), **names}
-    csv |= {"status": record["status"], "reason": record["reason"] or "", "command": command_line.of(record)}
-    csv |= {key: _number(record, where) for key, where in CSV_NUMBERS.items()}
+    model = ", ".join(filter(None, [f"{run.what['backend']} {run.what['family']}", _settings(run, differing)]))
     return {
-        "dataset": names["data set"],
+        "what": {name: str(value) for name, value in run.what.items() if name in (*differing, "data set", "device")},
         "backend": record["backend"],
         "family": record["variational"],
-        "group": group,
-        "title": f"{group}, seed {record['seed']}" if "seed" in differing else group,
-        "seed": record["seed"],
-        "names": dict(names),
-        "curve": _thinned(curve["step"], curve["elbo"]),
-        "valid": _thinned(curve["valid_step"], curve["valid_elbo"]),
+        "model": model,
+        "title": f"{model}, seed {record['seed']}" if "seed" in differing else model,
+        "training": _thinned(curve["step"], curve["elbo"]),
+        "validation": _thinned(curve["valid_step"], curve["valid_elbo"]),
         "secondsAStep": batch / rate if rate else None,
-        "speed": {"median": rate, "iqr": timing["examples_per_s_iqr"], "floor": batch / floor if floor else None},
-        "bySamples": record["test"].get("by_samples"),
-        "kl": [_short(float(value)) for value in sorted(look.kl, reverse=True)] if look else None,
-        "csv": csv,
+        "speed": {"median": rate, "iqr": timing["examples_per_s_iqr"] or 0, "floor": batch / floor if floor else None},
+        "bySamples": record["test"]["by_samples"],
     }
 
 
-def _picture(place: int, look: Look, charted: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "run": place,
-        "backend": charted["backend"],
-        "dataset": charted["dataset"],
-        "title": charted["title"],
-        "kl": f"{look.kl.sum():.1f}",
-        "active": look.active,
-        "latent": len(look.kl),
-        "originals": _png(look.originals),
-        "reconstructions": _png(look.reconstructions),
-        "samples": _png(look.samples),
-    }
-
-
-def _png(images: np.ndarray) -> str:
-    """A grid of ACROSS images in a row as PNG of 16 greys, in base64."""
-    from PIL.Image import Dither
-
-    grid = pictures.grid(images, columns=ACROSS).quantize(16, dither=Dither.NONE)
-    return base64.b64encode(pictures.png(grid)).decode()
+def _kl(look: Look | None) -> list[float | None] | None:
+    return None if look is None else [_short(float(value)) for value in sorted(look.kl, reverse=True)]
 
 
 def _thinned(steps: Sequence[float], values: Sequence[float | None]) -> list[list[float | None]]:
-    """[steps, values] of at most POINTS points, evenly taken, the last among them; six digits a value."""
-    if not steps:
-        return [[], []]
-    chosen = np.unique(np.linspace(0, len(steps) - 1, min(POINTS, len(steps))).round().astype(int))
+    """[steps, values] of at most POINTS points, evenly taken, the first and the last among them."""
+    chosen = np.unique(np.linspace(0, max(len(steps) - 1, 0), min(POINTS, len(steps))).round().astype(int))
     return [[steps[i] for i in chosen], [_short(values[i]) for i in chosen]]
 
 
@@ -245,33 +215,56 @@ def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
 
-def environments(found: Sequence[Record]) -> list[dict[str, Any]]:
-    """Each distinct machine, set of versions and commit with the number of its runs."""
-    groups: dict[tuple[tuple[str, str], ...], int] = {}
+def _picture(place: int, look: Look, charted: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "run": place,
+        "backend": charted["backend"],
+        "title": charted["title"],
+        "dataset": charted["what"]["data set"],
+        "kl": f"{look.kl.sum():.1f}",
+        "active": f"{look.active} of {len(look.kl)}",
+        **{name: _png(getattr(look, name)) for name in ("originals", "reconstructions", "samples")},
+    }
+
+
+def _png(images: np.ndarray) -> str:
+    """A grid of the images as PNG in 16 greys, in base64."""
+    from PIL.Image import Dither
+
+    grid = pictures.grid(images, columns=ACROSS).quantize(16, dither=Dither.NONE)
+    return base64.b64encode(pictures.png(grid)).decode()
+
+
+def environments(found: Sequence[Record]) -> list[tuple[dict[str, str], int]]:
+    """Each distinct machine, set of versions and commit, as lines, and the number of its runs."""
+    counts: dict[tuple[tuple[str, str], ...], int] = {}
     for record in found:
         key = tuple(_environment(record["environment"]).items())
-        groups[key] = groups.get(key, 0) + 1
-    return [{"runs": count, "lines": dict(key)} for key, count in groups.items()]
+        counts[key] = counts.get(key, 0) + 1
+    return [(dict(lines), count) for lines, count in counts.items()]
 
 
-def _environment(environment: Mapping[str, Any]) -> dict[str, str]:
-    machine, threads = environment["machine"] or {}, environment["threads"] or {}
-    kind = ", ".join(machine[key] for key in ("model", "vectors") if machine.get(key))
-    memory = machine.get("memory_bytes")
+def _facts(machines: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
+    """Line → its text for each machine, or one text where all agree."""
+    facts = {
+        name: [lines.get(name, "") for lines in machines]
+        for name in dict.fromkeys(name for lines in machines for name in lines)
+    }
+    return {name: values[:1] if len(set(values)) == 1 else values for name, values in facts.items()}
+
+
+def _environment(environment: dict[str, Any]) -> dict[str, str]:
+    hardware, threads = environment["machine"] or {}, environment["threads"] or {}
+    kind = ", ".join(hardware[key] for key in ("model", "vectors") if hardware.get(key))
+    memory = hardware.get("memory_bytes")
     lines = {
-        "processor": (machine.get("cpu") or "unknown") + (f" ({kind})" if kind else ""),
-        "GPU": machine.get("gpu") or "",
-        "cores": str(threads.get("cores") or ""),
-        "memory": f"{memory / 2**30:.1f} GiB" if memory else "",
-        "system": machine.get("os") or "",
+        "processor": (hardware.get("cpu") or "unknown processor") + (f" ({kind})" if kind else ""),
+        "GPU": hardware.get("gpu"),
+        "cores": threads.get("cores"),
+        "memory": f"{memory / 2**30:.1f} GiB" if memory else None,
+        "system": hardware.get("os"),
         "variables": ", ".join(f"{name}={value}" for name, value in (threads.get("variables") or {}).items()),
-        "commit": reports.commit(dict(environment)) if environment.get("commit") else "unknown",
+        "commit": reports.commit(environment) if environment.get("commit") else "unknown",
         **(environment["versions"] or {}),
     }
-    return {name: value for name, value in lines.items() if value}
-
-
-def plain(text: str) -> str:
-    """Markdown's text without its marks: escapes, links and code."""
-    text = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text)
-    return re.sub(r"\\([|\\`*_<>])", r"\1", text).replace("`", "")
+    return {name: str(value) for name, value in lines.items() if value}

@@ -6,18 +6,22 @@ const root = document.documentElement;
 
 // What is shown
 
+let view = "means"; // or "runs": the table's rows, where some are means over seeds
 const filters = document.getElementById("filters");
 
 function shown() {
   const chosen = filters ? all("select", filters).filter((select) => select.selectedIndex > 0) : [];
-  const fits = (run) => chosen.every((select) => (run.names[select.dataset.name] ?? "") === select.selectedOptions[0].dataset.value);
+  const fits = (run) => chosen.every((select) => run.what[select.dataset.name] === select.selectedOptions[0].dataset.value);
   return data.runs.map((run, i) => ({ ...run, i })).filter(fits);
 }
 
 function update() {
   const runs = shown();
   const places = new Set(runs.map((run) => run.i));
-  for (const element of all("[data-run]")) element.hidden = !places.has(Number(element.dataset.run));
+  for (const element of all("[data-members]")) {
+    const { members, views = view } = element.dataset;
+    element.hidden = !views.includes(view) || !members.split(" ").some((place) => places.has(Number(place)));
+  }
   if (filters) {
     const whole = runs.length === data.runs.length;
     filters.querySelector("output").textContent = whole ? `${runs.length} runs` : `${runs.length} of ${data.runs.length} runs`;
@@ -87,9 +91,9 @@ async function copy(element) {
 const quoted = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
 
 document.getElementById("csv").addEventListener("click", () => {
-  const order = [...table.tBodies].filter((body) => !body.hidden).map((body) => data.runs[Number(body.dataset.run)].csv);
-  const lines = [data.csv, ...order.map((row) => data.csv.map((name) => row[name] ?? ""))];
-  const text = lines.map((line) => line.map((value) => quoted(String(value))).join(",") + "\r\n").join("");
+  const [header, ...rows] = data.csv;
+  const lines = [header, ...shown().map((run) => rows[run.i])];
+  const text = lines.map((line) => line.map((value) => quoted(String(value ?? ""))).join(",") + "\n").join("");
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
   link.download = "runs.csv";
@@ -116,15 +120,20 @@ button.addEventListener("click", () => {
 });
 system.addEventListener("change", theme);
 
-// Steps or seconds
+// The switches: means or runs, steps or seconds
 
-for (const choice of all("[data-axis]")) {
-  choice.addEventListener("click", () => {
-    axis = choice.dataset.axis;
-    for (const each of all("[data-axis]")) each.setAttribute("aria-pressed", each === choice);
-    update();
-  });
+function choice(name, choose) {
+  for (const button of all(`[${name}]`)) {
+    button.addEventListener("click", () => {
+      choose(button.getAttribute(name));
+      for (const each of all(`[${name}]`)) each.setAttribute("aria-pressed", each === button);
+      update();
+    });
+  }
 }
+
+choice("data-show", (chosen) => (view = chosen));
+choice("data-axis", (chosen) => (axis = chosen));
 
 theme();
 loadPlotly().then(update, () => {
