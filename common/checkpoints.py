@@ -37,6 +37,7 @@ class Checkpoint:
     best_valid_elbo: float = -np.inf
     history: dict[str, list[float]] = field(default_factory=dict)
     earlier: list[tuple[str, int]] = field(default_factory=list)  # backends before this one, each with its last step
+    binarize: str | None = None  # how the data set's grey images became binary
 
     def selected(self) -> State:
         """The parameters to test, by the run's selection."""
@@ -68,6 +69,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             file.attrs["config"] = json.dumps(checkpoint.config.as_dict())
             for name in ("backend", "preset", "dataset", "sha256"):
                 file.attrs[name] = getattr(checkpoint, name)
+            file.attrs["binarize"] = checkpoint.binarize or ""
             file.attrs["earlier"] = json.dumps(checkpoint.earlier)
             for folder, arrays in (("state", checkpoint.state), ("best", checkpoint.best)):
                 place = file.create_group(folder)
@@ -98,6 +100,7 @@ def load(path: Path) -> Checkpoint:
             checkpoint = Checkpoint(
                 config=Config.from_dict(json.loads(file.attrs["config"])),
                 **{name: str(file.attrs[name]) for name in ("backend", "preset", "dataset", "sha256")},
+                binarize=str(file.attrs.get("binarize", "")) or None,
                 state=_arrays(file["state"]),
                 best=_arrays(file["best"]),
                 best_step=int(file["best"].attrs["step"]),

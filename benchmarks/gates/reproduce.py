@@ -151,6 +151,7 @@ def main(arguments: list[str]) -> int:
             config=Config.from_dict(old["config"]),
             results=str(asked.results),
             resume=asked.resume,
+            binarize=old["dataset"]["binarize"],
         )
         runs.checked(job)
         if code := runs.in_process(job):

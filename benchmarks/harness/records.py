@@ -1,7 +1,7 @@
 """One JSON file a run: what it was, where it ran, and every number that it claims.
 
     schema, status, reason         1; ok, failed or not-run; unless ok, one sentence on why
-    backend, variational, preset, seed, device, precision, config, dataset {name, sha256}
+    backend, variational, preset, seed, device, precision, config, dataset {name, sha256, binarize}
     changed                        {setting: value} where the run's settings aren't its preset's
     environment                    {versions, commit, machine, threads, load}, from `environment.describe`; load_after;
                                    round_trip_ns, round_trip_after_ns: latency between cores before and after training
@@ -66,6 +66,7 @@ REQUIRED = (
 )
 # Keys that older files lack: `read` adds them as null.
 LATER = {
+    "dataset": ("binarize",),
     "timing": ("evaluation_s", "import_s", "placement_s", "first_chunk_s", "chunks", "warning", "programs_compiled"),
     "test": ("ess", "elbo_se"),
 }
@@ -91,7 +92,7 @@ KINDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (f"one of {', '.join(STATUSES)}", lambda value: value in STATUSES, ("status",)),
     (f"one of {', '.join(BACKENDS)}", lambda value: value in BACKENDS, ("backend",)),
     ("text", lambda value: isinstance(value, str), ("variational", "preset", "device", "precision", "dataset.name")),
-    ("text or null", lambda value: isinstance(value, str | None), ("timing.warning",)),
+    ("text or null", lambda value: isinstance(value, str | None), ("timing.warning", "dataset.binarize")),
     ("a whole number", lambda value: isinstance(value, int), ("seed",)),
     ("a number or null", _is_number, ("parameters", "peak_memory_bytes", "timing.*", "test.*")),
     ("a list of numbers", lambda value: isinstance(value, list) and all(map(_is_number, value)), ("curve.*",)),
@@ -108,6 +109,7 @@ def blank(
     dataset_name: str,
     dataset_sha256: str | None,
     preset: str,
+    binarize: str | None = None,
     environment: dict[str, Any] | None = None,
 ) -> Record:
     """The record of a run that hasn't begun: it has every key and no number. The caller sets `status` and `reason`."""
@@ -117,7 +119,7 @@ def blank(
         "reason": "The run has not begun.",
         "backend": backend,
         "variational": config.model.variational,
-        "dataset": {"name": dataset_name, "sha256": dataset_sha256},
+        "dataset": {"name": dataset_name, "sha256": dataset_sha256, "binarize": binarize},
         "preset": preset,
         "seed": config.training.seed,
         "device": config.device,
@@ -135,7 +137,7 @@ def blank(
 
 
 def name_of(record: Record) -> str:
-    """The file name of a record, from its content. An .h5 data set has its file's name without folders.
+    """The file name of a record, from its content. The data set's part is its `data_name`.
 
     The name begins with the preset; each setting that differs from the preset adds a part: "standard+steps3000_…".
     """
@@ -164,9 +166,19 @@ def changes(record: Record) -> str:
     return ", ".join(f"{key.replace('_', '-')} {value}" for key, value in changed(record).items())
 
 
+def data_name(dataset: dict[str, Any]) -> str:
+    """A record's data set in a word: its name; a file's without folders and ending, "mine-threshold" for grey images."""
+    name: str = re.split(r"[/\\]", dataset["name"])[-1]
+    stem = re.sub(r"\.(h5|npz|npy)$", "", name)
+    return f"{stem}-{dataset['binarize']}" if dataset.get("binarize") else stem
+
+
 def _name(record: Record, changed: dict[str, Any]) -> str:
-    dataset = re.split(r"[/\\]", record["dataset"]["name"])[-1].removesuffix(".h5")
-    parts = [record["preset"], dataset, *(record[key] for key in ("backend", "variational", "device", "precision"))]
+    parts = [
+        record["preset"],
+        data_name(record["dataset"]),
+        *(record[key] for key in ("backend", "variational", "device", "precision")),
+    ]
     # "_" separates the parts and "+" the changed settings: no part contains either.
     first, *rest = (re.sub(r"[^A-Za-z0-9.-]+", "-", str(part)) for part in (*parts, f"seed{record['seed']}"))
     return "_".join([first + _differences(changed), *rest])

@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from common.errors import UserError
 from common.noise import TEST, seed_for
 from common.parameters import State
 
+RunState = Literal["new", "done", "resumable"]
 UNAVAILABLE = 3  # exit code of a job whose framework can't be imported
 
 
@@ -39,6 +40,7 @@ class Job:
     results: str
     resume: bool  # go on from the job's own checkpoint where there is one
     start: str | None = None  # the path of a checkpoint of any backend to go on from
+    binarize: str | None = None  # how grey images become binary
 
     def as_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -49,12 +51,18 @@ class Job:
         return cls(**values | {"config": Config.from_dict(values["config"])})
 
     def dataset(self) -> Dataset:
-        return data.load(self.data, data_dir=Path(self.data_dir) if self.data_dir else None)
+        return data.load(self.data, data_dir=Path(self.data_dir) if self.data_dir else None, binarize=self.binarize)
 
     def blank(self, *, dataset: Dataset | None) -> records.Record:
         """The record of a run without a result; where `dataset` is None, the data set's SHA-256 is None."""
-        name, sha256 = (dataset.name, dataset.sha256) if dataset else (str(Path(self.data)), None)
-        return records.blank(self.config, backend=self.backend, dataset_name=name, dataset_sha256=sha256, preset=self.preset)
+        return records.blank(
+            self.config,
+            backend=self.backend,
+            dataset_name=data.whole_name(self.data),
+            dataset_sha256=dataset.sha256 if dataset else None,
+            preset=self.preset,
+            binarize=self.binarize,
+        )
 
     @property
     def record(self) -> Path:
@@ -127,7 +135,7 @@ def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Che
             config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(dataset.train)
         )
         state = parameters.fresh_state(initial, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
-        checkpoint = Checkpoint(config, job.backend, job.preset, dataset.name, dataset.sha256, state)
+        checkpoint = Checkpoint(config, job.backend, job.preset, dataset.name, dataset.sha256, state, binarize=dataset.binarize)
     return checkpoint, backend.create(config, checkpoint.state)
 
 
@@ -190,15 +198,16 @@ def finished(job: Job) -> bool:
     return record["status"] == "ok" and _difference(job, _of_record(record), dataset=job.dataset()) is None
 
 
-Origin = tuple[Config, str, str]  # a result's settings, its data set's name and SHA-256
+Origin = tuple[Config, str, str]  # a result's settings, its data set's title and SHA-256
 
 
 def _of_record(record: records.Record) -> Origin:
-    return Config.from_dict(record["config"]), record["dataset"]["name"], record["dataset"]["sha256"]
+    given = record["dataset"]
+    return Config.from_dict(record["config"]), _titled(given["name"], given["binarize"]), given["sha256"]
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> Origin:
-    return checkpoint.config, checkpoint.dataset, checkpoint.sha256
+    return checkpoint.config, _titled(checkpoint.dataset, checkpoint.binarize), checkpoint.sha256
 
 
 def _difference(job: Job, origin: Origin, *, dataset: Dataset, may_change: tuple[str, ...] = ()) -> str | None:
@@ -208,7 +217,11 @@ def _difference(job: Job, origin: Origin, *, dataset: Dataset, may_change: tuple
     for setting, value in presets.differing(job.config, config).items():
         if setting not in may_change:
             return f"{setting} {theirs[setting]}, not {value}"
-    return None if sha256 == dataset.sha256 else f"data set {name}, not {dataset.name}"
+    return None if sha256 == dataset.sha256 else f"data set {name}, not {_titled(dataset.name, dataset.binarize)}"
+
+
+def _titled(name: str, binarize: str | None) -> str:
+    return f"{name} ({binarize})" if binarize else name
 
 
 def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
@@ -281,19 +294,37 @@ def timing(history: dict[str, list[float]], settings: Training) -> dict[str, Any
     return result
 
 
-def checked(job: Job) -> Job:
+def checked(job: Job, *, dataset: Dataset | None = None) -> Job:
     """The job with its data set's image shape. Raises `UserError` where the run can't succeed; called before any training.
 
     That is: settings that don't fit one another or the data set, an unknown backend, a results folder that can't be written,
-    and results that `refuse_overwriting` protects.
+    and results that `refuse_overwriting` protects. `dataset`: the job's, where the caller has read it.
     """
-    dataset = job.dataset()
+    dataset = dataset or job.dataset()
     check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
     known([job.backend])
     writable(Path(job.results))
     shaped = dataclasses.replace(job, config=job.config.replace(image_shape=dataset.image_shape))
     refuse_overwriting(shaped, dataset=dataset)
     return shaped
+
+
+def state(job: Job) -> RunState:
+    """What the results folder has of a job that `checked` has accepted."""
+    if job.record.exists() and records.read(job.record)["status"] == "ok":
+        return "done"
+    return "resumable" if job.checkpoint.exists() else "new"
+
+
+def refuse_again(job: Job) -> None:
+    """Raises `UserError` where the job would replace its own result, or begin anew over its own checkpoint."""
+    found = state(job)
+    if job.resume or found == "new" or (found == "resumable" and job.start):  # `check_start` has looked at the checkpoint
+        return
+    there = f"{job.record} is there already" if found == "done" else f"{job.checkpoint} is this run's, stopped half-way"
+    resume = "keep it and run the rest" if found == "done" else "go on"
+    first = "give" if job.start else f"add --resume to {resume} (with make: ARGS=--resume), or"
+    raise UserError(f"{there}: {first} --results FOLDER to run it anew, in another folder.")
 
 
 def refuse_overwriting(job: Job, *, dataset: Dataset) -> None:

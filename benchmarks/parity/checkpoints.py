@@ -68,7 +68,7 @@ def load(path: Path, *, device: Device, data_dir: Path | None) -> tuple[Checkpoi
     """
     checkpoint = checkpoints.load(path)
     config = checkpoint.config.replace(device=device)
-    dataset = data.load(checkpoint.dataset, data_dir=data_dir)
+    dataset = data.load(checkpoint.dataset, data_dir=data_dir, binarize=checkpoint.binarize)
     if dataset.sha256 != checkpoint.sha256:
         raise UserError(f"{path} was trained on other data than {checkpoint.dataset} now holds.")
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))

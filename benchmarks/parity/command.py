@@ -105,6 +105,6 @@ def climb(backends: list[str], asked: Parity) -> dict[str, Any]:
 def standard_images(data_dir: Path | None) -> tuple[str, State]:
     """(their name, images): the first of binarized MNIST, or seeded random images where MNIST would have to be downloaded."""
     if data_dir or os.environ.get("VAEBENCH_DATA_DIR") or (cache.folder() / "binarized-mnist.h5").is_file():
-        dataset = data.load("binarized-mnist", data_dir=data_dir)
+        dataset = data.load("binarized-mnist", data_dir=data_dir, binarize=None)
         return dataset.name, {"train": dataset.train[:5010], "test": dataset.test[:501]}
     return f"{ladder.RANDOM}, since binarized-mnist is neither in the cache nor in --data-dir", ladder.random_images(784)

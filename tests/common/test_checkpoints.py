@@ -36,7 +36,7 @@ CONFIG = Config().replace(
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run leaves that has every field."""
-    digits = data.load("binarized-digits", data_dir=None)
+    digits = data.load("binarized-digits", data_dir=None, binarize=None)
     initial = parameters.initial_parameters(CONFIG.model, training=CONFIG.training, pixel_log_odds=np.zeros(64))
     state = parameters.fresh_state(initial, optimizer=CONFIG.optimizer, training=CONFIG.training, dtype=CONFIG.dtype)
     checkpoint = Checkpoint(CONFIG, "pytorch", "quick", digits.name, digits.sha256, state, earlier=[("jax", 0)])
