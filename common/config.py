@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from common.errors import UserError
+from common.errors import UserError, did_you_mean
 
 Variational = Literal["mean-field", "flow"]
 InitialWeights = Literal["lecun-normal", "glorot", "torch-linear"]
@@ -42,7 +42,7 @@ class Model:
     )
     image_shape: tuple[int, int] = (28, 28)  # rows and columns; not a flag: the data set decides
     latent_size: int = setting(128, "Dimensions of z.")
-    hidden_size: int = setting(512, "Width of both hidden layers of the encoder, the decoder and each MADE.")
+    hidden_size: int = setting(512, "Width of every hidden layer.")
     flow_depth: int = setting(2, "Inverse autoregressive blocks (flow only).")
 
     @property
@@ -94,8 +94,8 @@ class Training:
 class Evaluation:
     """How a trained model is judged."""
 
-    samples: int = setting(1_000, "K: importance samples an image for log p(x), used exactly.")
-    images: int = setting(0, "Test images, a random subset, the same for every seed; 0 for the whole set.")
+    samples: int = setting(1_000, "K: importance samples an image for log p(x).")
+    images: int = setting(0, "Test images, one random subset for every seed; 0 for all.")
     image_batch: int = setting(100, "Images a call; changes results by rounding alone.")
     sample_block: int = setting(
         25, "Samples an image a call, rounded up to a multiple of 25; changes results by rounding alone."
@@ -132,7 +132,9 @@ class Config:
             elif name in TOP:
                 top[name] = value
             else:
-                raise UserError(f"There is no setting '{name}'; `python -m benchmarks run --help` lists them.")
+                every = [*TOP, *(field for fields in SECTIONS.values() for field in fields)]
+                lists = "`python -m benchmarks run --help-all` lists them"
+                raise UserError(f"There is no setting '{name}'; {lists}.{did_you_mean(name, every)}")
         return dataclasses.replace(self, **sections, **top)
 
     @property
@@ -216,6 +218,19 @@ RULES: tuple[tuple[str, tuple[str, ...], Callable[[float], bool]], ...] = (
         lambda value: 0 <= value < 1,
     ),
 )
+
+
+# The start of a setting's name → (a choice, the value of the choice that reads such settings).
+READERS = {"flow_": ("variational", "flow"), "adam_": ("optimizer", "adam"), "rmsprop_": ("optimizer", "rmsprop")}
+
+
+def unread(name: str, config: Config) -> str | None:
+    """The choice of the config that makes the setting change nothing, "mean-field" for flow_depth; None where it is read."""
+    for start, (choice, reader) in READERS.items():
+        chosen = str(getattr(config.model if choice == "variational" else config.optimizer, choice))
+        if name.startswith(start) and chosen != reader:
+            return chosen
+    return None
 
 
 def check(config: Config, *, train_images: int, test_images: int) -> None:

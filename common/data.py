@@ -18,7 +18,7 @@ import numpy as np
 
 from common import cache, image_files
 from common.binarize import binary
-from common.errors import UserError
+from common.errors import UserError, unknown
 from common.files import DAMAGED_HDF5, write_whole
 from common.image_files import SPLITS as SPLITS
 from common.image_files import Splits
@@ -75,7 +75,7 @@ def load(name: str, *, data_dir: Path | None, binarize: str | None) -> Dataset:
     if is_file(name):
         return _of_file(Path(name).absolute(), binarize=binarize)
     if name not in PINNED:
-        raise UserError(f"There is no data set '{name}'; choose from {', '.join(PINNED)}, or give an .h5, .npz or .npy file.")
+        raise unknown("data set", name, PINNED, more=", or give an .h5, .npz or .npy file")
     if binarize:
         raise UserError(f"The images of {name} are binary already; leave out --binarize.")
     if name == "binarized-mnist":

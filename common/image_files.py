@@ -68,24 +68,25 @@ def _h5(path: Path) -> tuple[Splits, Any]:
 
 
 def _npz(path: Path) -> tuple[Splits, Any]:
-    with _numpy(path) as file:
-        if isinstance(file, np.ndarray):
+    with path.open("rb") as opened:
+        found = np.load(opened, allow_pickle=False)
+        if isinstance(found, np.ndarray):
             raise UserError(f"{path} holds one array; write it with numpy.savez, or name it .npy.")
-        return {split: _numbers(file.get(split), f"'{split}'", path=path) for split in SPLITS}, file.get("image_shape")
+        return {split: _numbers(found.get(split), f"'{split}'", path=path) for split in SPLITS}, found.get("image_shape")
 
 
 def _npy(path: Path) -> tuple[Splits, Any]:
-    images = _numbers(_numpy(path), "The array", path=path)
+    with path.open("rb") as opened:
+        found = np.load(opened, allow_pickle=False)
+    if not isinstance(found, np.ndarray):
+        raise UserError(f"{path} holds several arrays; name it .npz.")
+    images = _numbers(found, "The array", path=path)
     if len(images) < 10:
         raise UserError(f"{path} has {len(images)} images; valid and test are a tenth each, so it needs at least 10.")
     return parts(images), None
 
 
 READERS: dict[str, Callable[[Path], tuple[Splits, Any]]] = {".h5": _h5, ".npz": _npz, ".npy": _npy}
-
-
-def _numpy(path: Path) -> Any:
-    return np.load(path, allow_pickle=False)
 
 
 def _numbers(stored: Any, name: str, *, path: Path) -> np.ndarray:

@@ -50,7 +50,7 @@ def describe(device: str = "cpu") -> dict[str, Any]:
     threads       the cores that this process may use, and those of THREAD_VARIABLES that are set
     clock, load   see `clock` and `load`
     """
-    commit, dirty = _commit()
+    commit, dirty = head()
     return {
         "versions": versions(),
         "commit": commit,
@@ -67,7 +67,7 @@ def describe(device: str = "cpu") -> dict[str, Any]:
 
 def ended(before: dict[str, Any]) -> dict[str, Any]:
     """An environment from before measuring, with `load_after`; also `commit_after` and `dirty_after` where the code changed."""
-    commit, dirty = _commit()
+    commit, dirty = head()
     changed = (commit, dirty) != (before["commit"], before["dirty"])
     return before | {"load_after": load()} | ({"commit_after": commit, "dirty_after": dirty} if changed else {})
 
@@ -140,7 +140,7 @@ def gpu() -> str | None:
         return None
 
 
-def _commit() -> tuple[str | None, bool | None]:
+def head() -> tuple[str | None, bool | None]:
     """(HEAD's hash, whether SOURCES differ from it); (None, None) where there is no git, no checkout or no commit."""
     try:
         # Where this folder lies inside another project's checkout, git answers for that project.

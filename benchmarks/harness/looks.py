@@ -278,7 +278,7 @@ def take(
         raise UserError("The model has diverged: its latents aren't finite numbers, and there is nothing to show.")
     if latent_size != 2:
         return look
-    labels = test_labels(dataset)
+    labels = labels_of(dataset)
     return dataclasses.replace(
         look,
         manifold=decoded(manifold()),
@@ -337,7 +337,7 @@ def active(z: np.ndarray) -> int:
     return int((covariance > ACTIVE).sum())
 
 
-def test_labels(dataset: Dataset) -> np.ndarray | None:
+def labels_of(dataset: Dataset) -> np.ndarray | None:
     """The array `test_labels` of the data set's HDF5 file, whole numbers [test images]; None where there is none.
 
     Raises `UserError` for another shape or type.

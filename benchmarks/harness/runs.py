@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from common.errors import UserError
 from common.noise import TEST, seed_for
 from common.parameters import State
 
+RunState = Literal["new", "done", "resumable"]
 UNAVAILABLE = 3  # exit code of a job whose framework can't be imported
 
 
@@ -300,19 +301,37 @@ def timing(history: dict[str, list[float]], settings: Training) -> dict[str, Any
     return result
 
 
-def checked(job: Job) -> Job:
+def checked(job: Job, *, dataset: Dataset | None = None) -> Job:
     """The job with its data set's image shape. Raises `UserError` where the run can't succeed; called before any training.
 
     That is: settings that don't fit one another or the data set, an unknown backend, a results folder that can't be written,
-    and results that `refuse_overwriting` protects.
+    and results that `refuse_overwriting` protects. `dataset`: the job's, where the caller has read it.
     """
-    dataset = job.dataset()
+    dataset = dataset or job.dataset()
     check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
     known([job.backend])
     writable(Path(job.results))
     shaped = dataclasses.replace(job, config=job.config.replace(image_shape=dataset.image_shape))
     refuse_overwriting(shaped, dataset=dataset)
     return shaped
+
+
+def state(job: Job) -> RunState:
+    """What the results folder has of a job that `checked` has accepted."""
+    if job.record.exists() and records.read(job.record)["status"] == "ok":
+        return "done"
+    return "resumable" if job.checkpoint.exists() else "new"
+
+
+def refuse_again(job: Job) -> None:
+    """Raises `UserError` where the job would replace its own result, or begin anew over its own checkpoint."""
+    found = state(job)
+    if job.resume or found == "new" or (found == "resumable" and job.start):  # `check_start` has looked at the checkpoint
+        return
+    there = f"{job.record} is there already" if found == "done" else f"{job.checkpoint} is this run's, stopped half-way"
+    resume = "keep it and run the rest" if found == "done" else "go on"
+    first = "give" if job.start else f"add --resume to {resume} (with make: ARGS=--resume), or"
+    raise UserError(f"{there}: {first} --results FOLDER to run it anew, in another folder.")
 
 
 def refuse_overwriting(job: Job, *, dataset: Dataset) -> None:
