@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -10,12 +11,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.harness import cli, estimate, flags, records, runs, settings_file
+from benchmarks.harness import cli, estimate, events, flags, records, runs, settings_file
 from benchmarks.harness.estimate import Planned
 from benchmarks.harness.events import Event
 from benchmarks.harness.grid import Grid, grid_of, noun
 from benchmarks.harness.presets import flat
-from benchmarks.outputs import cells, live, terminal
+from benchmarks.outputs import cells, live, tensorboard, terminal
 from benchmarks.outputs.table import Part, Table
 
 
@@ -27,6 +28,8 @@ def main(arguments: list[str]) -> int:
     if not values["dry_run"]:
         for job in grid.jobs:
             runs.refuse_again(job)
+        if values["tensorboard"]:
+            tensorboard.package()
     if values["save_config"]:
         settings_file.save(values["save_config"], asked.given)
     if not values["quiet"]:
@@ -65,16 +68,11 @@ def run(planned: Planned, display: live.Display, *, named: bool) -> tuple[int, r
         record = records.read(job.record)
         display.end(job, record, skipped=True)
         return 0, record
-    said: list[str] = []  # the lines of the process's stderr
-
-    def heard(event: Event) -> None:
-        if event["kind"] == "said":
-            said.append(event["text"])
-        display.heard(event)
-
+    told: list[Event] = []
     display.begin(job)
-    code = runs.in_process(job, heard=heard)
-    record = without_result(job, code, said) if code else records.read(job.record)
+    with tensorboard.board(job) if job.pictures else contextlib.nullcontext() as board:
+        code = runs.in_process(job, heard=events.each(told.append, display.heard, board))
+    record = without_result(job, code, told) if code else records.read(job.record)
     display.end(job, record)
     if code == 2 or (code == runs.UNAVAILABLE and named):
         return 2, record
@@ -83,9 +81,9 @@ def run(planned: Planned, display: live.Display, *, named: bool) -> tuple[int, r
     return int(record["status"] == "failed"), record
 
 
-def without_result(job: runs.Job, code: int, said: Sequence[str]) -> records.Record:
-    """The record of a run whose process ended with this code; the last line that it `said` is its reason."""
-    last = said[-1].strip() if said else ""
+def without_result(job: runs.Job, code: int, heard: Sequence[Event]) -> records.Record:
+    """The record of a run whose process ended with this code; the last line on the process's stderr is its reason."""
+    last = next((event["text"].strip() for event in reversed(heard) if event["kind"] == "said"), "")
     if code == runs.UNAVAILABLE:
         status, reason = "not-run", "its framework can't be imported; `python -m benchmarks list` says why."
     elif code == 2:

@@ -43,6 +43,16 @@ def tell(kind: str, **fields: Any) -> None:
             print(json.dumps({"kind": kind, **fields}), file=_pipe(), flush=True)
 
 
+def each(*listeners: Heard | None) -> Heard:
+    """The function that calls each of the listeners with an event; None stands for no listener."""
+
+    def heard(event: Event) -> None:
+        for listener in filter(None, listeners):
+            listener(event)
+
+    return heard
+
+
 def packed(images: np.ndarray) -> dict[str, Any]:
     """uint8 [images, rows, columns] as plain data."""
     return {"shape": list(images.shape), "data": base64.b64encode(images.tobytes()).decode()}

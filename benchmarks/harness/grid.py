@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import runs
+from benchmarks.harness import cli, runs
 from benchmarks.harness.flags import Asked
 from benchmarks.harness.presets import flat
-from common import protocol
 from common.config import FAMILIES, check, unread
 from common.errors import UserError
 
@@ -52,7 +51,7 @@ def axes_of(asked: Asked) -> dict[str, Sequence[Any]]:
     settings = {name: own[name] for name in flat(next(iter(asked.presets.values()))) if own.get(name)}
     seeds = {"seed": settings.pop("seed")} if "seed" in settings else {}
     families = settings.pop("variational", None) or ((start.config.model.variational,) if start else FAMILIES)
-    backends = own["backend"] or ((start.backend,) if start else protocol.BACKENDS)
+    backends = own["backend"] or ((cli.backend_of(start, path=own["from"]),) if start else cli.installed())
     return {"preset": list(asked.presets), **settings, **seeds, "variational": families, "backend": backends}
 
 
@@ -69,6 +68,7 @@ def grid_of(asked: Asked) -> Grid:
         resume=own["resume"],
         start=str(own["from"]) if own["from"] else None,
         keep_checkpoints=own["keep_checkpoints"],
+        pictures=own["tensorboard"],
         binarize=own["binarize"] or (asked.start.binarize if asked.start else None),
     )
     dataset = template.dataset()

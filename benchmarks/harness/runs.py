@@ -77,6 +77,11 @@ class Job:
         return Path(self.start) if self.start else None
 
     @property
+    def goes_on(self) -> bool:
+        """Whether the run goes on from its own checkpoint."""
+        return self.origin is not None and self.origin.resolve() == self.checkpoint.resolve()
+
+    @property
     def record(self) -> Path:
         """The path of the run's record."""
         return Path(self.results) / records.name_of(self.blank(dataset=None))
@@ -142,6 +147,14 @@ def scores(
             sample_block=config.evaluation.sample_block,
             report=lambda done: advance(done, None),
         )
+
+
+def dataset_of(checkpoint: Checkpoint, *, path: Path, place: str | None, data_dir: Path | None) -> Dataset:
+    """The data set of a checkpoint's run; `place` says where its file has moved. Raises `UserError` for other data."""
+    dataset = data.load(place or checkpoint.dataset, data_dir=data_dir, binarize=checkpoint.binarize)
+    if dataset.sha256 != checkpoint.sha256:
+        raise UserError(f"{path} was trained on other data, {checkpoint.dataset}; give its place as --data.")
+    return dataset
 
 
 def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Checkpoint, protocol.Session]:
@@ -217,8 +230,7 @@ def keeper(job: Job, checkpoint: Checkpoint) -> Callable[[Checkpoint], None]:
 
     A run that begins anew removes the files of a former run. A run that goes on keeps copies where there are some already.
     """
-    new = job.origin is None or job.origin.resolve() != job.checkpoint.resolve()
-    for path in kept(job.checkpoint) if new else []:
+    for path in [] if job.goes_on else kept(job.checkpoint):
         path.unlink()
     wanted = job.keep_checkpoints or bool(kept(job.checkpoint))
 
@@ -442,3 +454,8 @@ def refuse_overwriting(job: Job, *, dataset: Dataset) -> None:
         difference = _difference(job, origin, dataset=dataset, may_change=presets.MAY_CHANGE)
     if difference:
         raise UserError(f"{path} is another run's, with {difference}; give another folder as --results, or move {path} away.")
+
+
+def kept(checkpoint: Path) -> list[Path]:
+    """The checkpoints of a run's validations that were kept, by rising step."""
+    return sorted(checkpoint.with_suffix(".steps").glob("*.h5"))

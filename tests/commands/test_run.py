@@ -134,7 +134,7 @@ def test_without_other_flags_the_config_is_the_presets(jobs: list[runs.Job], tmp
     assert (jobs[0].preset, jobs[0].data, jobs[0].resume) == (name, "binarized-digits", False)
 
 
-@pytest.mark.parametrize("setting", [name for name in SETTINGS if name not in ("variational", "seed")])
+@pytest.mark.parametrize("setting", [name for name in SETTINGS if name not in ("variational", "seed", "network")])
 def test_a_flag_changes_its_setting_and_no_other(jobs: list[runs.Job], tmp_path: Path, setting: str) -> None:
     owners = [getattr(Config(), section) for section in SECTIONS] + [Config()]
     default = next(getattr(owner, setting) for owner in owners if hasattr(owner, setting))
