@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.harness import cli, estimate, events, flags, records, runs, settings_file
+from benchmarks.harness import cli, environment, estimate, events, flags, records, runs, settings_file
 from benchmarks.harness.estimate import Planned
 from benchmarks.harness.events import Event
 from benchmarks.harness.grid import Grid, grid_of, noun
@@ -34,6 +34,12 @@ def main(arguments: list[str]) -> int:
         settings_file.save(values["save_config"], asked.given)
     if not values["quiet"]:
         cli.warn_of(*(job.config for job in grid.jobs))
+        if not values["dry_run"] and environment.crowded(others := environment.runnable(), environment.machine()):
+            print(
+                f"Other programs keep {others:.0f} threads running, more than this machine has cores: training is slow and "
+                "its times are uneven; the records say so.",
+                file=sys.stderr,
+            )
         for remark in grid.remarks:
             print(remark, file=sys.stderr)
     if values["dry_run"]:

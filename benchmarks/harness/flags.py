@@ -25,7 +25,7 @@ from common.protocol import BACKENDS
 # Heading → its flags, in order, with underscores as in the settings' names. Other settings come last.
 GROUPS = {
     "what": ("preset", "backend", "variational", "seed", "data", "binarize", "data_dir"),
-    "length": ("steps", "batch_size", "device", "warm_up", "log_interval", "validation_interval", "selection"),
+    "length": ("steps", "batch_size", "device", "threads", "warm_up", "log_interval", "validation_interval", "selection"),
     "model": ("latent_size", "hidden_size", "flow_depth", "network", "initial_weights", "data_bias"),
     "optimizer": ("learning_rate", "optimizer", "schedule", "weight_decay", "ema_decay", "objective_samples"),
     "evaluation": ("samples", "images"),
@@ -105,6 +105,7 @@ def flags(configs: Sequence[Config], *, start: Checkpoint | None) -> dict[str, F
         Flag(name="save_config", kind=Path, help="Write the flags given here to this TOML file.", placeholder="FILE"),
         Flag(name="dry_run", kind=bool, help="Say which runs these are and how long they take; run none."),
         Flag(name="quiet", kind=bool, help="No progress and no table, only errors."),
+        Flag(name="threads", kind=int, help="Threads of the framework; its own choice by default."),
         Flag(name="keep_checkpoints", kind=bool, help="Keep the checkpoint of each validation."),
         Flag(name="tensorboard", kind=bool, help="Write a TensorBoard event file beside each record."),
         Flag(name="json", kind=bool, help="Print the records, in JSON, in place of the table."),

@@ -58,6 +58,8 @@ def axes_of(asked: Asked) -> dict[str, Sequence[Any]]:
 def grid_of(asked: Asked) -> Grid:
     """The runs, checked before any training. Raises `UserError` where one can't succeed, or would be another one again."""
     own, axes = asked.values, axes_of(asked)
+    if own["threads"] is not None and own["threads"] < 1:
+        raise UserError(f"--threads is {own['threads']}; it must be at least 1.")
     template = runs.Job(
         backend="",
         preset="",
@@ -68,6 +70,7 @@ def grid_of(asked: Asked) -> Grid:
         resume=own["resume"],
         start=str(own["from"]) if own["from"] else None,
         keep_checkpoints=own["keep_checkpoints"],
+        threads=own["threads"],
         pictures=own["tensorboard"],
         binarize=own["binarize"] or (asked.start.binarize if asked.start else None),
     )

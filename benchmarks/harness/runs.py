@@ -13,7 +13,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.harness import cores, environment, events, memory, presets, processes, records, spread, stopping, telling
+from benchmarks.harness import (
+    cores,
+    environment,
+    events,
+    memory,
+    presets,
+    processes,
+    records,
+    spread,
+    stopping,
+    telling,
+    threads,
+)
 from benchmarks.harness.cli import known, writable
 from benchmarks.harness.events import Heard
 from benchmarks.harness.floor import Floor
@@ -105,7 +117,9 @@ def in_process(job: Job, *, folder: Path | None = None, heard: Heard | None = No
     """
     target, where = f"{__name__}:worker", folder or Path.cwd()
     try:
-        return int(processes.ask(target, job.as_json(), title=job.record.name, folder=where, heard=heard))
+        variables = threads.variables(job.threads)
+        title = job.record.name
+        return int(processes.ask(target, job.as_json(), title=title, folder=where, variables=variables, heard=heard))
     except processes.ProcessError as error:
         return error.code
 
@@ -259,6 +273,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
     dataset = job.dataset()
     backend = protocol.load(job.backend)
     record = job.blank(dataset=dataset) | {"environment": environment.describe(config.device)}
+    record["environment"]["runnable"] = environment.runnable()
     checkpoint, session = begin(job, backend=backend, dataset=dataset)
     setup_s = time.perf_counter() - began
     refuse_overwriting(job, dataset=dataset)
@@ -454,8 +469,3 @@ def refuse_overwriting(job: Job, *, dataset: Dataset) -> None:
         difference = _difference(job, origin, dataset=dataset, may_change=presets.MAY_CHANGE)
     if difference:
         raise UserError(f"{path} is another run's, with {difference}; give another folder as --results, or move {path} away.")
-
-
-def kept(checkpoint: Path) -> list[Path]:
-    """The checkpoints of a run's validations that were kept, by rising step."""
-    return sorted(checkpoint.with_suffix(".steps").glob("*.h5"))

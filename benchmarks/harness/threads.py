@@ -10,7 +10,7 @@ import os
 # Read by PyTorch and NumPy; TensorFlow; XLA on a CPU. No framework reads a common name.
 COUNTS = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
-    *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "NPROC", "PJRT_NPROC"),
+    *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "PJRT_NPROC"),
 )
 # PyTorch's threads wait for one another between operations. A waiting thread of OpenMP first spins, which wakes it sooner but
 # keeps a core from the thread that it waits for, where other processes use the cores too (docs/timing.md has the figures).
