@@ -14,7 +14,8 @@ from benchmarks.harness.environment import ROOT
 from common import checkpoints
 from common.data import SPLITS
 
-RUN = "run --backend jax --variational mean-field --steps 20 --batch-size 10 --latent-size 2 --hidden-size 8 --samples 25".split()
+RUN = ["run", "--backend", "jax", "--variational", "mean-field", "--steps", "20", "--samples", "25"]
+RUN += ["--batch-size", "10", "--latent-size", "2", "--hidden-size", "8"]
 
 
 @pytest.fixture
