@@ -75,6 +75,11 @@ class Job:
         return Path(self.results) / records.checkpoint_name_of(self.blank(dataset=None))
 
 
+def kept(checkpoint: Path) -> list[Path]:
+    """The checkpoints that `Job.keep_checkpoints` kept beside a run's checkpoint, by rising step; [] for none."""
+    return sorted(checkpoint.with_suffix(".steps").glob("[!.]*.h5"))
+
+
 def in_process(job: Job, *, folder: Path | None = None) -> int:
     """Run the job in a process of its own, so that no framework's threads, memory or imports touch another's.
 
@@ -362,8 +367,3 @@ def refuse_overwriting(job: Job, *, dataset: Dataset) -> None:
         difference = _difference(job, origin, dataset=dataset, may_change=presets.MAY_CHANGE)
     if difference:
         raise UserError(f"{path} is another run's, with {difference}; give another folder as --results, or move {path} away.")
-
-
-def kept(checkpoint: Path) -> list[Path]:
-    """The checkpoints of a run's validations that were kept, by rising step."""
-    return sorted(checkpoint.with_suffix(".steps").glob("*.h5"))
