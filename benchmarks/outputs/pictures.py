@@ -60,10 +60,9 @@ def picture(look: Look, *, extent: float | None = None) -> Image:
 
     `extent`: the means' axes go from −extent to extent; None: as far as the means.
     """
-    elbo = "" if look.elbo is None else f", ELBO {look.elbo:.2f} nats on validation images"
     parts = [
-        words(f"{look.variational} in {look.backend}, {data_name(look)}", size=TITLE),
-        words(f"step {look.step:,}{elbo}"),
+        words(named(look), size=TITLE),
+        words(reached(look)),
         beside(
             [
                 titled("test images", squarish(look.originals)),
@@ -108,7 +107,7 @@ def comparison(looks: Sequence[Look], *, labels: Sequence[str], shown: int = 10)
 def animation(looks: Sequence[Look], *, kind: Kind) -> bytes:
     """The looks' pictures one after the other, for ever; the last one stays longer. The bytes of a GIF or WebP file.
 
-    A GIF has GREYS greys, and where there is colour as many colours as fill a palette of 64 with them.
+    A GIF has GREYS greys, and where there is colour as many colours as fill a palette of 64 with them. Its comment is `told`.
     """
     reach = [float(np.abs(look.means).max()) for look in looks if look.means is not None]
     frames = [picture(look, extent=max(reach, default=None)) for look in looks]
@@ -120,8 +119,25 @@ def animation(looks: Sequence[Look], *, kind: Kind) -> bytes:
         return file.getvalue()
     palette = _palette(frames[-1])
     first, *rest = (_indexed(frame, palette) for frame in frames)
-    first.save(file, kind, save_all=True, append_images=rest, duration=durations, loop=0, optimize=True)
+    first.save(file, kind, save_all=True, append_images=rest, duration=durations, loop=0, optimize=True, comment=told(looks))
     return file.getvalue()
+
+
+def told(looks: Sequence[Look]) -> str:
+    """What an animation shows, in one line."""
+    last = looks[-1]
+    return f"{named(last)}, {len(looks)} frames from step {looks[0].step:,} to {reached(last)}"
+
+
+def named(look: Look) -> str:
+    """The model in a few words."""
+    return f"{look.variational} in {look.backend}, {data_name(look)}"
+
+
+def reached(look: Look) -> str:
+    """The step, and the ELBO there where the run measured it."""
+    elbo = "" if look.elbo is None else f", ELBO {look.elbo:.2f} nats on validation images"
+    return f"step {look.step:,}{elbo}"
 
 
 def _palette(image: Image) -> Image:
