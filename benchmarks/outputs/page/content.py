@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import command_line, records, reports
+from benchmarks.harness import command_line, records, reports, spread
 from benchmarks.harness.looks import Look
 from benchmarks.harness.pairs import Scores
 from benchmarks.harness.records import Record
@@ -76,11 +76,11 @@ def page(
     scores: Mapping[int, Scores],
     looks: Mapping[int, Look],
     parity: Parity | None,
-    missing: str,
+    missing: Sequence[str],
 ) -> dict[str, Any]:
     """The template's variables.
 
-    `scores`, results by image, and `looks` are by the run's place in `runs`; `missing`: why some runs have no look, or "".
+    `scores`, results by image, and `looks` are by the run's place in `runs`; `missing`: why runs have no look, a sentence each.
     """
     found = [run.record for run in runs]
     differing = sweeps.differing(runs)
@@ -113,10 +113,7 @@ def page(
             for row, members in rows
         ],
         "several_seeds": bool(meant),
-        "remarks": [
-            *sweeps.errors([row for row, _ in rows]),
-            *cells.spreads(found, labels=[_settings(run, differing) for run in runs]),
-        ],
+        "remarks": _remarks(rows),
         "counts": ", ".join(f"{count:,}" for count in sorted({one["config"]["evaluation"]["samples"] for one in found})),
         "datasets": datasets,
         "places": list(dict.fromkeys((run.what["data set"], run.what["device"]) for run in runs)),
@@ -168,9 +165,22 @@ def _row(row: Run, members: Sequence[int], *, columns: Sequence[str], views: str
         "names": {column: str(row.what[column]) for column in columns},
         "status": record["status"],
         "reason": " ".join((record["reason"] or "").split()),
-        "numbers": [(texts[column], record[section][key]) for column, (section, key) in NUMBERS.items()],
+        "warning": _warning(record),
+        "numbers": {column: (texts[column], record[section][key]) for column, (section, key) in NUMBERS.items()},
         "command": command_line.of(record, seeds=seeds),
     }
+
+
+def _warning(record: Record) -> str | None:
+    timing = record["timing"]
+    return spread.warning(median=timing["examples_per_s"], iqr=timing["examples_per_s_iqr"])
+
+
+def _remarks(rows: Sequence[tuple[Run, list[int]]]) -> list[str]:
+    """The lines under the table."""
+    wide = f"Dotted: the interquartile range is above {spread.BOUND:.0%} of the median; the machine was not quiet."
+    means = [row for row, members in rows if len(members) > 1]
+    return [*(sweeps.errors(means) if means else []), *([wide] if any(_warning(row.record) for row, _ in rows) else [])]
 
 
 def _settings(run: Run, differing: Sequence[str]) -> str:
