@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import signal
 import sys
 
-import psutil
-
+from benchmarks.harness import stopping
 from common import cache, shapes
 from common.errors import UserError, unknown
 from common.version import VERSION
@@ -125,17 +123,6 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def terminate(*_: object) -> None:
-    """End this process and all its descendants, as a terminal's Ctrl-C would.
-
-    No run goes on unseen beside the run that resumes it, and temporary folders are removed.
-    """
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    raise KeyboardInterrupt
-
-
 def piped(arguments: list[str]) -> int:
     """The exit code of `main`; 141, as other programs have, where the reader of stdout or stderr has closed (`… | head`)."""
     try:
@@ -152,5 +139,5 @@ def piped(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, terminate)
+    stopping.watch(again=True)
     sys.exit(piped(sys.argv[1:]))

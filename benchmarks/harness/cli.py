@@ -7,14 +7,14 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from benchmarks.harness import environment, processes, values
-from common import protocol
+from common import checkpoints, protocol
 from common.config import Config, Device, Variational
 from common.errors import UserError, unknown
 from common.protocol import BACKENDS
@@ -73,6 +73,30 @@ def known(backends: Iterable[str]) -> None:
             raise unknown("backend", name, BACKENDS)
 
 
+def installed(names: Collection[str] = BACKENDS) -> tuple[str, ...]:
+    """Those of these backends whose packages are installed; stderr names the others. Raises `UserError` where none is left.
+
+    Unlike `usable` it starts no process: a package may be there and fail to be imported.
+    """
+    lacking = {name: package for name in names if (package := protocol.lacks(name))}
+    found = tuple(name for name in names if name not in lacking)
+    said = ", ".join(f"{name} (no {package})" for name, package in lacking.items())
+    if not found:
+        raise UserError(f"Not installed here: {said}; environments/ has a file of requirements for each.")
+    if said:
+        print(f"Left out, since not installed here: {said}.", file=sys.stderr)
+    return found
+
+
+def backend_of(checkpoint: checkpoints.Checkpoint, *, path: Path) -> str:
+    """The checkpoint's backend. Raises `UserError`, which offers the backends that are installed, where that one isn't."""
+    if package := protocol.lacks(checkpoint.backend):
+        there = " or ".join(f"--backend {name}" for name in BACKENDS if not protocol.lacks(name))
+        remedy = f"give {there}" if there else f"install environments/{checkpoint.backend}-cpu.txt"
+        raise UserError(f"{path} was trained by {checkpoint.backend}, which isn't installed here (no {package}); {remedy}.")
+    return checkpoint.backend
+
+
 def usable(named: tuple[str, ...], *, device: Device = "cpu") -> tuple[str, ...]:
     """The named backends; where none is named, every backend that has the device here. stderr says why others are left out.
 
@@ -82,7 +106,7 @@ def usable(named: tuple[str, ...], *, device: Device = "cpu") -> tuple[str, ...]
     if named:
         return named
     found = []
-    for name in BACKENDS:
+    for name in installed():
         answer, reason = described(name)
         if answer and device in answer["devices"]:
             found.append(name)

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import runs
+from benchmarks.harness import cli, runs
 from benchmarks.harness.flags import Asked
 from benchmarks.harness.presets import flat
-from common import protocol
 from common.config import FAMILIES, check, unread
 from common.errors import UserError
 
-NOUNS = {"variational": "families"}
+NAMES = {"variational": "family"}
+PLURALS = {"family": "families"}
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,17 @@ class Grid:
     @property
     def size(self) -> str:
         """The number of runs in words: "12 runs: 2 learning rates × 2 families × 3 backends"."""
-        product = " × ".join(f"{count} {noun(name)}" for name, count in self.axes.items())
+        product = " × ".join(f"{count} {noun(name, count)}" for name, count in self.axes.items())
         repeats = ", each run once" if math.prod(self.axes.values()) > len(self.jobs) else ""
         return f"{len(self.jobs)} runs: {product}{repeats}" if self.axes else "1 run"
 
 
-def noun(name: str) -> str:
-    """What several values of a flag are called."""
-    words = name.replace("_", " ")
-    return NOUNS.get(name) or (f"values of {words}" if words.endswith("s") else f"{words}s")
+def noun(name: str, count: int) -> str:
+    """What one or several values of a flag are called."""
+    words = NAMES.get(name, name.replace("_", " "))
+    if count == 1:
+        return words
+    return PLURALS.get(words) or (f"values of {words}" if words.endswith("s") else f"{words}s")
 
 
 def axes_of(asked: Asked) -> dict[str, Sequence[Any]]:
@@ -49,7 +51,7 @@ def axes_of(asked: Asked) -> dict[str, Sequence[Any]]:
     settings = {name: own[name] for name in flat(next(iter(asked.presets.values()))) if own.get(name)}
     seeds = {"seed": settings.pop("seed")} if "seed" in settings else {}
     families = settings.pop("variational", None) or ((start.config.model.variational,) if start else FAMILIES)
-    backends = own["backend"] or ((start.backend,) if start else protocol.BACKENDS)
+    backends = own["backend"] or ((cli.backend_of(start, path=own["from"]),) if start else cli.installed())
     return {"preset": list(asked.presets), **settings, **seeds, "variational": families, "backend": backends}
 
 
@@ -65,6 +67,8 @@ def grid_of(asked: Asked) -> Grid:
         results=str(own["results"] or "results"),
         resume=own["resume"],
         start=str(own["from"]) if own["from"] else None,
+        keep_checkpoints=own["keep_checkpoints"],
+        pictures=own["tensorboard"],
         binarize=own["binarize"] or (asked.start.binarize if asked.start else None),
     )
     dataset = template.dataset()

@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.harness import processes, runs
 from benchmarks.harness.progress import Progress
-from common import checkpoints, data, noise, protocol, training
+from common import checkpoints, noise, protocol, training
 from common.checkpoints import Checkpoint
 from common.config import Config
 from common.data import Dataset
@@ -202,10 +202,7 @@ def _backend(name: str) -> protocol.Backend:
 def _dataset(question: dict[str, Any], checkpoint: Checkpoint, *, path: Path) -> Dataset:
     """The checkpoint's data set. Raises `UserError` where the question names other data."""
     folder = question["data_dir"]
-    dataset = data.load(question["data"], data_dir=Path(folder) if folder else None)
-    if dataset.sha256 != checkpoint.sha256:
-        raise UserError(f"{path} was trained on other data, {checkpoint.dataset}; give its place as --data.")
-    return dataset
+    return runs.dataset_of(checkpoint, path=path, place=question["data"], data_dir=Path(folder) if folder else None)
 
 
 def train(checkpoint: Checkpoint, *, backend: str, dataset: Dataset, images: int, samples: int, seed: int) -> Iterator[Look]:
