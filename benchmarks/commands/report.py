@@ -29,20 +29,21 @@ SEED = 0  # of the images and latents that are drawn
 def main(arguments: list[str]) -> int:
     @dataclasses.dataclass
     class Report:
-        folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help="Folders with records.")] = (
-            Path("results"),
-        )
+        folders: Annotated[
+            tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER…", help="Folders of records, or records.")
+        ] = (Path("results"),)
         output: Annotated[Path | None, tyro.conf.arg(help="The page; FOLDER/report.html by default.")] = None
         pictures: Annotated[bool, tyro.conf.arg(help="Pictures and posteriors from the checkpoints, seconds each.")] = True
         data_dir: cli.DataDir = None
 
     asked = cli.parse(Report, arguments, command="report", description="One HTML page of the runs in folders.")
     found = records.given(asked.folders)
-    output = asked.output or asked.folders[0] / "report.html"
+    folders = list(dict.fromkeys(path.parent for path in found))
+    output = asked.output or folders[0] / "report.html"
     cli.writable(output.parent)
     runs = sweeps.runs(list(found.values()), folders=[str(path.parent) for path in found])
     seen, missing = look(runs, data_dir=asked.data_dir) if asked.pictures else ({}, ["The page was made with --no-pictures."])
-    page = content.page(runs, scores=scores(runs), looks=seen, parity=parity(asked.folders), missing=missing)
+    page = content.page(runs, scores=scores(runs), looks=seen, parity=parity(folders), missing=missing)
     text = render.html(page)
     write_text(output, text)
     print(f"Wrote {output} ({len(text.encode()) / 1e6:.1f} MB): open it in a browser.")

@@ -454,8 +454,3 @@ def refuse_overwriting(job: Job, *, dataset: Dataset) -> None:
         difference = _difference(job, origin, dataset=dataset, may_change=presets.MAY_CHANGE)
     if difference:
         raise UserError(f"{path} is another run's, with {difference}; give another folder as --results, or move {path} away.")
-
-
-def kept(checkpoint: Path) -> list[Path]:
-    """The checkpoints of a run's validations that were kept, by rising step."""
-    return sorted(checkpoint.with_suffix(".steps").glob("*.h5"))

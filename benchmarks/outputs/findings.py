@@ -107,16 +107,18 @@ def _sentence(parts: Sequence[str]) -> str:
 
 def overview(setups: Sequence[Sequence[Scored]]) -> str:
     """In how many setups which backend is the fastest, and in how many the backends agree."""
-    speeds = [found for runs in setups if (found := speed([record for record, _ in runs]))]
-    agreements = [found for runs in setups if (found := agreement(runs))]
+    speeds = [one for runs in setups if (one := speed([record for record, _ in runs]))]
+    agreements = [each for runs in setups if (each := agreement(runs))]
     if max(len(speeds), len(agreements)) < MANY:
         return ""
     said = []
     if clear := [found for found in speeds if found.clear]:
-        fastest = [f"{NAMES[name]} in {n}" for name in BACKENDS if (n := sum(found.fastest == name for found in clear))]
+        counts = {name: n for name in BACKENDS if (n := sum(found.fastest == name for found in clear))}
+        first, *others = sorted(counts, key=counts.__getitem__, reverse=True)
+        where = "".join(f", {NAMES[name]} in {counts[name]}" for name in others)
         least, most = (f"{end(found.ratio for found in clear):.1f}" for end in (min, max))
         times = f"{least} to {most} times the speed of the slowest"
-        said.append(f"of {len(speeds)} setups, {' and '.join(fastest)} train fastest, at {times}")
+        said.append(f"of {len(speeds)} setups {NAMES[first]} trains fastest in {counts[first]}{where}, at {times}")
     if agreements:
         agreeing = sum(not found.beyond_noise for found in agreements)
         said.append(

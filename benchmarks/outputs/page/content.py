@@ -22,6 +22,7 @@ from common.protocol import BACKENDS
 
 POINTS = 400  # of a curve at most: no screen shows more
 ACROSS = 10  # images in a row of a grid
+MOST_PICTURED = 2_500_000  # characters of pictures: with Plotly's 2 MB and the runs' numbers a page stays below 6 MB
 MOST_FINDINGS = 6  # before those that a click shows
 DASHES = {"mean-field": "dash", "flow": "solid"}
 SECTIONS = {
@@ -35,6 +36,8 @@ SECTIONS = {
     "machine": "Machine",
 }
 UNFILTERED = ("seed", "folder")  # columns of `Run.what` without a filter
+# Field of `Look` → its words.
+IMAGES = {"originals": "Test images", "reconstructions": "Their reconstructions", "samples": "Samples of the prior"}
 # Column of `cells.of` → the place of its number in a record.
 NUMBERS = {
     "log p(x) ± s.e.": ("test", "log_px"),
@@ -93,6 +96,9 @@ def page(
     machines = environments(found)
     hardware = dict.fromkeys(lines.get("GPU") or lines["processor"] for lines, _ in machines)
     where = datasets[0] if len(datasets) == 1 else f"{len(datasets)} data sets"
+    seen = [_picture(i, look, charted[i]) for i, look in looks.items()]
+    if left_out := _limit(seen):
+        missing = [*missing, f"Pictures of {left_out} more runs are left out, to keep the page below 6 MB."]
     table = tidy.rows({Path(run.what["folder"]) / records.name_of(run.record): run.record for run in runs})
     return {
         "title": f"{len(runs)} run{'s' if len(runs) > 1 else ''} on {where}",
@@ -121,7 +127,7 @@ def page(
         "colours": figures.OF_BACKEND,
         "backends": [name for name in BACKENDS if any(record["backend"] == name for record in found)],
         "families": {name: dash for name, dash in DASHES.items() if any(record["variational"] == name for record in found)},
-        "pictures": [_picture(i, look, charted[i]) for i, look in looks.items()],
+        "pictures": seen,
         "missing": missing,
         "parity": parity,
         "machines": [count for _, count in machines],
@@ -233,8 +239,18 @@ def _picture(place: int, look: Look, charted: Mapping[str, Any]) -> dict[str, An
         "dataset": charted["what"]["data set"],
         "kl": f"{look.kl.sum():.1f}",
         "active": f"{look.active} of {len(look.kl)}",
-        **{name: _png(getattr(look, name)) for name in ("originals", "reconstructions", "samples")},
+        "images": {alt: _png(getattr(look, name)) for name, alt in IMAGES.items()},
     }
+
+
+def _limit(pictures: Sequence[dict[str, Any]]) -> int:
+    """Empty the `images` of the pictures beyond MOST_PICTURED, and return how many these are."""
+    total = left_out = 0
+    for picture in pictures:
+        total += sum(map(len, picture["images"].values()))
+        if total > MOST_PICTURED:
+            picture["images"], left_out = {}, left_out + 1
+    return left_out
 
 
 def _png(images: np.ndarray) -> str:
