@@ -21,6 +21,10 @@ from common.parameters import State, fresh_state, group, judged, shapes
 
 SCHEMA = 1
 
+# Endings of files that lie beside checkpoints → what these files are.
+OTHER_KINDS = dict.fromkeys((".safetensors", ".msgpack", ".weights.h5"), "an exported file of weights")
+OTHER_KINDS |= {".json": "a record", ".npz": "a file of arrays", ".npy": "a file of arrays"}
+
 
 @dataclass
 class Checkpoint:
@@ -37,6 +41,7 @@ class Checkpoint:
     best_valid_elbo: float = -np.inf
     history: dict[str, list[float]] = field(default_factory=dict)
     earlier: list[tuple[str, int]] = field(default_factory=list)  # backends before this one, each with its last step
+    binarize: str | None = None  # how the data set's grey images became binary
 
     def selected(self) -> State:
         """The parameters to test, by the run's selection."""
@@ -68,6 +73,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             file.attrs["config"] = json.dumps(checkpoint.config.as_dict())
             for name in ("backend", "preset", "dataset", "sha256"):
                 file.attrs[name] = getattr(checkpoint, name)
+            file.attrs["binarize"] = checkpoint.binarize or ""
             file.attrs["earlier"] = json.dumps(checkpoint.earlier)
             for folder, arrays in (("state", checkpoint.state), ("best", checkpoint.best)):
                 place = file.create_group(folder)
@@ -83,6 +89,19 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     write_whole(path, write)
 
 
+def other_kind(path: Path) -> str | None:
+    """What a file that isn't a checkpoint is, by its name or content; None for a checkpoint, and for what can't be read."""
+    if kind := next((kind for ending, kind in OTHER_KINDS.items() if path.name.endswith(ending)), None):
+        return kind
+    try:
+        with h5py.File(path, "r") as file:
+            if "schema" in file.attrs:
+                return None
+            return "a data set" if {"train", "valid", "test"} <= file.keys() else "another program's HDF5 file"
+    except DAMAGED_HDF5:
+        return None
+
+
 def load(path: Path) -> Checkpoint:
     """Read a file that `save` wrote.
 
@@ -91,6 +110,8 @@ def load(path: Path) -> Checkpoint:
     """
     if not os.path.isfile(path):  # Path.is_file raises for a folder that may not be entered
         raise UserError(f"There is no checkpoint {path}; `python -m benchmarks run` writes one into its results folder.")
+    if kind := other_kind(path):
+        raise UserError(f"{path} is {kind}, not a checkpoint; give an .h5 file that `python -m benchmarks run` wrote.")
     try:
         with h5py.File(path, "r") as file:
             if (schema := file.attrs["schema"]) != SCHEMA:
@@ -98,6 +119,7 @@ def load(path: Path) -> Checkpoint:
             checkpoint = Checkpoint(
                 config=Config.from_dict(json.loads(file.attrs["config"])),
                 **{name: str(file.attrs[name]) for name in ("backend", "preset", "dataset", "sha256")},
+                binarize=str(file.attrs.get("binarize", "")) or None,
                 state=_arrays(file["state"]),
                 best=_arrays(file["best"]),
                 best_step=int(file["best"].attrs["step"]),

@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,15 +18,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from common import cache
-from common.config import square_or_row
-from common.errors import UserError
+from common import cache, image_files
+from common.binarize import binary
+from common.errors import UserError, unknown
 from common.files import DAMAGED_HDF5, write_whole
+from common.image_files import SPLITS as SPLITS
+from common.image_files import Splits
 from common.noise import DATA_ORDER, SUBSET, generator
-
-Splits = dict[str, np.ndarray]  # "train", "valid", "test" → uint8 [images, pixels] of 0 and 1
-
-SPLITS = ("train", "valid", "test")
 
 # `content_sha256` of the data sets that have a name.
 PINNED = {
@@ -58,28 +57,58 @@ class Dataset:
     valid: np.ndarray
     test: np.ndarray
     image_shape: tuple[int, int]
+    binarize: str | None = None  # how the file's grey images became binary; None for binary images
 
     @property
     def pixels(self) -> int:
         return int(self.train.shape[1])
 
 
-def load(name: str, *, data_dir: Path | None) -> Dataset:
-    """The data set `binarized-mnist`, `binarized-digits`, or that of an HDF5 file, whose name ends in .h5.
+def load(name: str, *, data_dir: Path | None, binarize: str | None) -> Dataset:
+    """The data set `binarized-mnist`, `binarized-digits`, or that of a file, whose name ends in .h5, .npz or .npy.
 
     binarized-mnist: Larochelle's files, sampled once by Salakhutdinov and Murray (2008), 28×28, 50,000/10,000/10,000 images;
     from the cache, or the folder `data_dir` (None: the environment's VAEBENCH_DATA_DIR), or the published address.
-    binarized-digits: see `digits`. HDF5: see `from_hdf5`.
+    binarized-digits: see `digits`. A file: see `image_files.read`, and `binarize.binary` for what `binarize` does.
 
-    Raises `UserError` for another name, and for files that are missing, damaged or not what was published.
+    Raises `UserError` for another name, for files that are missing, damaged or not what was published, for grey images without
+    `binarize`, and for binary images with it.
     """
-    if name.endswith(".h5"):
-        return from_hdf5(Path(name))
+    if is_file(name):
+        return _of_file(Path(name).absolute(), binarize=binarize)
+    if name == image_files.IN_MEMORY:
+        raise UserError("The images were arrays in memory; write train, valid and test with numpy.savez, and give that file.")
+    if name not in PINNED:
+        raise unknown("data set", name, PINNED, more=", or give an .h5, .npz or .npy file")
+    if binarize:
+        raise UserError(f"The images of {name} are binary already; leave out --binarize.")
     if name == "binarized-mnist":
         return _pinned(name, mnist(data_dir), image_shape=(28, 28))
-    if name == "binarized-digits":
-        return _pinned(name, digits(), image_shape=(8, 8))
-    raise UserError(f"There is no data set '{name}'; choose from {', '.join(PINNED)}, or give a file whose name ends in .h5.")
+    return _pinned(name, digits(), image_shape=(8, 8))
+
+
+def is_file(name: str) -> bool:
+    """Whether the name is a file's rather than a data set's, by its ending."""
+    return Path(name).suffix in image_files.READERS
+
+
+def whole_name(name: str) -> str:
+    """A data set's name, or a file's absolute path: records and checkpoints are read from other folders than the run's."""
+    return str(Path(name).absolute()) if is_file(name) else name
+
+
+def _of_file(path: Path, *, binarize: str | None) -> Dataset:
+    images, image_shape = image_files.read(path)
+    splits = binary(images, method=binarize, path=path)
+    return Dataset(name=str(path), sha256=content_sha256(splits), **splits, image_shape=image_shape, binarize=binarize)
+
+
+def of_arrays(images: np.ndarray | Mapping[str, Any], *, binarize: str | None) -> Dataset:
+    """The data set of arrays in memory, see `image_files.of_arrays`. Raises `UserError` as `load` does."""
+    arrays, image_shape = image_files.of_arrays(images)
+    splits = binary(arrays, method=binarize, path=Path(image_files.IN_MEMORY))
+    sha256 = content_sha256(splits)
+    return Dataset(name=image_files.IN_MEMORY, sha256=sha256, **splits, image_shape=image_shape, binarize=binarize)
 
 
 def content_sha256(splits: Splits) -> str:
@@ -104,7 +133,7 @@ def _pinned(name: str, splits: Splits, *, image_shape: tuple[int, int]) -> Datas
             f"The content of {name} has SHA-256 {sha256}, not {PINNED[name]}: its source (scikit-learn's digits, or NumPy) has "
             "changed; install the versions pinned in environments/."
         )
-    return Dataset(name=name, sha256=sha256, **splits, image_shape=image_shape)
+    return Dataset(name=name, sha256=sha256, **splits, image_shape=image_shape, binarize=None)
 
 
 # --- binarized-mnist ---
@@ -259,64 +288,6 @@ def grey_digits() -> np.ndarray:
             "binarized-digits lie inside scikit-learn, and it isn't here: install the versions pinned in environments/."
         )
     return np.loadtxt(file, delimiter=",")[:, :-1]
-
-
-# --- HDF5 ---
-
-
-def from_hdf5(path: Path) -> Dataset:
-    """The data sets `train`, `valid`, `test` of an HDF5 file, [images, pixels] of 0 and 1, integers, booleans or floats.
-
-    The image's shape is the file's attribute `image_shape` (rows, columns); without it a square if that fits, else one row.
-
-    Raises `UserError` for a file that is missing, damaged, or not so.
-    """
-    if not os.path.isfile(path):
-        raise UserError(f"There is no file {path}; give the path of an HDF5 file with train, valid and test.")
-    try:
-        if not h5py.is_hdf5(path):
-            raise UserError(f"{path} is not a readable HDF5 file; write it again, with h5py for example.")
-        with h5py.File(path, "r") as file:
-            splits = {split: _read_split(file, split, path=path) for split in SPLITS}
-            shape = file.attrs.get("image_shape")
-    except PermissionError as error:
-        raise UserError(f"Cannot read {path} ({error.strerror}); make the file readable.") from error
-    except DAMAGED_HDF5 as error:
-        reason = " ".join(str(error).split())  # it can have several lines
-        raise UserError(f"{path} is a truncated or damaged HDF5 file ({reason}); write it again.") from error
-    widths = {split: images.shape[1] for split, images in splits.items()}
-    if len(set(widths.values())) > 1:
-        listed = ", ".join(f"{split} {pixels}" for split, pixels in widths.items())
-        raise UserError(f"The splits of {path} differ in their pixels ({listed}); give all three the same number.")
-    image_shape = _image_shape(shape, pixels=widths["train"], path=path)
-    return Dataset(name=str(path), sha256=content_sha256(splits), **splits, image_shape=image_shape)
-
-
-def _read_split(file: h5py.File, split: str, *, path: Path) -> np.ndarray:
-    stored = file.get(split)
-    if not isinstance(stored, h5py.Dataset):
-        raise UserError(f"{path} has no data set '{split}'; it needs train, valid and test, each [images, pixels].")
-    if stored.ndim != 2:
-        raise UserError(f"'{split}' of {path} has {stored.ndim} axes; it must have two, [images, pixels].")
-    if 0 in stored.shape:
-        raise UserError(f"'{split}' of {path} is empty, {list(stored.shape)}; it needs at least one image of one pixel.")
-    if stored.dtype.kind not in "biuf":
-        raise UserError(f"'{split}' of {path} has type {stored.dtype}; it must be an integer, boolean or float type.")
-    values = stored[...]
-    if not ((values == 0) | (values == 1)).all():
-        raise UserError(f"'{split}' of {path} has values other than 0 and 1; binarize it first.")
-    images: np.ndarray = values.astype(np.uint8)
-    return images
-
-
-def _image_shape(stored: Any, *, pixels: int, path: Path) -> tuple[int, int]:
-    """Rows and columns from the attribute as it is stored, or None; raises `UserError` where it isn't two sizes of `pixels`."""
-    if stored is None:
-        return square_or_row(pixels)
-    shape = np.asarray(stored)
-    if shape.shape != (2,) or shape.dtype.kind not in "iu" or shape.min() < 1 or int(shape[0]) * int(shape[1]) != pixels:
-        raise UserError(f"The attribute image_shape of {path} is {stored}; it must be two integers whose product is {pixels}.")
-    return int(shape[0]), int(shape[1])
 
 
 # --- what is drawn from a data set ---

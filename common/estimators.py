@@ -14,11 +14,20 @@ from common.protocol import Scorer
 
 @dataclass(frozen=True)
 class PerImage:
-    """Estimates of each image, [images]: mean log w, log mean w, effective sample size."""
+    """Estimates of each image, [images]: its index, mean log w, log mean w, effective sample size.
 
+    `nested` is log mean w of the first k of the image's samples, [sizes, images], for each k of `sizes`.
+    """
+
+    image: np.ndarray
     elbo: np.ndarray
-    log_px: np.ndarray
     ess: np.ndarray
+    sizes: list[int]
+    nested: np.ndarray
+
+    @property
+    def log_px(self) -> np.ndarray:
+        return np.asarray(self.nested[-1])
 
 
 @dataclass(frozen=True)
@@ -88,18 +97,35 @@ def per_image(
     ELBO: mean of log w. log p(x): log mean w, a lower bound in expectation that tightens with K (Burda et al. 2016, theorem 1).
     `report` is called with the number of images done since its last call.
     """
-    elbo, log_px, ess = [], [], []
+    elbo, ess, nested = [], [], []
+    sizes = nested_sizes(samples)
     for log_w in stream(
         session, handle, images=images, samples=samples, seed=seed, image_batch=image_batch, sample_block=sample_block
     ):
         elbo.append(log_w.mean(axis=0))
-        log_px.append(log_mean_exp(log_w))
+        nested.append([log_mean_exp(log_w[:k]) for k in sizes])
         ess.append(effective_sample_size(log_w))
         report(log_w.shape[1])
-    return PerImage(elbo=np.concatenate(elbo), log_px=np.concatenate(log_px), ess=np.concatenate(ess))
+    return PerImage(
+        image=images, elbo=np.concatenate(elbo), ess=np.concatenate(ess), sizes=sizes, nested=np.concatenate(nested, axis=1)
+    )
 
 
-def summary(values: PerImage, *, samples: int) -> Estimates:
+def nested_sizes(samples: int) -> list[int]:
+    """1, 10, 100 … below K = `samples`, and K."""
+    return [*(k for k in (10**i for i in range(len(str(samples)))) if k < samples), samples]
+
+
+def by_samples(values: PerImage) -> dict[str, list[float]]:
+    """log p(x) against the number of samples: {samples [sizes], log_px [sizes], log_px_se [sizes]}, means over the images."""
+    return {
+        "samples": list(values.sizes),
+        "log_px": [float(log_px.mean()) for log_px in values.nested],
+        "log_px_se": [standard_error(log_px) for log_px in values.nested],
+    }
+
+
+def summary(values: PerImage) -> Estimates:
     """Means over the images, and their errors."""
     return Estimates(
         elbo=float(values.elbo.mean()),
@@ -107,11 +133,11 @@ def summary(values: PerImage, *, samples: int) -> Estimates:
         log_px=float(values.log_px.mean()),
         log_px_se=standard_error(values.log_px),
         ess=float(values.ess.mean()),
-        importance_samples=samples,
+        importance_samples=values.sizes[-1],
         images=len(values.elbo),
     )
 
 
-def estimate(session: Scorer, handle: Any, *, samples: int, **arguments: Any) -> Estimates:
+def estimate(session: Scorer, handle: Any, **arguments: Any) -> Estimates:
     """`summary` of `per_image`, with its arguments."""
-    return summary(per_image(session, handle, samples=samples, **arguments), samples=samples)
+    return summary(per_image(session, handle, **arguments))

@@ -38,7 +38,7 @@ Scores = dict[str, dict[str, list[float]]]  # family → backend → test log p(
 
 def settings() -> dict[str, Any]:
     """The settings that a score depends on beside backend, family and seed, as JSON has them."""
-    dataset = data.load(DATA, data_dir=None)
+    dataset = data.load(DATA, data_dir=None, binarize=None)
     config = SETTINGS.replace(image_shape=dataset.image_shape)
     return json.loads(json.dumps({"config": config.as_dict(), "data": dataset.sha256, "seeds": SEEDS}))
 
@@ -48,7 +48,7 @@ def settings() -> dict[str, Any]:
 
 def worker(name: str) -> dict[str, list[float]]:
     """Family → test log p(x) by seed, of one backend, trained and tested in this process."""
-    dataset = data.load(DATA, data_dir=None)
+    dataset = data.load(DATA, data_dir=None, binarize=None)
     config = SETTINGS.replace(image_shape=dataset.image_shape)
     configs = {family: [config.replace(variational=family, seed=seed) for seed in SEEDS] for family in FAMILIES}
     return {family: [score(name, each, dataset) for each in of_family] for family, of_family in configs.items()}

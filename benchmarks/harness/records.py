@@ -1,10 +1,11 @@
 """One JSON file a run: what it was, where it ran, and every number that it claims.
 
     schema, status, reason         1; ok, failed or not-run; unless ok, one sentence on why
-    backend, variational, preset, seed, device, precision, config, dataset {name, sha256}
+    backend, variational, preset, seed, device, precision, config, dataset {name, sha256, binarize}
     changed                        {setting: value} where the run's settings aren't its preset's
     environment                    {versions, commit, machine, threads, load}, from `environment.describe`; load_after;
-                                   round_trip_ns, round_trip_after_ns: latency between cores before and after training
+                                   round_trip_ns, round_trip_after_ns: latency between cores before and after training;
+                                   runnable: threads that other programs kept running at the start
     trained                        [{backend, last_step}] in order, one for each framework that trained the run
     parameters                     scalars in the model
     curve                          training means {step, objective, elbo}; on validation data {valid_step, valid_elbo}
@@ -22,17 +23,21 @@
     peak_memory_bytes              the most resident memory of the run's process; null where the system doesn't say (Linux does)
     test.elbo, log_px              means over the test images; elbo_se, log_px_se their standard errors over images
     test.importance_samples, images, ess    K; images scored; effective sample size of the K, mean over images
+    test.by_samples                {samples, log_px, log_px_se}: log p(x) by the first 1, 10, 100 … K of the same samples
+    test.per_image                 {file, sha256} of the file beside the record with each image's result: `per_image` reads it
 
+An .npz file of the record's name has arrays [images]: image, int32, the index in the test set; elbo and log_px, float32.
 Units are seconds, bytes, nats per image and examples a second. An absent number is null; NaN and infinities are never written.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +46,7 @@ import numpy as np
 from benchmarks.harness import presets
 from common.config import Config
 from common.errors import UserError
-from common.files import write_text
+from common.files import write_text, write_whole
 from common.protocol import BACKENDS
 
 Record = dict[str, Any]
@@ -66,15 +71,21 @@ REQUIRED = (
 )
 # Keys that older files lack: `read` adds them as null.
 LATER = {
+    "dataset": ("binarize",),
     "timing": ("evaluation_s", "import_s", "placement_s", "first_chunk_s", "chunks", "warning", "programs_compiled"),
-    "test": ("ess", "elbo_se"),
+    "test": ("ess", "elbo_se", "by_samples", "per_image"),
 }
+PER_IMAGE = {"image": np.int32, "elbo": np.float32, "log_px": np.float32}  # arrays of a per-image file, [images]
 TIMING = (*SECTIONS["timing"], *LATER["timing"])
 
 
 def _is_number(value: Any) -> bool:
     """Whether the value is null or a finite number; JSON's 1e999 is an infinity."""
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_number, value))
 
 
 def _is_trained(parts: Any) -> bool:
@@ -84,6 +95,18 @@ def _is_trained(parts: Any) -> bool:
     )
 
 
+def _is_by_samples(value: Any) -> bool:
+    columns = ("samples", "log_px", "log_px_se")
+    return value is None or (isinstance(value, dict) and all(_is_numbers(value.get(column)) for column in columns))
+
+
+def _is_file_beside(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return value is None
+    name, sha256 = value.get("file"), value.get("sha256")
+    return isinstance(sha256, str) and isinstance(name, str) and Path(name).name == name and "\0" not in name
+
+
 # (what a value must be, whether a value is that, the places of such values); "timing.*" are all keys of the section that have
 # no entry of their own.
 KINDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
@@ -91,10 +114,12 @@ KINDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (f"one of {', '.join(STATUSES)}", lambda value: value in STATUSES, ("status",)),
     (f"one of {', '.join(BACKENDS)}", lambda value: value in BACKENDS, ("backend",)),
     ("text", lambda value: isinstance(value, str), ("variational", "preset", "device", "precision", "dataset.name")),
-    ("text or null", lambda value: isinstance(value, str | None), ("timing.warning",)),
+    ("text or null", lambda value: isinstance(value, str | None), ("timing.warning", "dataset.binarize")),
     ("a whole number", lambda value: isinstance(value, int), ("seed",)),
     ("a number or null", _is_number, ("parameters", "peak_memory_bytes", "timing.*", "test.*")),
-    ("a list of numbers", lambda value: isinstance(value, list) and all(map(_is_number, value)), ("curve.*",)),
+    ("a list of numbers", _is_numbers, ("curve.*",)),
+    ("null or {samples, log_px, log_px_se}, lists of numbers", _is_by_samples, ("test.by_samples",)),
+    ("null or {file, sha256}, with a file's name without folders", _is_file_beside, ("test.per_image",)),
     ("a list of {backend, last_step}", _is_trained, ("trained",)),
     ("an object", lambda value: isinstance(value, dict), (*SECTIONS, "changed")),
 )
@@ -108,6 +133,7 @@ def blank(
     dataset_name: str,
     dataset_sha256: str | None,
     preset: str,
+    binarize: str | None = None,
     environment: dict[str, Any] | None = None,
 ) -> Record:
     """The record of a run that hasn't begun: it has every key and no number. The caller sets `status` and `reason`."""
@@ -117,7 +143,7 @@ def blank(
         "reason": "The run has not begun.",
         "backend": backend,
         "variational": config.model.variational,
-        "dataset": {"name": dataset_name, "sha256": dataset_sha256},
+        "dataset": {"name": dataset_name, "sha256": dataset_sha256, "binarize": binarize},
         "preset": preset,
         "seed": config.training.seed,
         "device": config.device,
@@ -135,7 +161,7 @@ def blank(
 
 
 def name_of(record: Record) -> str:
-    """The file name of a record, from its content. An .h5 data set has its file's name without folders.
+    """The file name of a record, from its content. The data set's part is its `data_name`.
 
     The name begins with the preset; each setting that differs from the preset adds a part: "standard+steps3000_…".
     """
@@ -164,9 +190,26 @@ def changes(record: Record) -> str:
     return ", ".join(f"{key.replace('_', '-')} {value}" for key, value in changed(record).items())
 
 
+def trained_by(record: Record) -> str:
+    """The backend; for a run that several backends trained, each with its last step."""
+    if len(record["trained"]) < 2:
+        return str(record["backend"])
+    return " → ".join(f"{part['backend']} {part['last_step']:,}" for part in record["trained"])
+
+
+def data_name(dataset: dict[str, Any]) -> str:
+    """A record's data set in a word: its name; a file's without folders and ending, "mine-threshold" for grey images."""
+    name: str = re.split(r"[/\\]", dataset["name"])[-1]
+    stem = re.sub(r"\.(h5|npz|npy)$", "", name)
+    return f"{stem}-{dataset['binarize']}" if dataset.get("binarize") else stem
+
+
 def _name(record: Record, changed: dict[str, Any]) -> str:
-    dataset = re.split(r"[/\\]", record["dataset"]["name"])[-1].removesuffix(".h5")
-    parts = [record["preset"], dataset, *(record[key] for key in ("backend", "variational", "device", "precision"))]
+    parts = [
+        record["preset"],
+        data_name(record["dataset"]),
+        *(record[key] for key in ("backend", "variational", "device", "precision")),
+    ]
     # "_" separates the parts and "+" the changed settings: no part contains either.
     first, *rest = (re.sub(r"[^A-Za-z0-9.-]+", "-", str(part)) for part in (*parts, f"seed{record['seed']}"))
     return "_".join([first + _differences(changed), *rest])
@@ -218,16 +261,66 @@ def read(path: Path) -> Record:
     return {"parameters": None, "trained": []} | record | later
 
 
+def write_per_image(arrays: Mapping[str, np.ndarray], record: Record, *, folder: Path) -> dict[str, str]:
+    """Write the arrays of PER_IMAGE beside the record; the value of the record's `test.per_image`.
+
+    Write this file before the record: a record never names a file that isn't there. Raises `UserError` as `write` does.
+    """
+    path = folder / Path(name_of(record)).with_suffix(".npz")
+    kept = {name: np.asarray(arrays[name], dtype) for name, dtype in PER_IMAGE.items()}
+    write_whole(path, lambda temporary: np.savez_compressed(temporary, allow_pickle=False, **kept))
+    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def per_image(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of PER_IMAGE, [images], of the record in the file `path`; None where the record names none, as older ones.
+
+    Raises `UserError` where the arrays' file is missing or isn't the one that the run wrote.
+    """
+    named = read(path)["test"]["per_image"]
+    if named is None:
+        return None
+    file = path.parent / named["file"]
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"Cannot read the per-image results {file} ({error.strerror or error}); bring the file back."
+        ) from error
+    if hashlib.sha256(content).hexdigest() != named["sha256"]:
+        raise UserError(f"The per-image results {file} aren't those that the run of {path} wrote; bring the file back.")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in PER_IMAGE}
+
+
+def given(paths: Iterable[Path]) -> dict[Path, Record]:
+    """Path → record of each path: a record's file, or a folder, which stands for its records.
+
+    Raises `UserError` as `found` does, and for a path that isn't there or a folder without a record.
+    """
+    records: dict[Path, Record] = {}
+    for path in paths:
+        if not (of_path := found(path) if path.is_dir() else {path: read(path)}):
+            raise UserError(f"The folder {path} has no record; `python -m benchmarks run --results {path}` writes one.")
+        records |= of_path
+    return records
+
+
 def read_all(folder: Path) -> list[Record]:
-    """Every record of a folder, in the order of file names; none where there is no folder.
+    """The records of `found`, without their paths."""
+    return list(found(folder).values())
+
+
+def found(folder: Path) -> dict[Path, Record]:
+    """Path → record of every record of a folder, in the order of file names; {} where there is no folder.
 
     Raises `UserError` as `read` does, and for a file that isn't named by `name_of`: a copy would be a second row.
     """
-    found = {path: read(path) for path in sorted(folder.glob("[!.]*.json"))}  # a dot: being written
-    for path, record in found.items():
+    records = {path: read(path) for path in sorted(folder.glob("[!.]*.json"))}  # a dot: being written
+    for path, record in records.items():
         if path.name != name_of(record):
             raise UserError(f"The record {path} is that of {name_of(record)}; give it this name, or remove it.")
-    return list(found.values())
+    return records
 
 
 def _refuse(constant: str) -> None:
@@ -265,4 +358,8 @@ def _fault(record: Any) -> str | None:
             return f"lacks '{place}'"
     if record["status"] != "ok" and not (isinstance(record["reason"], str) and record["reason"]):
         return f"is {record['status']} without a reason"
+    try:
+        Config.from_dict(record["config"])
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        return f"has a 'config' that this version can't read ({error})"
     return None

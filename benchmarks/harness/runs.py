@@ -9,11 +9,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.harness import cores, environment, events, memory, presets, processes, records, spread, stopping, telling
+from benchmarks.harness import (
+    cores,
+    environment,
+    events,
+    memory,
+    presets,
+    processes,
+    records,
+    spread,
+    stopping,
+    telling,
+    threads,
+)
 from benchmarks.harness.cli import known, writable
 from benchmarks.harness.events import Heard
 from benchmarks.harness.floor import Floor
@@ -26,6 +38,7 @@ from common.errors import UserError
 from common.noise import TEST, seed_for
 from common.parameters import State
 
+RunState = Literal["new", "done", "resumable"]
 UNAVAILABLE = 3  # exit code of a job whose framework can't be imported
 
 
@@ -41,6 +54,7 @@ class Job:
     results: str
     resume: bool  # go on from the job's own checkpoint where there is one
     start: str | None = None  # the path of a checkpoint of any backend to go on from
+    binarize: str | None = None  # how grey images become binary
     keep_checkpoints: bool = False  # each validation's checkpoint, in the files of `kept`
     pictures: bool = False  # tell the listener images at each validation
     threads: int | None = None  # of the framework; its own choice where None
@@ -54,12 +68,18 @@ class Job:
         return cls(**values | {"config": Config.from_dict(values["config"])})
 
     def dataset(self) -> Dataset:
-        return data.load(self.data, data_dir=Path(self.data_dir) if self.data_dir else None)
+        return data.load(self.data, data_dir=Path(self.data_dir) if self.data_dir else None, binarize=self.binarize)
 
     def blank(self, *, dataset: Dataset | None) -> records.Record:
         """The record of a run without a result; where `dataset` is None, the data set's SHA-256 is None."""
-        name, sha256 = (dataset.name, dataset.sha256) if dataset else (str(Path(self.data)), None)
-        return records.blank(self.config, backend=self.backend, dataset_name=name, dataset_sha256=sha256, preset=self.preset)
+        return records.blank(
+            self.config,
+            backend=self.backend,
+            dataset_name=data.whole_name(self.data),
+            dataset_sha256=dataset.sha256 if dataset else None,
+            preset=self.preset,
+            binarize=self.binarize,
+        )
 
     @property
     def origin(self) -> Path | None:
@@ -97,7 +117,9 @@ def in_process(job: Job, *, folder: Path | None = None, heard: Heard | None = No
     """
     target, where = f"{__name__}:worker", folder or Path.cwd()
     try:
-        return int(processes.ask(target, job.as_json(), title=job.record.name, folder=where, heard=heard))
+        variables = threads.variables(job.threads)
+        title = job.record.name
+        return int(processes.ask(target, job.as_json(), title=title, folder=where, variables=variables, heard=heard))
     except processes.ProcessError as error:
         return error.code
 
@@ -117,14 +139,19 @@ def worker(text: str) -> int:
     return 0
 
 
-def evaluate(
+def evaluate(backend: protocol.Backend, selected: State, **arguments: Any) -> estimators.Estimates:
+    """ELBO and log p(x) of the `selected` parameters on the config's test images; the arguments are those of `scores`."""
+    return estimators.summary(scores(backend, selected, **arguments))
+
+
+def scores(
     backend: protocol.Backend, selected: State, *, config: Config, dataset: Dataset, progress: Progress
-) -> estimators.Estimates:
-    """ELBO and log p(x) of the `selected` parameters on the config's test images."""
+) -> estimators.PerImage:
+    """As `evaluate`, for each image."""
     scorer = backend.score(config, selected)
     images = data.subset(images=config.evaluation.images, of=len(dataset.test))
     with progress.phase("test", total=len(images), unit="images") as advance:
-        return estimators.estimate(
+        return estimators.per_image(
             scorer,
             scorer.place(dataset.test),
             images=images,
@@ -134,6 +161,14 @@ def evaluate(
             sample_block=config.evaluation.sample_block,
             report=lambda done: advance(done, None),
         )
+
+
+def dataset_of(checkpoint: Checkpoint, *, path: Path, place: str | None, data_dir: Path | None) -> Dataset:
+    """The data set of a checkpoint's run; `place` says where its file has moved. Raises `UserError` for other data."""
+    dataset = data.load(place or checkpoint.dataset, data_dir=data_dir, binarize=checkpoint.binarize)
+    if dataset.sha256 != checkpoint.sha256:
+        raise UserError(f"{path} was trained on other data, {checkpoint.dataset}; give its place as --data.")
+    return dataset
 
 
 def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Checkpoint, protocol.Session]:
@@ -149,7 +184,7 @@ def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Che
             config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(dataset.train)
         )
         state = parameters.fresh_state(initial, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
-        checkpoint = Checkpoint(config, job.backend, job.preset, dataset.name, dataset.sha256, state)
+        checkpoint = Checkpoint(config, job.backend, job.preset, dataset.name, dataset.sha256, state, binarize=dataset.binarize)
     return checkpoint, backend.create(config, checkpoint.state)
 
 
@@ -238,6 +273,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
     dataset = job.dataset()
     backend = protocol.load(job.backend)
     record = job.blank(dataset=dataset) | {"environment": environment.describe(config.device)}
+    record["environment"]["runnable"] = environment.runnable()
     checkpoint, session = begin(job, backend=backend, dataset=dataset)
     setup_s = time.perf_counter() - began
     refuse_overwriting(job, dataset=dataset)
@@ -250,7 +286,8 @@ def run(job: Job, *, import_s: float) -> records.Record:
     train(job, session, checkpoint, dataset=dataset, title=title, keep=keep, between=floor.measure)
     record["environment"]["round_trip_after_ns"] = cores.round_trip()
     began = time.perf_counter()
-    test = evaluate(backend, checkpoint.selected(), config=config, dataset=dataset, progress=Progress(title))
+    of_images = scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=Progress(title))
+    test = estimators.summary(of_images)
     events.tell("result", step=checkpoint.selected_step(), elbo=test.elbo, log_px=test.log_px)
     record |= {
         "status": "ok",
@@ -264,10 +301,12 @@ def run(job: Job, *, import_s: float) -> records.Record:
         | {"programs_compiled": None if first_step else protocol.probes(job.backend).programs_compiled()}
         | {"import_s": import_s, "setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
         "peak_memory_bytes": memory.peak(),
-        "test": dataclasses.asdict(test),
+        "test": dataclasses.asdict(test) | {"by_samples": estimators.by_samples(of_images)},
     }
     record["environment"] = environment.ended(record["environment"])
     record["environment"]["threads"]["process"] = environment.own_threads()
+    arrays = {name: getattr(of_images, name) for name in records.PER_IMAGE}
+    record["test"]["per_image"] = records.write_per_image(arrays, record, folder=Path(job.results))
     records.write(record, Path(job.results))
     return record
 
@@ -280,15 +319,16 @@ def finished(job: Job) -> bool:
     return record["status"] == "ok" and _difference(job, _of_record(record), dataset=job.dataset()) is None
 
 
-Origin = tuple[Config, str, str]  # a result's settings, its data set's name and SHA-256
+Origin = tuple[Config, str, str]  # a result's settings, its data set's title and SHA-256
 
 
 def _of_record(record: records.Record) -> Origin:
-    return Config.from_dict(record["config"]), record["dataset"]["name"], record["dataset"]["sha256"]
+    given = record["dataset"]
+    return Config.from_dict(record["config"]), _titled(given["name"], given["binarize"]), given["sha256"]
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> Origin:
-    return checkpoint.config, checkpoint.dataset, checkpoint.sha256
+    return checkpoint.config, _titled(checkpoint.dataset, checkpoint.binarize), checkpoint.sha256
 
 
 def _difference(job: Job, origin: Origin, *, dataset: Dataset, may_change: tuple[str, ...] = ()) -> str | None:
@@ -298,7 +338,11 @@ def _difference(job: Job, origin: Origin, *, dataset: Dataset, may_change: tuple
     for setting, value in presets.differing(job.config, config).items():
         if setting not in may_change:
             return f"{setting} {theirs[setting]}, not {value}"
-    return None if sha256 == dataset.sha256 else f"data set {name}, not {dataset.name}"
+    return None if sha256 == dataset.sha256 else f"data set {name}, not {_titled(dataset.name, dataset.binarize)}"
+
+
+def _titled(name: str, binarize: str | None) -> str:
+    return f"{name} ({binarize})" if binarize else name
 
 
 def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
@@ -372,19 +416,37 @@ def timing(history: dict[str, list[float]], settings: Training) -> dict[str, Any
     return result
 
 
-def checked(job: Job) -> Job:
+def checked(job: Job, *, dataset: Dataset | None = None) -> Job:
     """The job with its data set's image shape. Raises `UserError` where the run can't succeed; called before any training.
 
     That is: settings that don't fit one another or the data set, an unknown backend, a results folder that can't be written,
-    and results that `refuse_overwriting` protects.
+    and results that `refuse_overwriting` protects. `dataset`: the job's, where the caller has read it.
     """
-    dataset = job.dataset()
+    dataset = dataset or job.dataset()
     check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
     known([job.backend])
     writable(Path(job.results))
     shaped = dataclasses.replace(job, config=job.config.replace(image_shape=dataset.image_shape))
     refuse_overwriting(shaped, dataset=dataset)
     return shaped
+
+
+def state(job: Job) -> RunState:
+    """What the results folder has of a job that `checked` has accepted."""
+    if job.record.exists() and records.read(job.record)["status"] == "ok":
+        return "done"
+    return "resumable" if job.checkpoint.exists() else "new"
+
+
+def refuse_again(job: Job) -> None:
+    """Raises `UserError` where the job would replace its own result, or begin anew over its own checkpoint."""
+    found = state(job)
+    if job.resume or found == "new" or (found == "resumable" and job.start):  # `check_start` has looked at the checkpoint
+        return
+    there = f"{job.record} is there already" if found == "done" else f"{job.checkpoint} has this model's training"
+    resume = "keep it and run the rest" if found == "done" else "go on from it"
+    first = "give" if job.start else f"add --resume to {resume} (with make: ARGS=--resume), or"
+    raise UserError(f"{there}: {first} --results FOLDER to run it anew, in another folder.")
 
 
 def refuse_overwriting(job: Job, *, dataset: Dataset) -> None:

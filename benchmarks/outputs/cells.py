@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.harness import cores, records, reports, spread
+from benchmarks.harness import cores, environment, records, reports, spread
 from benchmarks.harness.records import Record
-from benchmarks.outputs import older
+from benchmarks.outputs import older, sweeps
 from benchmarks.outputs.table import Table, number
 from common.config import FAMILIES
 from common.protocol import BACKENDS
 
 WHERE_VARYING = ("device", "precision", "seed")  # columns that are left out where all rows agree
-LEFT = ("family", "backend", *WHERE_VARYING, "status", older.COLUMN)
+LEFT = ("family", "backend", "preset", "data set", "folder", *WHERE_VARYING, "status", older.COLUMN)
 
 Cells = dict[str, str]  # column → its text
 
@@ -25,7 +25,7 @@ def of(record: Record) -> Cells:
     speed = number(timing["examples_per_s"], ",.0f")
     return {
         "family": record["variational"],
-        "backend": trained_by(record),
+        "backend": records.trained_by(record),
         "device": record["device"],
         "precision": record["precision"],
         "seed": str(record["seed"]),
@@ -43,13 +43,6 @@ def of(record: Record) -> Cells:
         "peak (MiB)": number(record["peak_memory_bytes"], ",.0f", scale=2**-20),
         older.COLUMN: older.reported(record["backend"], record["variational"]),
     }
-
-
-def trained_by(record: Record) -> str:
-    """The backend; for a run that several backends trained, each with its last step."""
-    if len(record["trained"]) < 2:
-        return str(record["backend"])
-    return " → ".join(f"{part['backend']} {part['last_step']:,}" for part in record["trained"])
 
 
 def in_order(found: Iterable[Record]) -> list[Record]:
@@ -72,25 +65,46 @@ def name(record: Record, found: Sequence[Record]) -> str:
     return " ".join([record["backend"], record["variational"], *(str(record[key]) for key in shown(WHERE_VARYING, found))])
 
 
-def remarks(found: Sequence[Record]) -> list[str]:
-    """The lines under a table: rows without a result, rows that spread widely, the latency between cores where it is known."""
+def remarks(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]:
+    """The lines under a table: rows without a result, rows that spread widely, the latency between cores where it is known.
+
+    `labels`: what a record's name needs beside `name`, "learning-rate 0.001" say; "" for nothing.
+    """
     lines = []
-    for record in found:
+    for record, label in zip(found, labels or [""] * len(found), strict=True):
         if record["status"] != "ok":
-            row = f"{record['backend']} {record['variational']}, seed {record['seed']}"
+            row = ", ".join(filter(None, [f"{record['backend']} {record['variational']}", label, f"seed {record['seed']}"]))
             lines.append(f"{row}: {record['status']}: {' '.join(record['reason'].split())}")
     ends = [record["environment"].get(key) for record in found for key in ("round_trip_ns", "round_trip_after_ns")]
-    return [*lines, *spreads(found), *([f"Before and after training, {cores.said(ends)}."] if any(ends) else [])]
+    return [
+        *lines,
+        *spreads(found, labels=labels),
+        *crowded(found, labels=labels),
+        *([f"Before and after training, {cores.said(ends)}."] if any(ends) else []),
+    ]
 
 
-def spreads(found: Sequence[Record]) -> list[str]:
+def spreads(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]:
     """A line that names the rows whose chunks' times spread beyond `spread.BOUND`; none where no row does."""
     wide = []
-    for record in found:
+    for record, label in zip(found, labels or [""] * len(found), strict=True):
         median, iqr = record["timing"]["examples_per_s"], record["timing"]["examples_per_s_iqr"]
         if spread.warning(median=median, iqr=iqr):
-            wide.append(f"{name(record, found)} {iqr / median:.0%}")
+            row = name(record, found) + (f" ({label})" if label else "")
+            wide.append(f"{row} {iqr / median:.0%}")
     return [f"Interquartile range above {spread.BOUND:.0%} of the median: {', '.join(wide)}."] if wide else []
+
+
+def crowded(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]:
+    """A line that names the rows beside which other programs used the cores; none where no row did."""
+    rows = []
+    for record, label in zip(found, labels or [""] * len(found), strict=True):
+        others = record["environment"].get("runnable")
+        if environment.crowded(others, record["environment"]["machine"]):
+            rows.append(f"{name(record, found)}{f' ({label})' if label else ''} ({others:.0f})")
+    return (
+        [f"Other programs kept more threads running than there are cores at the start of: {', '.join(rows)}."] if rows else []
+    )
 
 
 def provenance(found: Sequence[Record]) -> list[str]:
@@ -108,24 +122,35 @@ def provenance(found: Sequence[Record]) -> list[str]:
     return lines
 
 
-OF_A_RUN = (
-    *("family", "backend", *WHERE_VARYING, "status", "ELBO", "log p(x) ± s.e."),
+RESULTS = (
+    *("status", "ELBO", "log p(x) ± s.e."),
     *("examples/s (IQR)", "step / floor", "train (min)", "compile (s)", "peak (MiB)"),
 )
+OF_A_RUN = ("family", "backend", *WHERE_VARYING, *RESULTS)
 
 
-def page(found: Iterable[Record]) -> list[Table | str]:
-    """A table for each preset, data set and set of changed settings, each followed by its `remarks`."""
-    groups: dict[str, list[Record]] = {}
-    for record in in_order(found):
-        changes = f"; changed: {records.changes(record)}" if records.changed(record) else ""
-        groups.setdefault(f"{record['preset']}, {record['dataset']['name']}{changes}", []).append(record)
-    parts: list[Table | str] = []
-    for title, rows in groups.items():
-        columns = shown(OF_A_RUN, rows)
-        gaps = [i for i in range(1, len(rows)) if rows[i]["variational"] != rows[i - 1]["variational"]]
-        cells = [[of(row)[column] for column in columns] for row in rows]
-        parts.append(Table(columns=columns, rows=cells, left=LEFT, title=title, gaps=gaps))
-        if lines := remarks(rows):
-            parts.append("\n".join(lines))
-    return parts
+def page(found: Iterable[Record], *, folders: Sequence[str] | None = None) -> list[Table | str]:
+    """One table of runs, and its `remarks`; runs that differ in their seed alone are one row. [] for no run.
+
+    The columns say in what the rows differ, the title in what they agree. `folders`: each record's, where several are shown.
+    """
+    runs = sweeps.runs(list(found), folders=folders)
+    if not runs:
+        return []
+    rows = sweeps.over_seeds(runs)
+    columns = sweeps.differing(rows) if len(rows) > 1 else ["family", "backend"]
+    shown = (*columns, *RESULTS)
+    cells = [of(row.record) | {column: str(value) for column, value in row.what.items()} for row in rows]
+    sections = [(row.what["data set"], row.what["family"]) for row in rows]
+    table = Table(
+        columns=shown,
+        rows=[[row[column] for column in shown] for row in cells],
+        left=LEFT,
+        title=sweeps.agreeing(rows, apart_from=columns),
+        keys=len(columns),
+        gaps=[i for i in range(1, len(rows)) if sections[i] != sections[i - 1]],
+    )
+    named = [column for column in sweeps.differing(runs) if column not in OF_A_RUN]
+    labels = [", ".join(f"{column} {run.what[column]}" for column in named) for run in runs]
+    lines = [*sweeps.errors(rows), *remarks([run.record for run in runs], labels=labels)]
+    return [table, *(["\n".join(lines)] if lines else [])]

@@ -10,13 +10,17 @@ ABSENT = "-"
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of text. `left`: the columns that are aligned left; `gaps`: the rows (from 0) that begin a new section."""
+    """Rows of text. `left`: the columns that are aligned left; `gaps`: the rows (from 0) that begin a new section.
+
+    `keys`: how many leading columns name the row; a narrow terminal repeats them, and shows the other columns a few at a time.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     left: Sequence[str] = ()
     title: str = ""
     gaps: Sequence[int] = field(default=())
+    keys: int = 0
 
 
 Part = Table | str  # a part of a page: a table, or a paragraph, list or picture in Markdown

@@ -1,8 +1,9 @@
-"""Tables on a terminal: ruled where the terminal is wide enough, else one plain line for each row."""
+"""Tables on a terminal: ruled where the terminal is wide enough, else in pieces; in a pipe one plain line for each row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console
@@ -25,12 +26,33 @@ def page(parts: Iterable[Part], console: Console) -> None:
 
 
 def show(table: Table, console: Console) -> None:
-    """Print one table. Rich cuts numbers that don't fit: break cells between words instead, or print plain lines."""
+    """Print one table, on a terminal in as few lines as it can be."""
     if table.title:
         console.print(table.title, markup=False, highlight=False, soft_wrap=True)
+    layouts = _layouts(table, console) if console.is_terminal else []
+    if not layouts:
+        _plain(table, console)
+        return
+    pieces = min(layouts, key=lambda pieces: sum(len(console.render_lines(piece)) for piece in pieces))
+    for i, piece in enumerate(pieces):
+        if i:
+            console.print()
+        console.print(piece)
+
+
+def _layouts(table: Table, console: Console) -> list[list[RichTable]]:
+    """The ruled tables that show the table within the terminal's width, in the ways that fit; the best first."""
+    if whole := _ruled(table, console, break_cells=False):
+        return [[whole]]
+    broken = _ruled(table, console, break_cells=True)
+    return [pieces for pieces in ([broken] if broken else [], _pieces(table, console)) if pieces]
+
+
+def _ruled(table: Table, console: Console, *, break_cells: bool) -> RichTable | None:
+    """The table, ruled, with headers, and cells, broken between words where need be; None where it is too wide even so."""
     rows = [list(table.columns), *(list(row) for row in table.rows)]
     broken = [[_broken(cell) for cell in row] for row in rows]
-    for layout in (rows, [broken[0], *rows[1:]], broken):
+    for layout in (rows, [broken[0], *rows[1:]], *([broken] if break_cells else [])):
         ruled = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
         for column, header in zip(table.columns, layout[0], strict=True):
             ruled.add_column(Text(header), justify="left" if column in table.left else "right", no_wrap=True)
@@ -39,9 +61,36 @@ def show(table: Table, console: Console) -> None:
                 ruled.add_section()
             ruled.add_row(*(Text(cell) for cell in row))
         widest = Measurement.get(console, console.options.update_width(10_000), ruled).maximum
-        if console.is_terminal and widest <= console.width:
-            console.print(ruled)
-            return
+        if widest <= console.width:
+            return ruled
+    return None
+
+
+def _pieces(table: Table, console: Console) -> list[RichTable]:
+    """The table as several, each with the columns that name the row and as many others as fit; [] where none fits."""
+    if not table.keys:
+        return []
+    pieces: list[RichTable] = []
+    first = table.keys
+    while first < len(table.columns):
+        for last in range(len(table.columns), first, -1):
+            if piece := _ruled(_columns(table, [*range(table.keys), *range(first, last)]), console, break_cells=False):
+                break
+        else:
+            return []
+        pieces.append(piece)
+        first = last
+    return pieces
+
+
+def _columns(table: Table, places: Sequence[int]) -> Table:
+    columns, *rows = ([row[i] for i in places] for row in (table.columns, *table.rows))
+    return dataclasses.replace(table, columns=columns, rows=rows)
+
+
+def _plain(table: Table, console: Console) -> None:
+    """One line a row, whatever its length."""
+    rows = [list(table.columns), *(list(row) for row in table.rows)]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     for row in rows:
         aligned = [

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.harness import reports
+from benchmarks.harness import records, reports
 from benchmarks.harness.processes import ask
 from benchmarks.outputs import terminal
-from benchmarks.outputs.cells import in_order, trained_by
+from benchmarks.outputs.cells import in_order
 from benchmarks.outputs.table import Part, Table
 from benchmarks.parity import comparison
 from common import checkpoints, data, protocol
@@ -54,7 +54,7 @@ def compare(
     )
     terminal.show(table(rows), Console())
     return {"rows": rows}, [
-        f"Not the same in every backend: {each['variational']}, trained by {trained_by(each)}; "
+        f"Not the same in every backend: {each['variational']}, trained by {records.trained_by(each)}; "
         f"{' and '.join(each['between'])} are {each['deviation']:.1e} apart, more than {TOLERANCE[each['precision']]:.0e}."
         for each in rows
         if not even(each)
@@ -68,7 +68,7 @@ def load(path: Path, *, device: Device, data_dir: Path | None) -> tuple[Checkpoi
     """
     checkpoint = checkpoints.load(path)
     config = checkpoint.config.replace(device=device)
-    dataset = data.load(checkpoint.dataset, data_dir=data_dir)
+    dataset = data.load(checkpoint.dataset, data_dir=data_dir, binarize=checkpoint.binarize)
     if dataset.sha256 != checkpoint.sha256:
         raise UserError(f"{path} was trained on other data than {checkpoint.dataset} now holds.")
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
@@ -134,7 +134,7 @@ def table(rows: Sequence[Row]) -> Table:
     """A row a checkpoint; an older report's rows have their figures on each backend's own noise too."""
     lines = []
     for each in rows:
-        line = {"family": each["variational"], "trained by": trained_by(each)}
+        line = {"family": each["variational"], "trained by": records.trained_by(each)}
         for name, its in each.get("evaluated", {}).items():
             line[f"in {name}"] = f"{its['log_px']:.3f} ± {its['log_px_se']:.3f}"
         if "difference" in each:

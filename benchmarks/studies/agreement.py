@@ -23,7 +23,7 @@ from benchmarks.outputs.table import Part, Table
 from benchmarks.parity.comparison import deviation
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
-from common import checkpoints, data, protocol
+from common import checkpoints, protocol
 from common.checkpoints import Checkpoint
 from common.config import Config, Dtype
 from common.errors import UserError
@@ -78,7 +78,7 @@ def measure(point: Point) -> Result:
     Raises `UserError` for a checkpoint to be resumed that is of other settings or past these steps.
     """
     job = dataclasses.replace(runs.Job.from_json(point["job"]), resume=point["resume"])
-    dataset = data.load(job.data, data_dir=Path(job.data_dir) if job.data_dir else None)
+    dataset = job.dataset()
     checkpoint, session = runs.begin(job, backend=protocol.load(job.backend), dataset=dataset)
     done, steps = int(checkpoint.state["step"]), point["steps"]
     if done > steps:

@@ -96,7 +96,7 @@ def beside(name: str, *, turns: int, steps: int) -> Result:
     config = STANDARD.replace(steps=steps, validation_interval=steps, warm_up=0, compile_from=0)  # as a run of `standard` is
     draws = np.random.default_rng(0)
     images = {split: (draws.random((n, config.model.pixels)) < 0.13).astype(np.uint8) for split, n in IMAGES.items()}
-    dataset = Dataset(name="random images", sha256="", **images, image_shape=(28, 28))
+    dataset = Dataset(name="random images", sha256="", **images, image_shape=(28, 28), binarize=None)
     job = Job(name, "standard", data="", data_dir=None, config=config, results="", resume=False)
     checkpoint, session = runs.begin(job, backend=protocol.load(name), dataset=dataset)
     found = by_turns(session, name, config=config, images=dataset.train, turns=turns)

@@ -73,7 +73,7 @@ def test_a_folder_of_plain_and_gzipped_files(published):
     plain = folder / "binarized_mnist_train.amat"
     (folder / "binarized_mnist_train.amat.gz").write_bytes(gzip.compress(plain.read_bytes()))
     plain.unlink()
-    dataset = load("binarized-mnist", data_dir=folder)
+    dataset = load("binarized-mnist", data_dir=folder, binarize=None)
     assert same(dataset, splits)
     assert dataset.train.dtype == np.uint8
     assert dataset.sha256 == content_sha256(splits)
@@ -83,27 +83,27 @@ def test_a_folder_of_plain_and_gzipped_files(published):
 def test_the_environment_names_the_folder_and_the_argument_goes_before_it(published, tmp_path, monkeypatch):
     folder, splits = published
     monkeypatch.setenv("VAEBENCH_DATA_DIR", str(folder))
-    assert same(load("binarized-mnist", data_dir=None), splits)
+    assert same(load("binarized-mnist", data_dir=None, binarize=None), splits)
     with pytest.raises(UserError, match="elsewhere has no binarized_mnist_train"):
-        load("binarized-mnist", data_dir=tmp_path / "elsewhere")
+        load("binarized-mnist", data_dir=tmp_path / "elsewhere", binarize=None)
 
 
 def test_the_cache_alone_is_enough(published, cache):
     folder, splits = published
-    first = load("binarized-mnist", data_dir=folder)
+    first = load("binarized-mnist", data_dir=folder, binarize=None)
     assert cache.stat().st_size < 31 * 98 + 4096
-    second = load("binarized-mnist", data_dir=None)
+    second = load("binarized-mnist", data_dir=None, binarize=None)
     assert same(second, splits)
     assert second.sha256 == first.sha256
 
 
 def test_a_folder_that_lacks_a_file_is_an_error_even_with_a_cache(published, cache):
     folder, _ = published
-    load("binarized-mnist", data_dir=folder)
+    load("binarized-mnist", data_dir=folder, binarize=None)
     assert cache.exists()
     (folder / "binarized_mnist_valid.amat").unlink()
     with pytest.raises(UserError, match=r"has no binarized_mnist_valid\.amat .*http://"):
-        load("binarized-mnist", data_dir=folder)
+        load("binarized-mnist", data_dir=folder, binarize=None)
 
 
 def test_download(published, monkeypatch, cache):
@@ -119,11 +119,11 @@ def test_download(published, monkeypatch, cache):
         return str(target)
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
-    assert same(load("binarized-mnist", data_dir=None), splits)
+    assert same(load("binarized-mnist", data_dir=None, binarize=None), splits)
     assert asked == [
         (f"{data.MNIST_ADDRESS}/binarized_mnist_{split}.amat", f"sha256:{data.MNIST_SHA256[split]}") for split in SPLITS
     ]
-    load("binarized-mnist", data_dir=None)
+    load("binarized-mnist", data_dir=None, binarize=None)
     assert len(asked) == 3
     assert [path.name for path in cache.parent.iterdir()] == [cache.name]
 
@@ -143,7 +143,7 @@ def test_a_failed_download_is_a_user_error(monkeypatch, failure, message):
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
     with pytest.raises(UserError, match=message):
-        load("binarized-mnist", data_dir=None)
+        load("binarized-mnist", data_dir=None, binarize=None)
 
 
 @pytest.mark.parametrize("length", [0, 5, 200, -10, -1])
@@ -155,7 +155,7 @@ def test_a_truncated_gzip_file(published, length):
     plain.unlink()
     # An empty file decompresses to nothing, which has another hash.
     with pytest.raises(UserError, match=r"test\.amat\.gz (is a truncated or damaged gzip file|has SHA-256).*again"):
-        load("binarized-mnist", data_dir=folder)
+        load("binarized-mnist", data_dir=folder, binarize=None)
 
 
 def test_damaged_gzip_files(published):
@@ -169,7 +169,7 @@ def test_damaged_gzip_files(published):
         damaged[place] ^= 0xFF
         compressed.write_bytes(damaged)
         with pytest.raises(UserError, match=r"test\.amat\.gz"):
-            load("binarized-mnist", data_dir=folder)
+            load("binarized-mnist", data_dir=folder, binarize=None)
 
 
 @pytest.mark.parametrize(
@@ -245,20 +245,20 @@ def damage_bit(path):
 @pytest.mark.parametrize("damage", [damage_text, damage_length, damage_key, damage_group, damage_shape, damage_bit])
 def test_a_damaged_cache_is_made_again_or_an_error(published, cache, capsys, damage):
     folder, splits = published
-    load("binarized-mnist", data_dir=folder)
+    load("binarized-mnist", data_dir=folder, binarize=None)
     damage(cache)
     with pytest.raises(UserError, match="Cannot download"):
-        load("binarized-mnist", data_dir=None)
+        load("binarized-mnist", data_dir=None, binarize=None)
     assert f"The cache {cache} is damaged" in capsys.readouterr().err
-    assert same(load("binarized-mnist", data_dir=folder), splits)
-    assert same(load("binarized-mnist", data_dir=None), splits)
+    assert same(load("binarized-mnist", data_dir=folder, binarize=None), splits)
+    assert same(load("binarized-mnist", data_dir=None, binarize=None), splits)
 
 
 def test_a_cache_that_cannot_be_written_is_one_line_and_no_error(published, tmp_path, monkeypatch, capsys):
     folder, splits = published
     (tmp_path / "file").touch()
     monkeypatch.setenv("VAEBENCH_CACHE_DIR", str(tmp_path / "file" / "below"))
-    assert same(load("binarized-mnist", data_dir=folder), splits)
+    assert same(load("binarized-mnist", data_dir=folder, binarize=None), splits)
     printed = capsys.readouterr().err
     assert printed.startswith("Going on without a cache: Cannot write ")
     assert printed.count("\n") == 1
@@ -276,7 +276,7 @@ def test_the_content_hash_is_as_documented():
 @pytest.mark.skipif(not REAL_DATA, reason="VAEBENCH_DATA_DIR is unset: it names the folder with binarized MNIST")
 def test_the_real_data():
     folder = Path(REAL_DATA)
-    dataset = load("binarized-mnist", data_dir=folder)
+    dataset = load("binarized-mnist", data_dir=folder, binarize=None)
     assert (dataset.train.shape, dataset.valid.shape, dataset.test.shape) == ((50_000, 784), (10_000, 784), (10_000, 784))
     assert dataset.sha256 == data.PINNED["binarized-mnist"]
     for split in SPLITS:
@@ -288,7 +288,7 @@ def test_the_real_data():
         text[:, -1, 1] = ord("\n")
         assert hashlib.sha256(text.tobytes()).hexdigest() == data.MNIST_SHA256[split]
     started = time.perf_counter()
-    cached = load("binarized-mnist", data_dir=None)
+    cached = load("binarized-mnist", data_dir=None, binarize=None)
     assert time.perf_counter() - started < 1
     assert same(cached, {split: getattr(dataset, split) for split in SPLITS})
 
@@ -297,18 +297,18 @@ def test_the_real_data():
 
 
 def test_digits():
-    dataset = load("binarized-digits", data_dir=None)
+    dataset = load("binarized-digits", data_dir=None, binarize=None)
     assert (dataset.train.shape, dataset.valid.shape, dataset.test.shape) == ((1197, 64), (300, 64), (300, 64))
     assert dataset.train.dtype == np.uint8
     assert (dataset.pixels, dataset.image_shape) == (64, (8, 8))
-    assert same(load("binarized-digits", data_dir=None), {split: getattr(dataset, split) for split in SPLITS})
+    assert same(load("binarized-digits", data_dir=None, binarize=None), {split: getattr(dataset, split) for split in SPLITS})
 
 
 def test_digits_are_the_grey_ones_each_once():
     from sklearn.datasets import load_digits
 
     grey = load_digits().data / 16
-    dataset = load("binarized-digits", data_dir=None)
+    dataset = load("binarized-digits", data_dir=None, binarize=None)
     images = np.concatenate([dataset.train, dataset.valid, dataset.test])
     surely_black, surely_white = grey == 0, grey == 1
     assert images.sum(axis=0)[surely_black.all(axis=0)].sum() == 0
@@ -324,18 +324,18 @@ def test_other_digits_are_refused(monkeypatch):
     changed[0, 0] = 16 - changed[0, 0]
     monkeypatch.setattr(data, "grey_digits", lambda: changed)
     with pytest.raises(UserError, match=r"scikit-learn's digits, or NumPy.*has changed; install"):
-        load("binarized-digits", data_dir=None)
+        load("binarized-digits", data_dir=None, binarize=None)
 
 
 def test_without_scikit_learn_there_are_no_digits(monkeypatch):
     monkeypatch.setattr(data, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"inside scikit-learn, and it isn't here: install"):
-        load("binarized-digits", data_dir=None)
+        load("binarized-digits", data_dir=None, binarize=None)
 
 
 def test_another_name_is_refused():
     with pytest.raises(UserError, match=r"no data set 'mnist'; choose from binarized-mnist, binarized-digits, .*\.h5"):
-        load("mnist", data_dir=None)
+        load("mnist", data_dir=None, binarize=None)
 
 
 def test_no_framework_is_imported():
@@ -359,7 +359,7 @@ def write_h5(path, splits, **attributes):
 def test_hdf5_of_any_number_type(tmp_path, dtype):
     splits = random_splits(pixels=12)
     name = write_h5(tmp_path / "mine.h5", {split: images.astype(dtype) for split, images in splits.items()})
-    dataset = load(name, data_dir=None)
+    dataset = load(name, data_dir=None, binarize=None)
     assert same(dataset, splits)
     assert dataset.train.dtype == np.uint8
     assert (dataset.name, dataset.sha256, dataset.pixels) == (name, content_sha256(splits), 12)
@@ -371,32 +371,33 @@ def test_hdf5_of_any_number_type(tmp_path, dtype):
 )
 def test_hdf5_image_shape(tmp_path, pixels, attributes, shape):
     name = write_h5(tmp_path / "mine.h5", random_splits(pixels=pixels), **attributes)
-    assert load(name, data_dir=None).image_shape == shape
+    assert load(name, data_dir=None, binarize=None).image_shape == shape
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (16,), (1, 4, 4), (-4, -4), (0, 16), (4.0, 4.0), "4x4", (2**32, 2**32)])
 def test_hdf5_with_a_wrong_image_shape(tmp_path, shape):
     name = write_h5(tmp_path / "mine.h5", random_splits(pixels=16), image_shape=shape)
     with pytest.raises(UserError, match=r"image_shape of .*mine\.h5 is .*product is 16"):
-        load(name, data_dir=None)
+        load(name, data_dir=None, binarize=None)
 
 
 def test_hdf5_with_one_image_a_split(tmp_path):
     splits = random_splits(pixels=3, sizes=(1, 1, 1))
-    assert same(load(write_h5(tmp_path / "mine.h5", splits), data_dir=None), splits)
+    assert same(load(write_h5(tmp_path / "mine.h5", splits), data_dir=None, binarize=None), splits)
 
 
 @pytest.mark.parametrize(
     ("split", "images", "message"),
     [
-        ("valid", None, "no data set 'valid'"),
+        ("valid", None, "no array 'valid'"),
         ("test", np.zeros(4, np.uint8), "'test' of .* has 1 axes"),
-        ("test", np.zeros((2, 2, 2), np.uint8), "'test' of .* has 3 axes"),
+        ("test", np.zeros((2, 2, 2, 1), np.uint8), "'test' of .* has 4 axes"),
+        ("test", np.zeros((2, 2, 2), np.uint8), r"differ in the shape .*\(train \[4\], valid \[4\], test \[2, 2\]\)"),
         ("test", np.uint8(1), "'test' of .* has 0 axes"),
         ("test", h5py.Empty("f"), "'test' of .* has 0 axes"),
         ("train", np.zeros((0, 4), np.uint8), r"'train' of .* is empty, \[0, 4\]"),
         ("train", np.zeros((4, 0), np.uint8), r"'train' of .* is empty, \[4, 0\]"),
-        ("valid", np.zeros((2, 5), np.uint8), r"differ in their pixels \(train 4, valid 5, test 4\)"),
+        ("valid", np.zeros((2, 5), np.uint8), r"differ in the shape of an image \(train \[4\], valid \[5\], test \[4\]\)"),
         ("valid", np.full((2, 4), 2), "'valid' of .* other than 0 and 1"),
         ("valid", np.full((2, 4), -1), "'valid' of .* other than 0 and 1"),
         ("valid", np.full((2, 4), 256), "'valid' of .* other than 0 and 1"),
@@ -413,25 +414,25 @@ def test_hdf5_with_one_wrong_split(tmp_path, split, images, message):
     else:
         splits[split] = images
     with pytest.raises(UserError, match=message):
-        load(write_h5(tmp_path / "mine.h5", splits), data_dir=None)
+        load(write_h5(tmp_path / "mine.h5", splits), data_dir=None, binarize=None)
 
 
 def test_hdf5_group_in_place_of_a_split(tmp_path):
     splits = random_splits(pixels=4)
     name = write_h5(tmp_path / "mine.h5", {"train": splits["train"], "valid": splits["valid"], "test/a": splits["test"]})
-    with pytest.raises(UserError, match="no data set 'test'"):
-        load(name, data_dir=None)
+    with pytest.raises(UserError, match="no array 'test'"):
+        load(name, data_dir=None, binarize=None)
 
 
 def test_hdf5_missing_or_another_format(tmp_path):
     with pytest.raises(UserError, match=r"no file .*mine\.h5"):
-        load(str(tmp_path / "mine.h5"), data_dir=None)
+        load(str(tmp_path / "mine.h5"), data_dir=None, binarize=None)
     (tmp_path / "folder.h5").mkdir()
     with pytest.raises(UserError, match="no file"):
-        load(str(tmp_path / "folder.h5"), data_dir=None)
+        load(str(tmp_path / "folder.h5"), data_dir=None, binarize=None)
     (tmp_path / "mine.h5").write_text("0 1 0\n")
     with pytest.raises(UserError, match="not a readable HDF5 file"):
-        load(str(tmp_path / "mine.h5"), data_dir=None)
+        load(str(tmp_path / "mine.h5"), data_dir=None, binarize=None)
 
 
 @pytest.mark.parametrize(
@@ -448,15 +449,15 @@ def test_hdf5_that_may_not_be_read_or_claims_more_than_there_is(tmp_path, monkey
     name = write_h5(tmp_path / "mine.h5", random_splits(pixels=4))
     monkeypatch.setattr(h5py, "is_hdf5", refuse)
     with pytest.raises(UserError, match=message):
-        load(name, data_dir=None)
+        load(name, data_dir=None, binarize=None)
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
 def test_hdf5_truncated(tmp_path, kept):
     name = write_h5(tmp_path / "mine.h5", random_splits(pixels=64, sizes=(500, 100, 100)))
     os.truncate(name, int(kept * os.path.getsize(name)))
-    with pytest.raises(UserError, match=r"mine\.h5 is a truncated or damaged HDF5 file") as caught:
-        load(name, data_dir=None)
+    with pytest.raises(UserError, match=r"mine\.h5 is a truncated or damaged \.h5 file") as caught:
+        load(name, data_dir=None, binarize=None)
     assert "\n" not in str(caught.value)
 
 

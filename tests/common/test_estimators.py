@@ -137,6 +137,24 @@ def test_exactly_k_samples_of_exactly_these_images(samples: int) -> None:
     assert abs(result.log_px - (EXACT + np.log(np.exp(log_ratio).mean(0)).mean())) < 1e-12
 
 
+@pytest.mark.parametrize(("samples", "sizes"), [(1, [1]), (2, [1, 2]), (10, [1, 10]), (130, [1, 10, 100, 130])])
+def test_log_px_by_samples_is_that_of_the_first_samples_of_the_same(samples: int, sizes: list[int]) -> None:
+    model = LinearGaussian(X, a=0.7)
+    settings: dict[str, Any] = {"images": np.arange(50, dtype=np.int32), "samples": samples, "seed": 0}
+    settings |= {"image_batch": 7, "sample_block": 25}
+    values = estimators.per_image(model, None, **settings, report=lambda images: None)  # type: ignore[arg-type]
+    asked = len(model.asked)
+    log_w = np.concatenate(list(estimators.stream(model, None, **settings)), axis=1)  # type: ignore[arg-type]
+    assert len(model.asked) == 2 * asked, "one pass"
+    found = estimators.by_samples(values)
+    assert found["samples"] == sizes
+    for k, log_px, error in zip(*found.values(), strict=True):
+        of_images = estimators.log_mean_exp(log_w[:k])
+        assert (log_px, error) == (of_images.mean(), estimators.standard_error(of_images))
+    assert np.array_equal(values.log_px, estimators.log_mean_exp(log_w))
+    assert found["log_px"][-1] == estimators.summary(values).log_px
+
+
 @pytest.mark.parametrize(("image_batch", "sample_block"), [(50, 25), (1, 1), (49, 130), (1000, 1000), (3, 26)])
 def test_batches_and_blocks_change_nothing(image_batch: int, sample_block: int) -> None:
     """Not a bit: given the same log weights, an image's estimate is the same sum whatever they were streamed in."""

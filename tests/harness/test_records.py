@@ -182,6 +182,12 @@ def test_keys_that_came_later_may_be_missing(tmp_path: Path) -> None:
         (None, "trained", [{"backend": "jax"}]),
         (None, "changed", ["steps"]),
         (None, "peak_memory_bytes", "much"),
+        ("config", "model", {"latent_size": 2, "holes": 3}),
+        ("config", "training", None),
+        ("test", "by_samples", {"samples": [1], "log_px": ["-90"], "log_px_se": [0.1]}),
+        ("test", "by_samples", {"samples": [1], "log_px": [-90]}),
+        ("test", "per_image", {"file": "../elsewhere.npz", "sha256": "ab"}),
+        ("test", "per_image", {"file": "beside.npz"}),
         ("test", "elbo", "-90"),
         ("test", "elbo", True),
         ("curve", "elbo", -90.0),
@@ -226,6 +232,48 @@ def test_a_folder_is_read_in_the_order_of_names_without_files_being_written(tmp_
     (tmp_path / "notes.txt").write_text("{")
     assert [record["seed"] for record in records.read_all(tmp_path)] == [1, 10, 2]
     assert records.read_all(tmp_path / "absent") == []
+
+
+ARRAYS = {"image": np.array([3, 1]), "elbo": np.array([-90.5, -80.25]), "log_px": np.array([-88.5, -79.125])}
+
+
+def with_images(folder: Path) -> Path:
+    """A record with per-image results; its path."""
+    record = example()
+    record["test"]["per_image"] = records.write_per_image(ARRAYS, record, folder=folder)
+    return records.write(record, folder)
+
+
+def test_per_image_results_lie_beside_the_record(tmp_path: Path) -> None:
+    path = with_images(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, path.with_suffix(".npz").name}
+    found = records.per_image(path)
+    assert found is not None
+    assert {name: array.dtype.name for name, array in found.items()} == {
+        "image": "int32",
+        "elbo": "float32",
+        "log_px": "float32",
+    }
+    assert all(np.array_equal(found[name], ARRAYS[name]) for name in ARRAYS)
+    assert len(records.read_all(tmp_path)) == 1
+    assert records.per_image(records.write(example(seed=1), tmp_path)) is None
+
+
+@pytest.mark.parametrize("change", ["removed", "altered", "another run's", "a pickle"])
+def test_other_per_image_results_are_refused_and_the_record_is_read(tmp_path: Path, change: str) -> None:
+    path = with_images(tmp_path)
+    file = path.with_suffix(".npz")
+    if change == "removed":
+        file.unlink()
+    elif change == "altered":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif change == "another run's":
+        records.write_per_image(ARRAYS | {"elbo": np.array([-90.5, -80.0])}, example(), folder=tmp_path)
+    else:
+        np.savez(file, **{name: np.array([{}]) for name in ARRAYS})
+    with pytest.raises(UserError, match=rf"{file.name}.*bring the file back"):
+        records.per_image(path)
+    assert records.read_all(tmp_path)[0]["test"]["elbo"] == -94.414
 
 
 @pytest.mark.parametrize("path", [pytest.param(p, id=p.name) for p in sorted(records.RECORDS.glob("*.json"))])

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("absent")
 
 def checkpoint_of(family: str, **settings: object) -> Checkpoint:
     """A model with random weights on the digits, as TensorFlow would have trained it after PyTorch."""
-    digits = data.load("binarized-digits", data_dir=None)
+    digits = data.load("binarized-digits", data_dir=None, binarize=None)
     config = Config().replace(image_shape=(8, 8), latent_size=2, hidden_size=8, variational=family, **settings)
     draws = np.random.default_rng(0)
     values = {name: 0.1 * draws.normal(size=shape) for name, shape in parameters.shapes(config.model).items()}
@@ -74,7 +74,7 @@ def test_every_backend_scores_it_alike_on_noise_of_its_own(
     flow: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = checkpoints.load(flow)
-    config, test = checkpoint.config, data.load("binarized-digits", data_dir=None).test
+    config, test = checkpoint.config, data.load("binarized-digits", data_dir=None, binarize=None).test
     log_px = {}
     for name in BACKENDS:
         session = load(name).score(config, checkpoint.selected())

@@ -23,7 +23,7 @@ VARIANTS = ablation.variants()
 
 @pytest.fixture
 def held_out(tmp_path: Path) -> Path:
-    dataset = data.load("binarized-digits", data_dir=None)
+    dataset = data.load("binarized-digits", data_dir=None, binarize=None)
     ablation.on_validation(dataset, images=20, path=tmp_path / "validation.h5")
     return tmp_path / "validation.h5"
 
@@ -66,7 +66,10 @@ def test_every_fault_is_a_mutation_of_its_backend() -> None:
 
 
 def test_the_judges_are_validation_images(held_out: Path) -> None:
-    whole, judged = data.load("binarized-digits", data_dir=None), data.load(str(held_out), data_dir=None)
+    whole, judged = (
+        data.load("binarized-digits", data_dir=None, binarize=None),
+        data.load(str(held_out), data_dir=None, binarize=None),
+    )
     assert np.array_equal(judged.train, whole.train)
     assert np.array_equal(judged.valid, whole.valid)
     places = {image.tobytes(): i for i, image in enumerate(whole.valid)}
@@ -141,7 +144,10 @@ def test_faulty_code_trains_and_claims_and_right_code_judges_its_weights(
 def test_the_judge_tests_the_weights_of_the_checkpoint(tmp_path: Path, held_out: Path) -> None:
     asked = ablation.Arguments(steps=2, samples=25, results=tmp_path)
     job = ablation.job_of(
-        VARIANTS["ancestor-pytorch mean-field as it is"], asked, seed=0, dataset=data.load(str(held_out), data_dir=None)
+        VARIANTS["ancestor-pytorch mean-field as it is"],
+        asked,
+        seed=0,
+        dataset=data.load(str(held_out), data_dir=None, binarize=None),
     )
     record = runs.run(job, import_s=0.0)
     assert ablation.judged(job.as_json()) == record["test"]
@@ -166,7 +172,7 @@ def test_the_clock_times_each_job_in_turns(tmp_path: Path, held_out: Path, monke
     monkeypatch.setattr(ablation, "Bench", Watched)
     asked = ablation.Arguments(results=tmp_path)
     members = [VARIANTS[f"ancestor-pytorch mean-field {name}"] for name in (AS_IT_IS, "width")]
-    dataset = data.load(str(held_out), data_dir=None)
+    dataset = data.load(str(held_out), data_dir=None, binarize=None)
     jobs = [ablation.job_of(variant, asked, seed=0, dataset=dataset) for variant in members]
     found = ablation.clock([job.as_json() for job in jobs])
     assert turns == [256, 512] * 3, "the first compiles"

@@ -117,7 +117,7 @@ class Recorder:
 
 def test_a_run_that_stops_early_is_the_first_steps_of_the_whole_one() -> None:
     config = QUICK.replace(image_shape=(8, 8), noise="shared", steps=60, warm_up=40, chunk=25, validation_interval=30)
-    dataset = data.load("binarized-digits", data_dir=None)
+    dataset = data.load("binarized-digits", data_dir=None, binarize=None)
     whole, parts = Recorder(), Recorder()
     saved: list[int] = []
 

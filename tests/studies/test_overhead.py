@@ -40,7 +40,7 @@ SEEDS: dict[str, Callable[[], None]] = {"pytorch": seed_pytorch, "jax": lambda: 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_bare_loop_learns_what_our_loop_learns(backend: str) -> None:
-    digits = data.load("binarized-digits", data_dir=None)
+    digits = data.load("binarized-digits", data_dir=None, binarize=None)
     config = preset("quick").replace(
         image_shape=(8, 8), hidden_size=32, latent_size=4, learning_rate=3e-3, steps=800, warm_up=0
     )

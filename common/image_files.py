@@ -1,0 +1,148 @@
+"""Images of one's own: train, valid and test from an .h5, .npz or .npy file."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from common.config import square_or_row
+from common.errors import UserError
+from common.files import DAMAGED_HDF5
+from common.noise import ARRAY_SPLIT, generator
+
+Splits = dict[str, np.ndarray]  # "train", "valid", "test" → [images, pixels]
+
+SPLITS = ("train", "valid", "test")
+IN_MEMORY = "arrays in memory"  # in place of a file's path
+ARRAY_SEED = 0  # not a run's seed: runs of several seeds train on the same images
+
+
+def read(path: Path) -> tuple[Splits, tuple[int, int]]:
+    """(train, valid and test, each [images, pixels] of the file's number type; rows and columns of an image).
+
+    .h5 and .npz: the arrays `train`, `valid` and `test`, each [images, pixels] or [images, rows, columns]. Where they have two
+    axes, the attribute (.npz: the array) `image_shape` says rows and columns; without it a square if that fits, else one row.
+    .npy: one such array, see `parts`.
+
+    Raises `UserError` for a file that is missing, damaged, holds Python objects, or isn't so.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"There is no file {path}; give the place of an .h5, .npz or .npy file as --data.")
+    try:
+        arrays, stated = READERS[path.suffix](path)
+    except PermissionError as error:
+        raise UserError(f"Cannot read {path} ({error.strerror}); make the file readable.") from error
+    except (*DAMAGED_HDF5, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split())  # it can have several lines
+        raise UserError(f"{path} is a truncated or damaged {path.suffix} file ({reason}); write it again.") from error
+    return _flat(arrays, stated, path=path)
+
+
+def of_arrays(images: np.ndarray | Mapping[str, Any]) -> tuple[Splits, tuple[int, int]]:
+    """As `read`, from arrays in memory: one as in an .npy file, or several by name as in an .npz file."""
+    path = Path(IN_MEMORY)
+    if isinstance(images, Mapping):
+        found = {name: np.asarray(array) for name, array in images.items()}
+        return _flat(_by_name(found, path=path), found.get("image_shape"), path=path)
+    return _flat(_divided(images, path=path), None, path=path)
+
+
+def _flat(arrays: Splits, stated: Any, *, path: Path) -> tuple[Splits, tuple[int, int]]:
+    shapes = {split: arrays[split].shape[1:] for split in SPLITS}
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{split} {list(shape)}" for split, shape in shapes.items())
+        raise UserError(f"The splits of {path} differ in the shape of an image ({listed}); give all three the same.")
+    image_shape = _image_shape(stated, shape=shapes["train"], path=path)
+    return {split: images.reshape(len(images), -1) for split, images in arrays.items()}, image_shape
+
+
+def parts(images: np.ndarray) -> Splits:
+    """One array's images as valid and test, a tenth of the images each, rounded down, and train, the rest.
+
+    Images are taken in the order of rising u [images], uniform on [0, 1): first valid, then test, then train.
+    """
+    order = np.argsort(generator(ARRAY_SEED, ARRAY_SPLIT).random(len(images)), kind="stable")
+    tenth = len(images) // 10
+    return {"train": images[order[2 * tenth :]], "valid": images[order[:tenth]], "test": images[order[tenth : 2 * tenth]]}
+
+
+def _h5(path: Path) -> tuple[Splits, Any]:
+    if not h5py.is_hdf5(path):
+        raise UserError(f"{path} is not a readable HDF5 file; write it again, with h5py for example.")
+    with h5py.File(path, "r") as file:
+        found = {split: stored if isinstance(stored := file.get(split), h5py.Dataset) else None for split in SPLITS}
+        return {split: _numbers(found[split], f"'{split}'", path=path) for split in SPLITS}, file.attrs.get("image_shape")
+
+
+def _npz(path: Path) -> tuple[Splits, Any]:
+    with path.open("rb") as opened:
+        found = np.load(opened, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            raise UserError(f"{path} holds one array; write it with numpy.savez, or name it .npy.")
+        return _by_name(found, path=path), found.get("image_shape")
+
+
+def _by_name(arrays: Mapping[str, Any], *, path: Path) -> Splits:
+    return {split: _numbers(arrays.get(split), f"'{split}'", path=path) for split in SPLITS}
+
+
+def _npy(path: Path) -> tuple[Splits, Any]:
+    with path.open("rb") as opened:
+        found = np.load(opened, allow_pickle=False)
+    if not isinstance(found, np.ndarray):
+        raise UserError(f"{path} holds several arrays; name it .npz.")
+    return _divided(found, path=path), None
+
+
+def _divided(stored: Any, *, path: Path) -> Splits:
+    """`parts` of one array. Raises `UserError` for too few images."""
+    images = _numbers(stored, "The array", path=path)
+    if len(images) < 10:
+        raise UserError(f"{path} has {len(images)} images; valid and test are a tenth each, so it needs at least 10.")
+    return parts(images)
+
+
+READERS: dict[str, Callable[[Path], tuple[Splits, Any]]] = {".h5": _h5, ".npz": _npz, ".npy": _npy}
+
+
+def _numbers(stored: Any, name: str, *, path: Path) -> np.ndarray:
+    """The values of a stored array, None for a missing one. Its type and shape are checked before the values are read.
+
+    Raises `UserError` for an array that is missing, empty, not of numbers, or of another number of axes.
+    """
+    if stored is None:
+        raise UserError(f"{path} has no array {name}; it needs train, valid and test, each [images, pixels].")
+    if stored.ndim not in (2, 3):
+        raise UserError(
+            f"{name} of {path} has {stored.ndim} axes; it must have two, [images, pixels], or three, [images, rows, columns]."
+        )
+    if 0 in stored.shape:
+        raise UserError(f"{name} of {path} is empty, {list(stored.shape)}; it needs at least one image of one pixel.")
+    if stored.dtype.kind not in "biuf":
+        raise UserError(f"{name} of {path} has type {stored.dtype}; it must be an integer, boolean or float type.")
+    values: np.ndarray = stored[...]
+    return values
+
+
+def _image_shape(stated: Any, *, shape: tuple[int, ...], path: Path) -> tuple[int, int]:
+    """Rows and columns from the file's image_shape, or None, and an image's [pixels] or [rows, columns].
+
+    Raises `UserError` where image_shape isn't two sizes of so many pixels, or other rows and columns than the images have.
+    """
+    pixels = int(np.prod(shape))
+    if stated is None:
+        return (shape[0], shape[1]) if len(shape) == 2 else square_or_row(pixels)
+    sizes = np.asarray(stated)
+    if sizes.shape != (2,) or sizes.dtype.kind not in "iu" or sizes.min() < 1 or int(sizes[0]) * int(sizes[1]) != pixels:
+        raise UserError(f"The image_shape of {path} is {stated}; it must be two integers whose product is {pixels}.")
+    rows, columns = int(sizes[0]), int(sizes[1])
+    if len(shape) == 2 and shape != (rows, columns):
+        raise UserError(f"The image_shape of {path} is {rows} × {columns}, but its images are {shape[0]} × {shape[1]}.")
+    return rows, columns
