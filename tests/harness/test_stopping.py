@@ -133,32 +133,43 @@ def test_a_run_in_its_own_process_that_gets_a_signal_goes_on(tmp_path: Path, bac
     assert_same_run(tmp_path / "halves", tmp_path / "whole")
 
 
-def stubborn(_: None) -> None:
-    """A process that ignores SIGTERM."""
+def stubborn(children: int) -> None:
+    """A process that ignores SIGTERM, as its children do."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for _ in range(children):
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     print("started", file=sys.stderr, flush=True)
     time.sleep(60)
 
 
-COMMAND = f"""
+IN_A_NOTEBOOK = f"""
+from benchmarks.harness import processes
+processes.ask("{__name__}:stubborn", 0, title="stubborn")
+"""
+AS_A_COMMAND = f"""
 from benchmarks.harness import processes, stopping
 stopping.watch(again=True)
-processes.ask("{__name__}:stubborn", None, title="stubborn")
+processes.ask("{__name__}:stubborn", 1, title="stubborn")
 """
 
 
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_second_signal_ends_at_once(first: signal.Signals) -> None:
-    with subprocess.Popen([sys.executable, "-c", COMMAND], stderr=subprocess.PIPE, text=True) as process:
+@pytest.mark.parametrize(
+    ("code", "first"),
+    [(IN_A_NOTEBOOK, signal.SIGINT), *((AS_A_COMMAND, number) for number in stopping.SIGNALS)],
+    ids=["notebook", *(number.name for number in stopping.SIGNALS)],
+)
+def test_a_second_signal_ends_at_once(code: str, first: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "started\n"
-        (child,) = psutil.Process(process.pid).children()
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert len(started) == (1 if code == IN_A_NOTEBOOK else 2)
         process.send_signal(first)
         time.sleep(0.5)
         assert process.poll() is None, "it waits for what it has started"
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) != 0
-        assert psutil.wait_procs([child], timeout=10)[1] == []
+        assert psutil.wait_procs(started, timeout=10)[1] == []
 
 
 def mask(_: None) -> bool:
