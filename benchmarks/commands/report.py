@@ -29,20 +29,21 @@ SEED = 0  # of the images and latents that are drawn
 def main(arguments: list[str]) -> int:
     @dataclasses.dataclass
     class Report:
-        folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help="Folders with records.")] = (
-            Path("results"),
-        )
+        folders: Annotated[
+            tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER…", help="Folders of records, or records.")
+        ] = (Path("results"),)
         output: Annotated[Path | None, tyro.conf.arg(help="The page; FOLDER/report.html by default.")] = None
         pictures: Annotated[bool, tyro.conf.arg(help="Pictures and posteriors from the checkpoints, seconds each.")] = True
         data_dir: cli.DataDir = None
 
     asked = cli.parse(Report, arguments, command="report", description="One HTML page of the runs in folders.")
     found = records.given(asked.folders)
-    output = asked.output or asked.folders[0] / "report.html"
+    folders = list(dict.fromkeys(path.parent for path in found))
+    output = asked.output or folders[0] / "report.html"
     cli.writable(output.parent)
     runs = sweeps.runs(list(found.values()), folders=[str(path.parent) for path in found])
-    seen, missing = look(runs, data_dir=asked.data_dir) if asked.pictures else ({}, "The page was made with --no-pictures.")
-    page = content.page(runs, scores=scores(runs), looks=seen, parity=parity(asked.folders), missing=missing)
+    seen, missing = look(runs, data_dir=asked.data_dir) if asked.pictures else ({}, ["The page was made with --no-pictures."])
+    page = content.page(runs, scores=scores(runs), looks=seen, parity=parity(folders), missing=missing)
     text = render.html(page)
     write_text(output, text)
     print(f"Wrote {output} ({len(text.encode()) / 1e6:.1f} MB): open it in a browser.")
@@ -59,13 +60,14 @@ def scores(runs: Sequence[Run]) -> dict[int, Scores]:
     return found
 
 
-def look(runs: Sequence[Run], *, data_dir: Path | None) -> tuple[dict[int, looks.Look], str]:
-    """(a look at each run whose checkpoint is there, by its place in `runs`; why other runs have none, in sentences)."""
+def look(runs: Sequence[Run], *, data_dir: Path | None) -> tuple[dict[int, looks.Look], list[str]]:
+    """(a look at each run whose checkpoint is there, by its place in `runs`; why other runs have none, a sentence each)."""
     paths = {i: Path(run.what["folder"]) / records.checkpoint_name_of(run.record) for i, run in enumerate(runs)}
     there = {i: path for i, path in paths.items() if path.exists()}
     missing = []
     if len(there) < len(runs):
-        missing.append(f"No checkpoint lies beside {len(runs) - len(there)} of {len(runs)} records.")
+        lacking = f"{len(runs) - len(there)} of these {len(runs)} records" if there else "these records"
+        missing.append(f"No checkpoint lies beside {lacking}.")
     if len(there) > MOST_LOOKED_AT:
         missing.append(f"Pictures are of the first {MOST_LOOKED_AT} runs.")
     seen: dict[int, looks.Look] = {}
@@ -75,7 +77,7 @@ def look(runs: Sequence[Run], *, data_dir: Path | None) -> tuple[dict[int, looks
             seen[i] = looks.of(path, images=content.ACROSS, samples=2 * content.ACROSS, seed=SEED, data=None, data_dir=data_dir)
         except UserError as error:
             missing.append(f"{path.name}: {error}")
-    return seen, " ".join(missing)
+    return seen, missing
 
 
 def parity(folders: Sequence[Path]) -> Parity | None:

@@ -314,13 +314,23 @@ def read_all(folder: Path) -> list[Record]:
 def found(folder: Path) -> dict[Path, Record]:
     """Path → record of every record of a folder, in the order of file names; {} where there is no folder.
 
+    Reports, which `parity` and studies write into a results folder too, are passed over.
     Raises `UserError` as `read` does, and for a file that isn't named by `name_of`: a copy would be a second row.
     """
-    records = {path: read(path) for path in sorted(folder.glob("[!.]*.json"))}  # a dot: being written
+    paths = sorted(folder.glob("[!.]*.json"))  # a dot: being written
+    records = {path: read(path) for path in paths if not _is_report(path)}
     for path, record in records.items():
         if path.name != name_of(record):
             raise UserError(f"The record {path} is that of {name_of(record)}; give it this name, or remove it.")
     return records
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # `read` says so
+        return False
+    return isinstance(content, dict) and content.get("report") == path.stem
 
 
 def _refuse(constant: str) -> None:

@@ -286,9 +286,9 @@ def run(job: Job, *, import_s: float) -> records.Record:
     train(job, session, checkpoint, dataset=dataset, title=title, keep=keep, between=floor.measure)
     record["environment"]["round_trip_after_ns"] = cores.round_trip()
     began = time.perf_counter()
-    test = scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=Progress(title))
-    means = estimators.summary(test)
-    events.tell("result", step=checkpoint.selected_step(), elbo=means.elbo, log_px=means.log_px)
+    of_images = scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=Progress(title))
+    test = estimators.summary(of_images)
+    events.tell("result", step=checkpoint.selected_step(), elbo=test.elbo, log_px=test.log_px)
     record |= {
         "status": "ok",
         "reason": None,
@@ -301,12 +301,12 @@ def run(job: Job, *, import_s: float) -> records.Record:
         | {"programs_compiled": None if first_step else protocol.probes(job.backend).programs_compiled()}
         | {"import_s": import_s, "setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
         "peak_memory_bytes": memory.peak(),
-        "test": dataclasses.asdict(means) | {"by_samples": estimators.by_samples(test)},
+        "test": dataclasses.asdict(test) | {"by_samples": estimators.by_samples(of_images)},
     }
     record["environment"] = environment.ended(record["environment"])
     record["environment"]["threads"]["process"] = environment.own_threads()
-    of_images = {"image": test.image, "elbo": test.elbo, "log_px": test.log_px}
-    record["test"]["per_image"] = records.write_per_image(of_images, record, folder=Path(job.results))
+    arrays = {name: getattr(of_images, name) for name in records.PER_IMAGE}
+    record["test"]["per_image"] = records.write_per_image(arrays, record, folder=Path(job.results))
     records.write(record, Path(job.results))
     return record
 

@@ -8,6 +8,7 @@ the same image where both runs kept them. Nothing is said of runs that can't be 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import statistics
@@ -24,6 +25,7 @@ from common.protocol import BACKENDS
 
 NAMES = dict(zip(BACKENDS, ("PyTorch", "JAX", "TensorFlow"), strict=True))
 LEVEL = 0.05  # the chance that a sentence calls noise a difference
+MANY = 6  # setups from which a sentence counts them, rather than one sentence a setup
 NOTABLE = 1.15  # a ratio of speeds from which it is said as "1.2 times", below as "5% more"
 WORDS = {2: "two", 3: "three"}
 
@@ -58,7 +60,7 @@ def setup(record: Record) -> dict[str, str]:
     return {
         "data set": records.data_name(record["dataset"]),
         "preset": record["preset"],
-        "settings": records.changes(record),
+        "settings": records.changes(record) or "preset's settings",
         "device": record["device"],
         "precision": record["precision"],
         "family": record["variational"],
@@ -66,36 +68,64 @@ def setup(record: Record) -> dict[str, str]:
 
 
 def of(found: Sequence[Scored]) -> list[Finding]:
-    """The findings, a setup at a time, then what the flow gains and what is best; [] where nothing can be compared."""
+    """The findings: the backends in each setup, or in how many of MANY; what the flow gains; what is best."""
     done = [one for one in found if one[0]["status"] == "ok" and one[0]["test"]["log_px"] is not None]
     if not done:
         return []
     varying = [name for name in setup(done[0][0]) if len({setup(record)[name] for record, _ in done}) > 1]
-    levels: tuple[tuple[Callable[[Sequence[Scored]], str], tuple[str, ...]], ...] = (
-        (backends, tuple(varying)),
-        (gain, tuple(name for name in varying if name != "family")),
-        (best, tuple(name for name in varying if name == "data set")),
+    setups = grouped(done, varying)
+    result = [Finding(about="", sentence=overview(list(setups.values())))]
+    levels: tuple[tuple[Callable[[Sequence[Scored]], str], list[str]], ...] = (
+        (best, [name for name in varying if name == "data set"]),
+        (gain, [name for name in varying if name != "family"]),
+        (backends, varying),
     )
-    result = []
     for sentence_of, names in levels:
-        groups: dict[str, list[Scored]] = {}
-        for one in done:
-            groups.setdefault(json.dumps([*(setup(one[0])[name] for name in names), one[0]["dataset"]["sha256"]]), []).append(
-                one
-            )
-        said = [(setup(runs[0][0]), sentence_of(runs)) for runs in groups.values()]
-        result += [
-            Finding(about=", ".join(what[name] for name in names if what[name]), sentence=sentence)
-            for what, sentence in said
-            if sentence
-        ]
-    return result
+        said = {about: sentence_of(runs) for about, runs in grouped(done, names).items()}
+        result += [Finding(about=about, sentence=sentence) for about, sentence in said.items() if sentence]
+    return [finding for finding in result if finding.sentence]
+
+
+def grouped(runs: Sequence[Scored], names: Sequence[str]) -> dict[str, list[Scored]]:
+    """The runs that agree in the data and in these parts of `setup`, by these parts in words."""
+    groups: dict[tuple[str, ...], list[Scored]] = {}
+    for one in runs:
+        what = setup(one[0])
+        groups.setdefault((*(what[name] for name in names), one[0]["dataset"]["sha256"] or ""), []).append(one)
+    return {", ".join(filter(None, key[:-1])): own for key, own in groups.items()}
 
 
 def backends(runs: Sequence[Scored]) -> str:
     """`speed` and `agreement` of one setup's runs, in a sentence."""
-    said = "; ".join(filter(None, [speed([record for record, _ in runs]), agreement(runs)]))
-    return f"{said[0].upper()}{said[1:]}." if said else ""
+    return _sentence([str(part) for part in (speed([record for record, _ in runs]), agreement(runs)) if part])
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def overview(setups: Sequence[Sequence[Scored]]) -> str:
+    """In how many setups which backend is the fastest, and in how many the backends agree."""
+    speeds = [one for runs in setups if (one := speed([record for record, _ in runs]))]
+    agreements = [each for runs in setups if (each := agreement(runs))]
+    if max(len(speeds), len(agreements)) < MANY:
+        return ""
+    said = []
+    if clear := [found for found in speeds if found.clear]:
+        counts = {name: n for name in BACKENDS if (n := sum(found.fastest == name for found in clear))}
+        first, *others = sorted(counts, key=counts.__getitem__, reverse=True)
+        where = "".join(f", {NAMES[name]} in {counts[name]}" for name in others)
+        least, most = (f"{end(found.ratio for found in clear):.1f}" for end in (min, max))
+        times = f"{least} to {most} times the speed of the slowest"
+        said.append(f"of {len(speeds)} setups {NAMES[first]} trains fastest in {counts[first]}{where}, at {times}")
+    if agreements:
+        agreeing = sum(not found.beyond_noise for found in agreements)
+        said.append(
+            f"log p(x) differs by no more than noise in {agreeing} of {len(agreements)} "
+            f"(where nothing differs, 1 in {1 / LEVEL:.0f} would by chance)"
+        )
+    return _sentence(said)
 
 
 def machine(record: Record) -> str:
@@ -105,44 +135,72 @@ def machine(record: Record) -> str:
     return json.dumps([hardware.get("cpu"), hardware.get("vectors"), hardware.get("gpu"), threads.get("cores")])
 
 
-def speed(runs: Sequence[Record]) -> str:
-    """The fastest backend beside the slowest, each by the median over its seeds, where their middle halves don't overlap."""
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """The fastest backend beside the slowest; `clear`: the middle halves of their chunks don't overlap."""
+
+    fastest: str
+    slowest: str
+    ratio: float
+    clear: bool
+    backends: int
+
+    def __str__(self) -> str:
+        if not self.clear:
+            return f"the {WORDS[self.backends]} train equally fast, within the spread of their chunks"
+        if self.ratio < NOTABLE:
+            return f"{NAMES[self.fastest]} trains {self.ratio - 1:.0%} more examples a second than {NAMES[self.slowest]} here"
+        return f"{NAMES[self.fastest]} trains {self.ratio:.1f} times as many examples a second as {NAMES[self.slowest]} here"
+
+
+def speed(runs: Sequence[Record]) -> Speed | None:
+    """Each backend by the median over its seeds; None where fewer than two were timed, or on several machines."""
     timed = [run for run in runs if run["timing"]["examples_per_s"] and run["timing"]["examples_per_s_iqr"] is not None]
     rates = {name: [run["timing"] for run in timed if run["backend"] == name] for name in BACKENDS}
     middles = {name: statistics.median(rate["examples_per_s"] for rate in own) for name, own in rates.items() if own}
     if len(middles) < 2 or len({machine(run) for run in timed}) > 1:
-        return ""
+        return None
     slowest, fastest = min(middles, key=middles.__getitem__), max(middles, key=middles.__getitem__)
     above = max(rate["examples_per_s"] + rate["examples_per_s_iqr"] / 2 for rate in rates[slowest])
     below = min(rate["examples_per_s"] - rate["examples_per_s_iqr"] / 2 for rate in rates[fastest])
-    if above >= below:
-        return f"the {WORDS[len(middles)]} train equally fast, within the spread of their chunks"
     ratio = middles[fastest] / middles[slowest]
-    times = f"{ratio:.1f} times as many" if ratio >= NOTABLE else f"{ratio - 1:.0%} more"
-    than = "as" if ratio >= NOTABLE else "than"
-    return f"{NAMES[fastest]} trains {times} examples a second {than} {NAMES[slowest]} here"
+    return Speed(fastest=fastest, slowest=slowest, ratio=ratio, clear=above < below, backends=len(middles))
 
 
-def agreement(runs: Sequence[Scored]) -> str:
-    """The largest difference of log p(x) between two backends, and whether it is noise."""
-    trained = {name: own for name in BACKENDS if (own := [run for run in runs if run[0]["backend"] == name])}
-    gaps = {pair: gap for pair in combinations(trained, 2) if (gap := difference(*(trained[name] for name in pair)))}
-    if not gaps:
-        return ""
-    beyond = [pair for pair, gap in gaps.items() if gap.beyond_noise(of=len(gaps))]
-    pair = max(beyond or gaps, key=lambda pair: abs(gaps[pair].nats))
-    most = gaps[pair]
-    if not beyond:
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """The largest difference of log p(x) between two backends, `higher` minus `lower`; of those beyond noise where one is."""
+
+    higher: str
+    lower: str
+    gap: Difference
+    beyond_noise: bool
+    backends: int
+
+    def __str__(self) -> str:
+        gap = self.gap
+        if not self.beyond_noise:
+            return (
+                f"the {WORDS[self.backends]} agree within {gap.nats:.2f} nats of log p(x), which is noise "
+                f"(its standard error over {gap.over} is {gap.error:.2f})"
+            )
+        reason = "" if gap.over == "seeds" else "; with one seed each, the seeds can be the reason"
         return (
-            f"the {WORDS[len(trained)]} agree within {abs(most.nats):.2f} nats of log p(x), which is noise "
-            f"(its standard error over {most.over} is {most.error:.2f})"
+            f"log p(x) of {NAMES[self.higher]} is {gap.nats:.2f} ± {gap.error:.2f} nats above that of {NAMES[self.lower]}, "
+            f"more than noise over {gap.over}{reason}"
         )
-    lower, higher = pair if most.nats > 0 else pair[::-1]
-    reason = "" if most.over == "seeds" else "; with one seed each, the seeds can be the reason"
-    return (
-        f"log p(x) of {NAMES[higher]} is {abs(most.nats):.2f} ± {most.error:.2f} nats above that of {NAMES[lower]}, "
-        f"more than noise over {most.over}{reason}"
-    )
+
+
+def agreement(runs: Sequence[Scored]) -> Agreement | None:
+    trained = {name: own for name in BACKENDS if (own := [run for run in runs if run[0]["backend"] == name])}
+    found = {pair: gap for pair in combinations(trained, 2) if (gap := difference(*(trained[name] for name in pair)))}
+    if not found:
+        return None
+    beyond = [pair for pair, gap in found.items() if gap.beyond_noise(of=len(found))]
+    pair = max(beyond or found, key=lambda pair: abs(found[pair].nats))
+    lower, higher = pair if found[pair].nats > 0 else pair[::-1]
+    gap = dataclasses.replace(found[pair], nats=abs(found[pair].nats))
+    return Agreement(higher=higher, lower=lower, gap=gap, beyond_noise=bool(beyond), backends=len(trained))
 
 
 def gain(runs: Sequence[Scored]) -> str:
@@ -171,14 +229,11 @@ def best(runs: Sequence[Scored]) -> str:
         models.setdefault(json.dumps([setup(one[0]), one[0]["backend"]]), []).append(one)
     means = {key: statistics.fmean(one["test"]["log_px"] for one, _ in own) for key, own in models.items()}
     first = max(means, key=means.__getitem__)
-    gaps = [difference(models[first], own) for key, own in models.items() if key != first]
-    if None in gaps:
-        return ""
-    near = sum(not gap.beyond_noise(of=len(gaps)) for gap in gaps if gap)
-    what = setup(models[first][0][0])
-    said = ", ".join(
-        filter(None, [what["preset"], what["settings"], f"{NAMES[models[first][0][0]['backend']]} {what['family']}"])
-    )
+    gaps = [gap for key, own in models.items() if key != first and (gap := difference(models[first], own))]
+    near = sum(not gap.beyond_noise(of=len(gaps)) for gap in gaps)
+    record = models[first][0][0]
+    what = setup(record)
+    said = f"{what['preset']}, {what['settings']}, {NAMES[record['backend']]} {what['family']}"
     others = f"{near or 'none'} of the {len(gaps)} other models {'is' if near <= 1 else 'are'} within noise of it"
     return f"The highest log p(x) is {means[first]:.2f} ({said}); {others}."
 
@@ -206,7 +261,7 @@ def difference(first: Sequence[Scored], second: Sequence[Scored]) -> Difference 
         gap = pairs.difference(one, other, scores=(of_one, of_other)).get("log_px")
         if gap is None or gap.error is None:
             return None
-        return Difference(nats=gap.mean, error=gap.error, over="test images" + (" in pairs" if gap.paired else ""))
+        return Difference(nats=gap.mean, error=gap.error, over="pairs of test images" if gap.paired else "test images")
     values = [[record["test"]["log_px"] for record, _ in runs] for runs in (first, second)]
     parts = [statistics.variance(own) / len(own) for own in values]
     error = math.sqrt(sum(parts))

@@ -31,7 +31,7 @@ def write_data(folder: Path, **more: np.ndarray) -> str:
 
 def write_checkpoint(folder: Path, family: str, *, name: str = "a.h5", **settings: object) -> Path:
     config = small(family, **settings)
-    dataset = data.load(write_data(folder), data_dir=None)
+    dataset = data.load(write_data(folder), data_dir=None, binarize=None)
     checkpoint = Checkpoint(config, "pytorch", "quick", dataset.name, dataset.sha256, random_state(config))
     checkpoint.history = {"valid_step": [0], "valid_elbo": [-9.5]}
     checkpoints.save(checkpoint, folder / name)
@@ -48,7 +48,7 @@ def taken(path: Path) -> tuple[Look, protocol.Scorer, data.Dataset]:
     """In this process: the checkpoint's look, its scorer and its data set."""
     checkpoint = checkpoints.load(path)
     scorer = protocol.load("pytorch").score(checkpoint.config, checkpoint.selected())
-    dataset = data.load(checkpoint.dataset, data_dir=None)
+    dataset = data.load(checkpoint.dataset, data_dir=None, binarize=None)
     return looks.take(scorer, checkpoint, dataset=dataset, step=0, **SETTINGS), scorer, dataset
 
 
@@ -167,9 +167,7 @@ def test_other_data_and_a_missing_framework_are_refused(tmp_path: Path, monkeypa
     with pytest.raises(UserError, match=r"was trained on other data, .*mine\.h5; give its place as --data"):
         looks._of_each(question(path, "binarized-digits"))
 
-    def load(name: str) -> protocol.Backend:
-        raise UserError(f"Backend '{name}' is unavailable (No module); install environments/{name}-cpu.txt.")
-
-    monkeypatch.setattr(protocol, "load", load)
-    with pytest.raises(UserError, match=r"unavailable .* install .*, or look with another backend, as --backend\.$"):
-        looks._of_each(question(path))
+    lacks = protocol.lacks
+    monkeypatch.setattr(protocol, "lacks", lambda name: "torch" if name == "pytorch" else lacks(name))
+    with pytest.raises(UserError, match=r"trained by pytorch, which isn't installed here .*; give --backend jax"):
+        looks.of(path, **SETTINGS, data=None, data_dir=None)

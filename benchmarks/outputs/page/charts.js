@@ -2,7 +2,7 @@
 
 const MOST_LINES = 24; // above it a line is a mean over seeds
 const MOST_MARKERS = 30; // of a line
-const MOST_ROWS = 40; // of the throughput chart
+const MOST_ROWS = 12; // of the throughput chart
 const WIDTHS = [4, 2.25, 1]; // points, by backend: where curves coincide, the narrower lies on the wider
 
 let axis = "step";
@@ -73,37 +73,40 @@ function curve(runs, key) {
 // A row's name on several lines; on a phone the family has its own.
 const broken = (name) => (innerWidth < 600 ? name.replace(" ", "<br>") : name).replaceAll(", ", "<br>");
 
+// A row a model, or, for many models, a row a backend and family with a mark for each run.
 function throughput(runs) {
-  const groups = [...groupsOf(runs.filter((run) => run.speed.median)).entries()];
-  const shown = groups.slice(0, MOST_ROWS).reverse();
-  const rows = shown.flatMap(([group, members]) => members.map((run) => ({ run, label: broken(text(group)) })));
-  const floors = rows.filter(({ run }) => run.speed.floor);
+  const timed = runs.filter((run) => run.speed.median);
+  const models = new Set(timed.map((run) => run.model)).size;
+  const nameOf = (run) => broken(text(models > MOST_ROWS ? `${run.backend} ${run.family}` : run.model));
+  const names = [...new Set(timed.map(nameOf))].reverse();
+  const coloured = (run) => data.colours[run.backend];
+  const y = timed.map(nameOf);
+  const floors = timed.filter((run) => run.speed.floor);
+  const hover = (run) => `${text(run.title)}<br>%{x:,.0f} examples/s, IQR ${Math.round(run.speed.iqr).toLocaleString("en")}<extra></extra>`;
   const traces = [
+    { x: timed.map((run) => run.speed.median), y, mode: "markers", marker: { size: 9, color: timed.map(coloured) }, hovertemplate: timed.map(hover) },
     {
-      x: rows.map(({ run }) => run.speed.median), y: rows.map(({ label }) => label), mode: "markers", type: "scatter",
-      marker: { size: 9, color: rows.map(({ run }) => data.colours[run.backend]) },
-      hovertemplate: rows.map(({ run }) =>
-        `%{x:,.0f} examples/s, IQR ${Math.round(run.speed.iqr).toLocaleString("en")}<extra>${text(run.title)}</extra>`),
+      x: floors.map((run) => run.speed.floor), y: floors.map(nameOf), mode: "markers",
+      marker: { symbol: "line-ns-open", size: 20, line: { width: 2 }, color: floors.map(coloured) },
+      hovertemplate: floors.map((run) => `${text(run.title)}<br>floor: %{x:,.0f} examples/s<extra></extra>`),
     },
-    {
-      x: floors.map(({ run }) => run.speed.floor), y: floors.map(({ label }) => label), mode: "markers", type: "scatter",
-      marker: { symbol: "line-ns-open", size: 20, line: { width: 2 }, color: floors.map(({ run }) => data.colours[run.backend]) },
-      hovertemplate: "floor: %{x:,.0f} examples/s<extra></extra>",
-    },
-    // An error bar has one colour a trace.
-    ...rows.map(({ run, label }) => ({
-      x: [run.speed.median], y: [label], mode: "markers", type: "scatter", hoverinfo: "skip", marker: { opacity: 0 },
-      error_x: { type: "data", array: [(run.speed.iqr) / 2], color: data.colours[run.backend], thickness: 5, width: 0 },
-    })),
+    // An error bar has one colour a trace: a trace a backend.
+    ...Object.entries(data.colours).map(([backend, color]) => {
+      const own = timed.filter((run) => run.backend === backend);
+      return {
+        x: own.map((run) => run.speed.median), y: own.map(nameOf), mode: "markers", hoverinfo: "skip", marker: { opacity: 0 },
+        error_x: { type: "data", array: own.map((run) => run.speed.iqr / 2), color, thickness: 5, width: 0 },
+      };
+    }),
   ];
-  const deep = Math.max(1, ...rows.map(({ label }) => label.split("<br>").length));
+  const deep = Math.max(1, ...names.map((name) => name.split("<br>").length));
   return {
-    traces: rows.length ? traces : [],
-    note: groups.length > MOST_ROWS ? `The first ${MOST_ROWS} of ${groups.length} models; filters above show others.` : "",
+    traces: timed.length ? traces : [],
+    note: models > MOST_ROWS ? `Each row holds all runs of a backend and family: ${models} models. Filters above show fewer.` : "",
     layout: {
-      height: 90 + shown.length * (18 + 16 * deep), hovermode: "closest",
+      height: 90 + names.length * (18 + 16 * deep), hovermode: "closest",
       xaxis: { title: "examples/s", rangemode: "tozero", tickformat: "~s" },
-      yaxis: { type: "category", automargin: true, showgrid: false, title: "" },
+      yaxis: { type: "category", categoryarray: names, range: [-0.6, names.length - 0.4], showgrid: false, title: "" },
     },
   };
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import command_line, records, reports
+from benchmarks.harness import command_line, records, reports, spread
 from benchmarks.harness.looks import Look
 from benchmarks.harness.pairs import Scores
 from benchmarks.harness.records import Record
@@ -22,6 +22,7 @@ from common.protocol import BACKENDS
 
 POINTS = 400  # of a curve at most: no screen shows more
 ACROSS = 10  # images in a row of a grid
+MOST_PICTURED = 2_500_000  # characters of pictures: with Plotly's 2 MB and the runs' numbers a page stays below 6 MB
 MOST_FINDINGS = 6  # before those that a click shows
 DASHES = {"mean-field": "dash", "flow": "solid"}
 SECTIONS = {
@@ -35,6 +36,8 @@ SECTIONS = {
     "machine": "Machine",
 }
 UNFILTERED = ("seed", "folder")  # columns of `Run.what` without a filter
+# Field of `Look` → its words.
+IMAGES = {"originals": "Test images", "reconstructions": "Their reconstructions", "samples": "Samples of the prior"}
 # Column of `cells.of` → the place of its number in a record.
 NUMBERS = {
     "log p(x) ± s.e.": ("test", "log_px"),
@@ -76,11 +79,11 @@ def page(
     scores: Mapping[int, Scores],
     looks: Mapping[int, Look],
     parity: Parity | None,
-    missing: str,
+    missing: Sequence[str],
 ) -> dict[str, Any]:
     """The template's variables.
 
-    `scores`, results by image, and `looks` are by the run's place in `runs`; `missing`: why some runs have no look, or "".
+    `scores`, results by image, and `looks` are by the run's place in `runs`; `missing`: why runs have no look, a sentence each.
     """
     found = [run.record for run in runs]
     differing = sweeps.differing(runs)
@@ -93,6 +96,9 @@ def page(
     machines = environments(found)
     hardware = dict.fromkeys(lines.get("GPU") or lines["processor"] for lines, _ in machines)
     where = datasets[0] if len(datasets) == 1 else f"{len(datasets)} data sets"
+    seen = [_picture(i, look, charted[i]) for i, look in looks.items()]
+    if left_out := _limit(seen):
+        missing = [*missing, f"Pictures of {left_out} more runs are left out, to keep the page below 6 MB."]
     table = tidy.rows({Path(run.what["folder"]) / records.name_of(run.record): run.record for run in runs})
     return {
         "title": f"{len(runs)} run{'s' if len(runs) > 1 else ''} on {where}",
@@ -113,10 +119,7 @@ def page(
             for row, members in rows
         ],
         "several_seeds": bool(meant),
-        "remarks": [
-            *sweeps.errors([row for row, _ in rows]),
-            *cells.spreads(found, labels=[_settings(run, differing) for run in runs]),
-        ],
+        "remarks": _remarks(rows),
         "counts": ", ".join(f"{count:,}" for count in sorted({one["config"]["evaluation"]["samples"] for one in found})),
         "datasets": datasets,
         "places": list(dict.fromkeys((run.what["data set"], run.what["device"]) for run in runs)),
@@ -124,7 +127,7 @@ def page(
         "colours": figures.OF_BACKEND,
         "backends": [name for name in BACKENDS if any(record["backend"] == name for record in found)],
         "families": {name: dash for name, dash in DASHES.items() if any(record["variational"] == name for record in found)},
-        "pictures": [_picture(i, look, charted[i]) for i, look in looks.items()],
+        "pictures": seen,
         "missing": missing,
         "parity": parity,
         "machines": [count for _, count in machines],
@@ -168,9 +171,22 @@ def _row(row: Run, members: Sequence[int], *, columns: Sequence[str], views: str
         "names": {column: str(row.what[column]) for column in columns},
         "status": record["status"],
         "reason": " ".join((record["reason"] or "").split()),
-        "numbers": [(texts[column], record[section][key]) for column, (section, key) in NUMBERS.items()],
+        "warning": _warning(record),
+        "numbers": {column: (texts[column], record[section][key]) for column, (section, key) in NUMBERS.items()},
         "command": command_line.of(record, seeds=seeds),
     }
+
+
+def _warning(record: Record) -> str | None:
+    timing = record["timing"]
+    return spread.warning(median=timing["examples_per_s"], iqr=timing["examples_per_s_iqr"])
+
+
+def _remarks(rows: Sequence[tuple[Run, list[int]]]) -> list[str]:
+    """The lines under the table."""
+    wide = f"Dotted: the interquartile range is above {spread.BOUND:.0%} of the median; the machine was not quiet."
+    means = [row for row, members in rows if len(members) > 1]
+    return [*(sweeps.errors(means) if means else []), *([wide] if any(_warning(row.record) for row, _ in rows) else [])]
 
 
 def _settings(run: Run, differing: Sequence[str]) -> str:
@@ -223,8 +239,18 @@ def _picture(place: int, look: Look, charted: Mapping[str, Any]) -> dict[str, An
         "dataset": charted["what"]["data set"],
         "kl": f"{look.kl.sum():.1f}",
         "active": f"{look.active} of {len(look.kl)}",
-        **{name: _png(getattr(look, name)) for name in ("originals", "reconstructions", "samples")},
+        "images": {alt: _png(getattr(look, name)) for name, alt in IMAGES.items()},
     }
+
+
+def _limit(pictures: Sequence[dict[str, Any]]) -> int:
+    """Empty the `images` of the pictures beyond MOST_PICTURED, and return how many these are."""
+    total = left_out = 0
+    for picture in pictures:
+        total += sum(map(len, picture["images"].values()))
+        if total > MOST_PICTURED:
+            picture["images"], left_out = {}, left_out + 1
+    return left_out
 
 
 def _png(images: np.ndarray) -> str:
