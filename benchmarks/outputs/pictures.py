@@ -58,7 +58,7 @@ def png(image: Image) -> bytes:
 def picture(look: Look, *, extent: float | None = None) -> Image:
     """Test images, reconstructions and samples, a titled grid each; with two latent dimensions also manifold and means.
 
-    `extent`: the means' axes go from −extent to extent; None: as far as the means.
+    `extent`: the largest coordinate that the means' axes must hold; None: that of the means.
     """
     parts = [
         words(named(look), size=TITLE),
@@ -178,7 +178,7 @@ def scatter(look: Look, *, side: int, extent: float | None) -> Image:
     from PIL import Image
 
     assert look.means is not None
-    limit = extent or float(np.abs(look.means).max())
+    limit = 1.05 * (extent or float(np.abs(look.means).max()))
     dpi = 100
     figure = Figure(figsize=(side / dpi, side / dpi), dpi=dpi, layout="constrained")
     axes = figure.subplots()

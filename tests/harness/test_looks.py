@@ -114,8 +114,8 @@ def test_two_latent_dimensions_have_a_manifold_means_and_the_files_classes(tmp_p
     order = noise.generator(3, noise.PICTURED).permutation(60)
     assert look.labels is not None
     assert np.array_equal(look.labels, classes[order])
-    corner = scorer.decode(np.array([[-1.959964, 1.959964]]))  # the quantiles at 1/40 and 39/40: top left
-    assert np.abs(look.manifold[0].ravel() / 255 - corner[0]).max() <= 0.5 / 255 + 1e-6
+    corner = scorer.decode(np.array([[-1.959964, 1.959964], [-1.439531, 1.959964]]))  # quantiles at 1/40, 39/40; 3/40, 39/40
+    assert np.abs(look.manifold[:2].reshape(2, 12) / 255 - corner).max() <= 0.5 / 255 + 1e-6, "the top left, and to its right"
     assert len(look.manifold) == looks.MANIFOLD**2
     many = scorer.encode(dataset.test[order], np.random.default_rng(0).standard_normal((2000, 60, 2))).mean(axis=0)
     assert look.means == pytest.approx(many, abs=0.5)
@@ -134,6 +134,9 @@ def test_a_training_on_the_spot_ends_where_the_run_did(tmp_path: Path) -> None:
     asked = question(job.checkpoint, job.data)
     frames = [Look.from_json(look) for look in looks._of_training(asked)]
     assert [look.step for look in frames] == [0, 10, 20, 30, 40, 45]
+    history = checkpoints.load(job.checkpoint).history
+    assert history["valid_step"] == [20, 40, 45]
+    assert [frames[i].elbo for i in (2, 4, 5)] == history["valid_elbo"]
     (final,) = looks._of_each(asked)
     assert_same(frames[-1], Look.from_json(final))
     assert not np.array_equal(frames[0].reconstructions, frames[-1].reconstructions)
