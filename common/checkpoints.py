@@ -28,7 +28,7 @@ OTHER_KINDS |= {".json": "a record", ".npz": "a file of arrays", ".npy": "a file
 
 @dataclass
 class Checkpoint:
-    """A run at the end of an interval."""
+    """A run at a validation, or at the step where it was stopped."""
 
     config: Config
     backend: str

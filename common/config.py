@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
-from common.errors import UserError
+from common.errors import UserError, did_you_mean
 
 Variational = Literal["mean-field", "flow"]
 Network = Literal["mlp"]
@@ -134,7 +134,9 @@ class Config:
             elif name in TOP:
                 top[name] = value
             else:
-                raise UserError(f"There is no setting '{name}'; `python -m benchmarks run --help` lists them.")
+                every = [*TOP, *(field for fields in SECTIONS.values() for field in fields)]
+                lists = "`python -m benchmarks run --help-all` lists them"
+                raise UserError(f"There is no setting '{name}'; {lists}.{did_you_mean(name, every)}")
         return dataclasses.replace(self, **sections, **top)
 
     @property

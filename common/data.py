@@ -20,7 +20,7 @@ import numpy as np
 
 from common import cache, image_files
 from common.binarize import binary
-from common.errors import UserError
+from common.errors import UserError, unknown
 from common.files import DAMAGED_HDF5, write_whole
 from common.image_files import SPLITS as SPLITS
 from common.image_files import Splits
@@ -79,7 +79,7 @@ def load(name: str, *, data_dir: Path | None, binarize: str | None) -> Dataset:
     if name == image_files.IN_MEMORY:
         raise UserError("The images were arrays in memory; write train, valid and test with numpy.savez, and give that file.")
     if name not in PINNED:
-        raise UserError(f"There is no data set '{name}'; choose from {', '.join(PINNED)}, or give an .h5, .npz or .npy file.")
+        raise unknown("data set", name, PINNED, more=", or give an .h5, .npz or .npy file")
     if binarize:
         raise UserError(f"The images of {name} are binary already; leave out --binarize.")
     if name == "binarized-mnist":

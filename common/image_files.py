@@ -82,10 +82,11 @@ def _h5(path: Path) -> tuple[Splits, Any]:
 
 
 def _npz(path: Path) -> tuple[Splits, Any]:
-    with _numpy(path) as file:
-        if isinstance(file, np.ndarray):
+    with path.open("rb") as opened:
+        found = np.load(opened, allow_pickle=False)
+        if isinstance(found, np.ndarray):
             raise UserError(f"{path} holds one array; write it with numpy.savez, or name it .npy.")
-        return _by_name(file, path=path), file.get("image_shape")
+        return _by_name(found, path=path), found.get("image_shape")
 
 
 def _by_name(arrays: Mapping[str, Any], *, path: Path) -> Splits:
@@ -93,7 +94,11 @@ def _by_name(arrays: Mapping[str, Any], *, path: Path) -> Splits:
 
 
 def _npy(path: Path) -> tuple[Splits, Any]:
-    return _divided(_numpy(path), path=path), None
+    with path.open("rb") as opened:
+        found = np.load(opened, allow_pickle=False)
+    if not isinstance(found, np.ndarray):
+        raise UserError(f"{path} holds several arrays; name it .npz.")
+    return _divided(found, path=path), None
 
 
 def _divided(stored: Any, *, path: Path) -> Splits:
@@ -105,10 +110,6 @@ def _divided(stored: Any, *, path: Path) -> Splits:
 
 
 READERS: dict[str, Callable[[Path], tuple[Splits, Any]]] = {".h5": _h5, ".npz": _npz, ".npy": _npy}
-
-
-def _numpy(path: Path) -> Any:
-    return np.load(path, allow_pickle=False)
 
 
 def _numbers(stored: Any, name: str, *, path: Path) -> np.ndarray:

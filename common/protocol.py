@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from common.config import Config, Device, Factors, Model
-from common.errors import UserError
+from common.errors import UserError, unknown
 from common.parameters import State
 
 # Backend → the packages that its folder imports.
@@ -169,7 +169,7 @@ def load(name: str) -> Backend:
     Raises `UserError` for a name that isn't in BACKENDS, and for a backend whose framework can't be imported.
     """
     if name not in BACKENDS:
-        raise UserError(f"There is no backend '{name}'; choose from {', '.join(BACKENDS)}.")
+        raise unknown("backend", name, BACKENDS)
     module = f"backends.{name}.session"
     if sys.modules.get(module):
         return cast(Backend, sys.modules[module])

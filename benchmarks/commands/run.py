@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -10,11 +11,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.harness import cli, estimate, flags, records, runs, settings_file
+from benchmarks.harness import cli, environment, estimate, events, flags, records, runs, settings_file
 from benchmarks.harness.estimate import Planned
-from benchmarks.harness.grid import Grid, grid_of
+from benchmarks.harness.events import Event
+from benchmarks.harness.grid import Grid, grid_of, noun
 from benchmarks.harness.presets import flat
-from benchmarks.outputs import cells, terminal
+from benchmarks.outputs import cells, live, tensorboard, terminal
 from benchmarks.outputs.table import Part, Table
 
 
@@ -26,10 +28,18 @@ def main(arguments: list[str]) -> int:
     if not values["dry_run"]:
         for job in grid.jobs:
             runs.refuse_again(job)
+        if values["tensorboard"]:
+            tensorboard.package()
     if values["save_config"]:
         settings_file.save(values["save_config"], asked.given)
     if not values["quiet"]:
         cli.warn_of(*(job.config for job in grid.jobs))
+        if not values["dry_run"] and environment.crowded(others := environment.runnable(), environment.machine()):
+            print(
+                f"Other programs keep {others:.0f} threads running, more than this machine has cores: training is slow and "
+                "its times are uneven; the records say so.",
+                file=sys.stderr,
+            )
         for remark in grid.remarks:
             print(remark, file=sys.stderr)
     if values["dry_run"]:
@@ -41,10 +51,11 @@ def main(arguments: list[str]) -> int:
     done: list[records.Record] = []
     codes: list[int] = []
     try:
-        for one in plan:
-            code, record = run(one, named=bool(values["backend"]))
-            codes.append(code)
-            done.append(record)
+        with live.display(grid.jobs, quiet=values["quiet"]) as display:
+            for one in plan:
+                code, record = run(one, display, named=bool(values["backend"]))
+                codes.append(code)
+                done.append(record)
     finally:  # a stopped sweep shows its finished runs too
         if values["json"]:
             print(json.dumps(done, indent=1))
@@ -53,30 +64,39 @@ def main(arguments: list[str]) -> int:
     return max(codes)
 
 
-def run(planned: Planned, *, named: bool) -> tuple[int, records.Record]:
+def run(planned: Planned, display: live.Display, *, named: bool) -> tuple[int, records.Record]:
     """(0, 1 where the run failed, 2 where it was refused; its record). A run that is done isn't made again.
 
     A refused run leaves no record in the folder; one whose framework isn't here is refused where its backend is `named`.
     """
     job = planned.job
-    code = 0 if planned.state == "done" else runs.in_process(job)
-    record = without_result(job, code) if code else records.read(job.record)
+    if planned.state == "done":
+        record = records.read(job.record)
+        display.end(job, record, skipped=True)
+        return 0, record
+    told: list[Event] = []
+    display.begin(job)
+    with tensorboard.board(job) if job.pictures else contextlib.nullcontext() as board:
+        code = runs.in_process(job, heard=events.each(told.append, display.heard, board))
+    record = without_result(job, code, told) if code else records.read(job.record)
+    display.end(job, record)
     if code == 2 or (code == runs.UNAVAILABLE and named):
         return 2, record
-    if code and not (code == runs.UNAVAILABLE and job.record.exists()):  # what isn't run replaces no result
+    if code:
         records.write(record, Path(job.results))
     return int(record["status"] == "failed"), record
 
 
-def without_result(job: runs.Job, code: int) -> records.Record:
-    """The record of a run whose process ended with this code."""
+def without_result(job: runs.Job, code: int, heard: Sequence[Event]) -> records.Record:
+    """The record of a run whose process ended with this code; the last line on the process's stderr is its reason."""
+    last = next((event["text"].strip() for event in reversed(heard) if event["kind"] == "said"), "")
     if code == runs.UNAVAILABLE:
-        status, reason = "not-run", "its framework can't be imported; `python -m benchmarks list` says why"
+        status, reason = "not-run", "its framework can't be imported; `python -m benchmarks list` says why."
     elif code == 2:
-        status, reason = "not-run", "it was refused; the message stands above"
+        status, reason = "not-run", last or "it was refused."
     else:
-        status, reason = "failed", f"its process ended with code {code}"
-    return job.blank(dataset=job.dataset()) | {"status": status, "reason": f"{job.backend}: {reason}."}
+        status, reason = "failed", f"its process ended with code {code}" + (f": {last}" if last else ".")
+    return job.blank(dataset=job.dataset()) | {"status": status, "reason": f"{job.backend}: {reason}"}
 
 
 def show_plan(plan: Sequence[Planned], grid: Grid, *, as_json: bool) -> None:
@@ -85,7 +105,7 @@ def show_plan(plan: Sequence[Planned], grid: Grid, *, as_json: bool) -> None:
         listed = [{"record": str(one.job.record), "state": one.state, "seconds": one.seconds} for one in plan]
         print(json.dumps(listed, indent=1))
         return
-    columns = [*(name.replace("_", " ") for name in grid.axes), "state", "time left", "name"]
+    columns = [*(noun(name, 1) for name in grid.axes), "state", "time left", "name"]
     rows = []
     for one in plan:
         values = flat(one.job.config) | {"preset": one.job.preset, "backend": one.job.backend}

@@ -35,7 +35,7 @@ class Show:
     train: Annotated[
         bool, tyro.conf.arg(help="Take the frames of --gif or --webp from a training on the spot, which keeps nothing.")
     ] = False
-    backend: Annotated[str | None, tyro.conf.arg(help="Any backend; by default the checkpoint's.")] = None
+    backend: Annotated[str | None, tyro.conf.arg(help="Any backend; by default the one of training.")] = None
     data: Annotated[str | None, tyro.conf.arg(help="The data set, where the file of training has moved.")] = None
     data_dir: cli.DataDir = None
 
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
                 for kind in kinds:
                     animated = target.with_suffix(f".{kind.lower()}")
                     write_bytes(animated, content := pictures.animation(frames, kind=kind))
-                    print(f"{animated}: {len(frames)} frames, to step {frames[-1].step:,}; {len(content) / 1e6:.1f} MB")
+                    print(f"{animated}: {pictures.told(frames)}; {len(content) / 1e6:.2f} MB")
         except UserError as error:
             if path in map(checkpoint_of, asked.run):
                 raise
@@ -115,8 +115,8 @@ def described(look: Look) -> str:
     """What a picture shows, in one line."""
     plane = "; manifold and posterior means" if look.means is not None else ""
     return (
-        f"{look.variational} in {look.backend} at step {look.step:,}; {len(look.originals)} test images, their "
-        f"reconstructions, {len(look.samples)} samples{plane}; {look.active} of {len(look.kl)} latent dimensions active"
+        f"{pictures.named(look)}, {pictures.reached(look)}; {len(look.originals)} test images, their reconstructions, "
+        f"{len(look.samples)} samples{plane}; {look.active} of {len(look.kl)} latent dimensions active"
     )
 
 

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.harness import environment, processes
+from benchmarks.harness import environment, processes, values
 from common import checkpoints, protocol
 from common.config import Config, Device, Variational
-from common.errors import UserError
+from common.errors import UserError, unknown
 from common.protocol import BACKENDS
 
 # Arguments that several commands and studies have.
@@ -31,9 +31,14 @@ OnDevice = Annotated[Device, tyro.conf.arg(help="Where the models live.")]
 def parse(kind: type, arguments: list[str], *, command: str, description: str) -> Any:
     """The arguments as an object of the dataclass `kind`; tyro ends the process with exit code 2 for a bad argument.
 
-    Raises `UserError` for a NaN, and for a folder `results` that can't be written.
+    Raises `UserError` for a text that is not the flag's number or choice, a NaN, and a folder `results` that can't be written.
     """
-    asked: Any = tyro.cli(kind, args=arguments, prog=f"python -m benchmarks {command}", description=description)
+    try:
+        asked: Any = tyro.cli(
+            kind, args=arguments, prog=f"python -m benchmarks {command}", description=description, registry=values.RULES
+        )
+    except values.UnfitError as error:
+        raise error.as_user_error(arguments) from error
     for name, value in vars(asked).items():
         if isinstance(value, float) and math.isnan(value):
             raise UserError(f"--{name.replace('_', '-')} is nan; give a number.")
@@ -65,7 +70,7 @@ def known(backends: Iterable[str]) -> None:
     """Raises `UserError` for a name that isn't in BACKENDS."""
     for name in backends:
         if name not in BACKENDS:
-            raise UserError(f"There is no backend '{name}'; choose from {', '.join(BACKENDS)}.")
+            raise unknown("backend", name, BACKENDS)
 
 
 def installed(names: Collection[str] = BACKENDS) -> tuple[str, ...]:

@@ -22,20 +22,21 @@ from common.config import FAMILIES, SECTIONS, Config
 from common.errors import UserError
 from common.protocol import BACKENDS
 
-# Heading → its flags, in order, with underscores as in the settings' names.
+# Heading → its flags, in order, with underscores as in the settings' names. Other settings come last.
 GROUPS = {
     "what": ("preset", "backend", "variational", "seed", "data", "binarize", "data_dir"),
-    "length": ("steps", "batch_size", "device", "warm_up", "log_interval", "validation_interval", "selection"),
+    "length": ("steps", "batch_size", "device", "threads", "warm_up", "log_interval", "validation_interval", "selection"),
     "model": ("latent_size", "hidden_size", "flow_depth", "network", "initial_weights", "data_bias"),
     "optimizer": ("learning_rate", "optimizer", "schedule", "weight_decay", "ema_decay", "objective_samples"),
     "evaluation": ("samples", "images"),
-    "output": ("results", "resume", "from", "config", "save_config", "dry_run", "quiet", "json"),
-    "rare": (
-        *("adam_beta1", "adam_beta2", "adam_epsilon", "rmsprop_decay", "rmsprop_epsilon", "rmsprop_epsilon_in_root"),
-        *("rmsprop_centered", "rmsprop_initial_accumulator", "noise", "dtype", "precision", "chunk", "compile_from"),
-        *("image_batch", "sample_block"),
+    "output": (
+        *("results", "resume", "from", "config", "save_config", "dry_run", "quiet", "json"),
+        *("keep_checkpoints", "tensorboard"),
     ),
 }
+GROUPS["rare"] = tuple(
+    name for name in flat(Config()) if name != "image_shape" and name not in itertools.chain(*GROUPS.values())
+)
 # The flags that --help shows; --help-all shows all.
 MAIN = (
     *GROUPS["what"],
@@ -43,7 +44,6 @@ MAIN = (
     *GROUPS["evaluation"],
     *GROUPS["output"],
 )
-
 LONGEST = 8  # characters of a placeholder in --help
 
 Values = dict[str, Any]  # a flag's name → its value
@@ -105,6 +105,9 @@ def flags(configs: Sequence[Config], *, start: Checkpoint | None) -> dict[str, F
         Flag(name="save_config", kind=Path, help="Write the flags given here to this TOML file.", placeholder="FILE"),
         Flag(name="dry_run", kind=bool, help="Say which runs these are and how long they take; run none."),
         Flag(name="quiet", kind=bool, help="No progress and no table, only errors."),
+        Flag(name="threads", kind=int, help="Threads of the framework; its own choice by default."),
+        Flag(name="keep_checkpoints", kind=bool, help="Keep the checkpoint of each validation."),
+        Flag(name="tensorboard", kind=bool, help="Write a TensorBoard event file beside each record."),
         Flag(name="json", kind=bool, help="Print the records, in JSON, in place of the table."),
     ]
     defaults = {
@@ -200,7 +203,7 @@ def _parsed(arguments: list[str], known: dict[str, Flag]) -> Values:
     description = "Train, test and time models; each ends in a record and a checkpoint."
     short = "--help-all" not in arguments and {"-h", "--help"} & {*arguments}
     if short:
-        description = "Train, test and time models: a run for each value of … flags. --help-all has all flags."
+        description = "Train, test and time models. A flag with … takes several values: a run each. --help-all has all flags."
         fields = [known[name].field(short=True) for name in MAIN]
     else:
         fields = []

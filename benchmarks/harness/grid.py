@@ -16,7 +16,8 @@ from benchmarks.harness.presets import flat
 from common.config import FAMILIES, check, unread
 from common.errors import UserError
 
-NOUNS = {"variational": "families"}
+NAMES = {"variational": "family"}
+PLURALS = {"family": "families"}
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,17 @@ class Grid:
     @property
     def size(self) -> str:
         """The number of runs in words: "12 runs: 2 learning rates × 2 families × 3 backends"."""
-        product = " × ".join(f"{count} {noun(name)}" for name, count in self.axes.items())
+        product = " × ".join(f"{count} {noun(name, count)}" for name, count in self.axes.items())
         repeats = ", each run once" if math.prod(self.axes.values()) > len(self.jobs) else ""
         return f"{len(self.jobs)} runs: {product}{repeats}" if self.axes else "1 run"
 
 
-def noun(name: str) -> str:
-    """What several values of a flag are called."""
-    words = name.replace("_", " ")
-    return NOUNS.get(name) or (f"values of {words}" if words.endswith("s") else f"{words}s")
+def noun(name: str, count: int) -> str:
+    """What one or several values of a flag are called."""
+    words = NAMES.get(name, name.replace("_", " "))
+    if count == 1:
+        return words
+    return PLURALS.get(words) or (f"values of {words}" if words.endswith("s") else f"{words}s")
 
 
 def axes_of(asked: Asked) -> dict[str, Sequence[Any]]:
@@ -55,6 +58,8 @@ def axes_of(asked: Asked) -> dict[str, Sequence[Any]]:
 def grid_of(asked: Asked) -> Grid:
     """The runs, checked before any training. Raises `UserError` where one can't succeed, or would be another one again."""
     own, axes = asked.values, axes_of(asked)
+    if own["threads"] is not None and own["threads"] < 1:
+        raise UserError(f"--threads is {own['threads']}; it must be at least 1.")
     template = runs.Job(
         backend="",
         preset="",
@@ -64,6 +69,9 @@ def grid_of(asked: Asked) -> Grid:
         results=str(own["results"] or "results"),
         resume=own["resume"],
         start=str(own["from"]) if own["from"] else None,
+        keep_checkpoints=own["keep_checkpoints"],
+        threads=own["threads"],
+        pictures=own["tensorboard"],
         binarize=own["binarize"] or (asked.start.binarize if asked.start else None),
     )
     dataset = template.dataset()

@@ -21,12 +21,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from benchmarks.harness import processes, runs
+from benchmarks.harness import cli, processes, runs
 from benchmarks.harness.progress import Progress
 from common import checkpoints, noise, protocol, training
 from common.checkpoints import Checkpoint
 from common.config import Config
-from common.data import Dataset
+from common.data import Dataset, whole_name
 from common.errors import UserError
 
 DRAWS = 100  # posterior draws an image behind `kl`, `active` and `means`
@@ -64,6 +64,7 @@ class Look:
     manifold: np.ndarray | None = None
     means: np.ndarray | None = None
     labels: np.ndarray | None = None
+    binarize: str | None = None  # how the data set's grey images became binary
 
     def as_json(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in (field.name for field in dataclasses.fields(self))}
@@ -149,8 +150,8 @@ def _asked(
     name = data or first.dataset
     question = {
         "paths": [str(path.absolute()) for path in paths],
-        "backend": backend or first.backend,
-        "data": str(Path(name).absolute()) if Path(name).suffix else name,  # the process has another current folder
+        "backend": backend or cli.backend_of(first, path=paths[0]),
+        "data": whole_name(name),  # the process has another current folder
         "data_dir": str(data_dir.absolute()) if data_dir else None,
         "images": images,
         "samples": samples,
@@ -163,7 +164,7 @@ def _asked(
 
 
 def _of_each(question: dict[str, Any]) -> list[dict[str, Any]]:
-    backend = _backend(question["backend"])
+    backend = protocol.load(question["backend"])
     found = []
     for path in map(Path, question["paths"]):
         checkpoint = checkpoints.load(path)
@@ -192,13 +193,6 @@ def _settings(question: dict[str, Any]) -> dict[str, int]:
     return {name: question[name] for name in ("images", "samples", "seed")}
 
 
-def _backend(name: str) -> protocol.Backend:
-    try:
-        return protocol.load(name)
-    except UserError as error:
-        raise UserError(f"{str(error).rstrip('.')}, or look with another backend, as --backend.") from error
-
-
 def _dataset(question: dict[str, Any], checkpoint: Checkpoint, *, path: Path) -> Dataset:
     """The checkpoint's data set. Raises `UserError` where the question names other data."""
     folder = question["data_dir"]
@@ -215,7 +209,7 @@ def train(checkpoint: Checkpoint, *, backend: str, dataset: Dataset, images: int
     job = runs.Job(
         backend=backend, preset=checkpoint.preset, data=dataset.name, data_dir=None, config=config, results="", resume=False
     )
-    present, session = runs.begin(job, backend=_backend(backend), dataset=dataset)
+    present, session = runs.begin(job, backend=protocol.load(backend), dataset=dataset)
     valid = session.place(dataset.valid)
     first = training.validate(session, valid, images=len(dataset.valid), seed=config.training.seed)
     present.history = {"valid_step": [0], "valid_elbo": [first]}
@@ -262,6 +256,7 @@ def take(
         variational=config.model.variational,
         preset=checkpoint.preset,
         dataset=checkpoint.dataset,
+        binarize=checkpoint.binarize,
         step=step,
         elbo=at_step.get(step),
         image_shape=(rows, columns),
@@ -275,7 +270,7 @@ def take(
         raise UserError("The model has diverged: its latents aren't finite numbers, and there is nothing to show.")
     if latent_size != 2:
         return look
-    labels = test_labels(dataset)
+    labels = labels_of(dataset)
     return dataclasses.replace(
         look,
         manifold=decoded(manifold()),
@@ -334,15 +329,20 @@ def active(z: np.ndarray) -> int:
     return int((covariance > ACTIVE).sum())
 
 
-def test_labels(dataset: Dataset) -> np.ndarray | None:
-    """The array `test_labels` of the data set's HDF5 file, whole numbers [test images]; None where there is none.
+def labels_of(dataset: Dataset) -> np.ndarray | None:
+    """The array `test_labels` of the data set's .h5 or .npz file, whole numbers [test images]; None where there is none.
 
     Raises `UserError` for another shape or type.
     """
-    if not dataset.name.endswith(".h5"):
+    path = Path(dataset.name)
+    if path.suffix == ".h5":
+        with h5py.File(path) as file:
+            labels = file["test_labels"][...] if "test_labels" in file else None
+    elif path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            labels = arrays.get("test_labels")
+    else:
         return None
-    with h5py.File(dataset.name) as file:
-        labels = file["test_labels"][...] if "test_labels" in file else None
     if labels is not None and (labels.shape != (len(dataset.test),) or labels.dtype.kind not in "iu"):
-        raise UserError(f"'test_labels' of {dataset.name} must be {len(dataset.test)} whole numbers, one a test image.")
+        raise UserError(f"'test_labels' of {path} must be {len(dataset.test)} whole numbers, one a test image.")
     return labels

@@ -12,11 +12,16 @@ images. What another seed would change is not in it.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.records import Record, name_of
+from benchmarks.harness import presets, reports
+from benchmarks.harness.records import Record, data_name, name_of, trained_by
+from common.config import Config
 from common.errors import UserError
 from common.estimators import standard_error
 
@@ -82,10 +87,110 @@ def _difference(first: Record, second: Record, name: str, scores: tuple[Scores |
 
 def speeds(first: Record, second: Record) -> Speeds | None:
     """None where a run has no speed."""
-    (one, other), ranges = (
-        [record["timing"][key] for record in (first, second)] for key in ("examples_per_s", "examples_per_s_iqr")
-    )
+    timings = [record["timing"] for record in (first, second)]
+    one, other = (timing["examples_per_s"] for timing in timings)
     if not one or not other:
         return None
-    beyond = None if None in ranges else abs(other - one) > sum(ranges) / 2
+    ranges = [timing["examples_per_s_iqr"] for timing in timings if timing["chunks"] != 1]
+    beyond = None if None in ranges or len(ranges) < 2 else abs(other - one) > sum(ranges) / 2
     return Speeds(ratio=other / one, beyond_spread=beyond)
+
+
+# --- which runs are pairs, and in what they differ ---
+
+Found = Mapping[Path, Record]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matching:
+    """`pairs`: (path, path) of runs that are equal in all but `apart`: name → (value of the first, of the second).
+
+    `keys`: the names that tell the pairs from one another, as few as do; `labels`: their values, of each pair.
+    """
+
+    pairs: list[tuple[Path, Path]]
+    keys: list[str]
+    labels: list[list[Any]]
+    apart: dict[str, tuple[Any, Any]]
+    left_over: tuple[list[Path], list[Path]]
+
+
+def matching(first: Found, second: Found) -> Matching:
+    """The pairs of two sets of runs.
+
+    What has one value in all runs of the first set and another one in all of the second is what is compared: it doesn't count.
+    Raises `UserError` where no run of the first has a counterpart in the second.
+    """
+    of_first, of_second = ({path: _what(record) for path, record in found.items()} for found in (first, second))
+    apart = {}
+    for name in next(iter(of_first.values())):
+        values = [{what[name] for what in found.values()} for found in (of_first, of_second)]
+        if [len(each) for each in values] == [1, 1] and values[0] != values[1]:
+            apart[name] = (*values[0], *values[1])
+    counterparts = {_key(what, apart): path for path, what in of_second.items()}
+    pairs = [(path, counterparts[key]) for path, what in of_first.items() if (key := _key(what, apart)) in counterparts]
+    if not pairs:
+        raise UserError(
+            "No run of A has a counterpart in B; give two records, or folders whose runs differ in the same settings."
+        )
+    keys = _telling([of_first[path] for path, _ in pairs], but=apart)
+    paired = {path for pair in pairs for path in pair}
+    return Matching(
+        pairs=pairs,
+        keys=keys,
+        labels=[[of_first[path][key] for key in keys] for path, _ in pairs],
+        apart=apart,
+        left_over=([path for path in first if path not in paired], [path for path in second if path not in paired]),
+    )
+
+
+def _telling(runs: list[dict[str, Any]], *, but: Collection[str]) -> list[str]:
+    """The names, each in its turn, that tell apart runs that those before it don't."""
+    keys: list[str] = []
+    told = 1
+    for name in (name for name in runs[0] if name not in but):
+        if (count := len({tuple(run[key] for key in (*keys, name)) for run in runs})) > told:
+            keys, told = [*keys, name], count
+    return keys
+
+
+def _key(what: dict[str, Any], apart: Collection[str]) -> tuple[Any, ...]:
+    return tuple(value for name, value in what.items() if name not in apart)
+
+
+def _what(record: Record) -> dict[str, Any]:
+    """What a run is: all that its name may have, by name."""
+    config = Config.from_dict(record["config"])
+    settings = presets.flat(config) | {"compile_from": config.training.steps >= config.training.compile_from}
+    return {
+        "data set": data_name(record["dataset"]),
+        "family": settings.pop("variational"),
+        "backend": trained_by(record),
+        "preset": record["preset"],
+        **{name.replace("_", "-"): value for name, value in settings.items()},
+    }
+
+
+def apart(first: Record, second: Record) -> dict[str, tuple[Any, Any]]:
+    """Name → (value of the first, of the second) of all in which two runs differ: settings, then code, versions and machine."""
+    one, other = (_what(record) | _surroundings(record) for record in (first, second))
+    names = [*one, *(name for name in other if name not in one)]
+    return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
+
+
+def _load(load: float | None, cores: int | None) -> str | None:
+    """A load that slowed a run; None for one that left a core free."""
+    return f"{load:.1f}" if load and cores and load > cores else None
+
+
+def _surroundings(record: Record) -> dict[str, Any]:
+    environment = record["environment"]
+    machine, threads = environment["machine"] or {}, environment["threads"] or {}
+    return {
+        "commit": reports.commit(environment),
+        **{name: machine.get(name) for name in ("cpu", "model", "vectors", "gpu", "memory_bytes", "os")},
+        "cores": threads.get("cores"),
+        "load before training": _load(environment.get("load"), threads.get("cores")),
+        **(threads.get("variables") or {}),
+        **(environment["versions"] or {}),
+    }

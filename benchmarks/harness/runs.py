@@ -6,14 +6,28 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.harness import cores, environment, memory, presets, processes, records, spread
+from benchmarks.harness import (
+    cores,
+    environment,
+    events,
+    memory,
+    presets,
+    processes,
+    records,
+    spread,
+    stopping,
+    telling,
+    threads,
+)
 from benchmarks.harness.cli import known, writable
+from benchmarks.harness.events import Heard
 from benchmarks.harness.floor import Floor
 from benchmarks.harness.progress import Progress
 from common import checkpoints, data, estimators, parameters, protocol, training
@@ -41,6 +55,9 @@ class Job:
     resume: bool  # go on from the job's own checkpoint where there is one
     start: str | None = None  # the path of a checkpoint of any backend to go on from
     binarize: str | None = None  # how grey images become binary
+    keep_checkpoints: bool = False  # each validation's checkpoint, in the files of `kept`
+    pictures: bool = False  # tell the listener images at each validation
+    threads: int | None = None  # of the framework; its own choice where None
 
     def as_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -65,6 +82,18 @@ class Job:
         )
 
     @property
+    def origin(self) -> Path | None:
+        """The checkpoint that the run goes on from; None where the run begins anew."""
+        if self.resume and self.checkpoint.exists():
+            return self.checkpoint
+        return Path(self.start) if self.start else None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run goes on from its own checkpoint."""
+        return self.origin is not None and self.origin.resolve() == self.checkpoint.resolve()
+
+    @property
     def record(self) -> Path:
         """The path of the run's record."""
         return Path(self.results) / records.name_of(self.blank(dataset=None))
@@ -75,14 +104,22 @@ class Job:
         return Path(self.results) / records.checkpoint_name_of(self.blank(dataset=None))
 
 
-def in_process(job: Job, *, folder: Path | None = None) -> int:
+def kept(checkpoint: Path) -> list[Path]:
+    """The checkpoints that `Job.keep_checkpoints` kept beside a run's checkpoint, by rising step; [] for none."""
+    return sorted(checkpoint.with_suffix(".steps").glob("[!.]*.h5"))
+
+
+def in_process(job: Job, *, folder: Path | None = None, heard: Heard | None = None) -> int:
     """Run the job in a process of its own, so that no framework's threads, memory or imports touch another's.
 
-    `folder`: the checkout whose code runs; the current folder where None. Returns the exit code: 0 with a record at
-    `job.record`, 2 for a `UserError`, UNAVAILABLE.
+    `folder`: the checkout whose code runs; the current folder where None. `heard` is called with each event of the process,
+    which then prints nothing itself. Returns the exit code: 0 with a record at `job.record`, 2 for a `UserError`, UNAVAILABLE.
     """
+    target, where = f"{__name__}:worker", folder or Path.cwd()
     try:
-        return int(processes.ask(f"{__name__}:worker", job.as_json(), title=job.record.name, folder=folder or Path.cwd()))
+        variables = threads.variables(job.threads)
+        title = job.record.name
+        return int(processes.ask(target, job.as_json(), title=title, folder=where, variables=variables, heard=heard))
     except processes.ProcessError as error:
         return error.code
 
@@ -140,9 +177,8 @@ def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Che
     Raises `UserError` as `resumed` does.
     """
     config = job.config
-    start = job.checkpoint if job.resume and job.checkpoint.exists() else job.start
-    if start:
-        checkpoint = resumed(job, Path(start), dataset=dataset)
+    if origin := job.origin:
+        checkpoint = resumed(job, origin, dataset=dataset)
     else:
         initial = parameters.initial_parameters(
             config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(dataset.train)
@@ -150,6 +186,80 @@ def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Che
         state = parameters.fresh_state(initial, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
         checkpoint = Checkpoint(config, job.backend, job.preset, dataset.name, dataset.sha256, state, binarize=dataset.binarize)
     return checkpoint, backend.create(config, checkpoint.state)
+
+
+def train(
+    job: Job,
+    session: protocol.Session,
+    checkpoint: Checkpoint,
+    *,
+    dataset: Dataset,
+    title: str,
+    keep: Callable[[Checkpoint], None],
+    between: Callable[[], None],
+    until: int | None = None,
+) -> None:
+    """`training.train` with its progress and events; `keep` gets each checkpoint before `job.checkpoint` is written.
+
+    On Ctrl-C, SIGTERM and SIGHUP: saves a checkpoint of the step reached, says so and raises KeyboardInterrupt.
+    """
+    settings, first_step = job.config.training, int(checkpoint.state["step"])
+    steps = until or settings.steps
+    told = telling.Curve(checkpoint)
+
+    def saved(checkpoint: Checkpoint) -> None:
+        keep(checkpoint)
+        checkpoints.save(checkpoint, job.checkpoint)
+        told.tell()
+        if job.pictures and validated(checkpoint):
+            telling.images(session, checkpoint, dataset=dataset)
+
+    def after_chunk() -> None:
+        between()
+        told.tell()
+
+    with (
+        Progress(title).phase("train", total=steps, unit="steps", rows=settings.batch_size) as advance,
+        stopping.deferred() as stop,
+    ):
+        advance(first_step, None)
+        training.train(
+            session,
+            checkpoint,
+            dataset=dataset,
+            save=saved,
+            report=advance,
+            between=after_chunk,
+            until=until,
+            stop=stop,
+        )
+    if stop():
+        if step := int(checkpoint.state["step"]):
+            print(f"{title}: stopped at step {step:,} of {steps:,}, saved in {job.checkpoint}.", file=sys.stderr, flush=True)
+        raise KeyboardInterrupt
+
+
+def keeper(job: Job, checkpoint: Checkpoint) -> Callable[[Checkpoint], None]:
+    """The function that keeps a copy of each validation's checkpoint, in the files of `kept`, the one to begin with too.
+
+    A run that begins anew removes the files of a former run. A run that goes on keeps copies where there are some already.
+    """
+    for path in [] if job.goes_on else kept(job.checkpoint):
+        path.unlink()
+    wanted = job.keep_checkpoints or bool(kept(job.checkpoint))
+
+    def keep(checkpoint: Checkpoint) -> None:
+        if wanted and (validated(checkpoint) or not kept(job.checkpoint)):
+            step = int(checkpoint.state["step"])
+            checkpoints.save(checkpoint, job.checkpoint.with_suffix(".steps") / f"{step:08d}.h5")
+
+    keep(checkpoint)
+    return keep
+
+
+def validated(checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint is that of a validation, and not of a run that was stopped between two."""
+    return checkpoint.history.get("valid_step", [])[-1:] == [int(checkpoint.state["step"])]
 
 
 def run(job: Job, *, import_s: float) -> records.Record:
@@ -163,26 +273,22 @@ def run(job: Job, *, import_s: float) -> records.Record:
     dataset = job.dataset()
     backend = protocol.load(job.backend)
     record = job.blank(dataset=dataset) | {"environment": environment.describe(config.device)}
+    record["environment"]["runnable"] = environment.runnable()
     checkpoint, session = begin(job, backend=backend, dataset=dataset)
     setup_s = time.perf_counter() - began
     refuse_overwriting(job, dataset=dataset)
     floor = Floor(protocol.probes(job.backend), config, seconds=checkpoint.history.setdefault("floor_seconds", []))
-    progress = Progress(f"{job.backend} {config.model.variational}")
+    title = f"{job.backend} {config.model.variational}"
     first_step = int(checkpoint.state["step"])
+    events.tell("begin", step=first_step, steps=config.training.steps)
+    keep = keeper(job, checkpoint)
     record["environment"]["round_trip_ns"] = cores.gathered()
-    with progress.phase("train", total=config.training.steps, unit="steps", rows=config.training.batch_size) as advance:
-        advance(first_step, None)
-        training.train(
-            session,
-            checkpoint,
-            dataset=dataset,
-            save=lambda checkpoint: checkpoints.save(checkpoint, job.checkpoint),
-            report=advance,
-            between=floor.measure,
-        )
+    train(job, session, checkpoint, dataset=dataset, title=title, keep=keep, between=floor.measure)
     record["environment"]["round_trip_after_ns"] = cores.round_trip()
     began = time.perf_counter()
-    test = scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)
+    of_images = scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=Progress(title))
+    test = estimators.summary(of_images)
+    events.tell("result", step=checkpoint.selected_step(), elbo=test.elbo, log_px=test.log_px)
     record |= {
         "status": "ok",
         "reason": None,
@@ -195,12 +301,12 @@ def run(job: Job, *, import_s: float) -> records.Record:
         | {"programs_compiled": None if first_step else protocol.probes(job.backend).programs_compiled()}
         | {"import_s": import_s, "setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
         "peak_memory_bytes": memory.peak(),
-        "test": dataclasses.asdict(estimators.summary(test)) | {"by_samples": estimators.by_samples(test)},
+        "test": dataclasses.asdict(test) | {"by_samples": estimators.by_samples(of_images)},
     }
     record["environment"] = environment.ended(record["environment"])
     record["environment"]["threads"]["process"] = environment.own_threads()
-    of_images = {"image": test.image, "elbo": test.elbo, "log_px": test.log_px}
-    record["test"]["per_image"] = records.write_per_image(of_images, record, folder=Path(job.results))
+    arrays = {name: getattr(of_images, name) for name in records.PER_IMAGE}
+    record["test"]["per_image"] = records.write_per_image(arrays, record, folder=Path(job.results))
     records.write(record, Path(job.results))
     return record
 
@@ -263,7 +369,8 @@ def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
             )
         checkpoint.earlier.append((checkpoint.backend, done))
         # Times of another backend's chunks are dropped.
-        checkpoint.history = {name: column for name, column in checkpoint.history.items() if name in training.CURVE}
+        curve = (*training.CURVE, *training.PENDING)
+        checkpoint.history = {name: column for name, column in checkpoint.history.items() if name in curve}
     return dataclasses.replace(checkpoint, config=job.config, backend=job.backend)
 
 
@@ -336,8 +443,8 @@ def refuse_again(job: Job) -> None:
     found = state(job)
     if job.resume or found == "new" or (found == "resumable" and job.start):  # `check_start` has looked at the checkpoint
         return
-    there = f"{job.record} is there already" if found == "done" else f"{job.checkpoint} is this run's, stopped half-way"
-    resume = "keep it and run the rest" if found == "done" else "go on"
+    there = f"{job.record} is there already" if found == "done" else f"{job.checkpoint} has this model's training"
+    resume = "keep it and run the rest" if found == "done" else "go on from it"
     first = "give" if job.start else f"add --resume to {resume} (with make: ARGS=--resume), or"
     raise UserError(f"{there}: {first} --results FOLDER to run it anew, in another folder.")
 
@@ -362,8 +469,3 @@ def refuse_overwriting(job: Job, *, dataset: Dataset) -> None:
         difference = _difference(job, origin, dataset=dataset, may_change=presets.MAY_CHANGE)
     if difference:
         raise UserError(f"{path} is another run's, with {difference}; give another folder as --results, or move {path} away.")
-
-
-def kept(checkpoint: Path) -> list[Path]:
-    """The checkpoints of a run's validations that were kept, by rising step."""
-    return sorted(checkpoint.with_suffix(".steps").glob("*.h5"))

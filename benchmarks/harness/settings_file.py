@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import UserError
+from common.errors import UserError, did_you_mean
 from common.files import write_text
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def arguments_of(path: Path, known: Mapping[str, Flag]) -> list[str]:
     for key, value in values.items():
         flag = known.get(key.replace("-", "_"))
         if flag is None or flag.name in NOT_HERE:
-            raise UserError(f"The settings file {path} has '{key}', which isn't a flag it can hold; see run --help-all.")
+            meant = did_you_mean(key, known)
+            raise UserError(f"The settings file {path} has '{key}', which isn't a flag it can hold; see run --help-all.{meant}")
         listed = value if isinstance(value, list) else [value]
         if not flag.several and isinstance(value, list):
             raise UserError(f"'{key}' in the settings file {path} is a list; it must be {_words(flag)}.")

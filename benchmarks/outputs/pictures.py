@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from benchmarks.harness import records
 from benchmarks.harness.looks import MANIFOLD, Look
 from benchmarks.outputs import figures
 
@@ -59,10 +60,9 @@ def picture(look: Look, *, extent: float | None = None) -> Image:
 
     `extent`: the means' axes go from −extent to extent; None: as far as the means.
     """
-    elbo = "" if look.elbo is None else f", ELBO {look.elbo:.2f} nats on validation images"
     parts = [
-        words(f"{look.variational} in {look.backend}, {data_name(look)}", size=TITLE),
-        words(f"step {look.step:,}{elbo}"),
+        words(named(look), size=TITLE),
+        words(reached(look)),
         beside(
             [
                 titled("test images", squarish(look.originals)),
@@ -105,9 +105,10 @@ def comparison(looks: Sequence[Look], *, labels: Sequence[str], shown: int = 10)
 
 
 def animation(looks: Sequence[Look], *, kind: Kind) -> bytes:
-    """The looks' pictures one after the other, for ever; the last one stays longer. The bytes of a GIF or WebP file."""
-    from PIL import Image
+    """The looks' pictures one after the other, for ever; the last one stays longer. The bytes of a GIF or WebP file.
 
+    A GIF has GREYS greys, and where there is colour as many colours as fill a palette of 64 with them. Its comment is `told`.
+    """
     reach = [float(np.abs(look.means).max()) for look in looks if look.means is not None]
     frames = [picture(look, extent=max(reach, default=None)) for look in looks]
     durations = [*[FRAME] * (len(frames) - 1), LAST]
@@ -117,15 +118,32 @@ def animation(looks: Sequence[Look], *, kind: Kind) -> bytes:
         first.save(file, kind, save_all=True, append_images=rest, duration=durations, loop=0, lossless=True, method=4)
         return file.getvalue()
     palette = _palette(frames[-1])
-    first, *rest = (f.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE) for f in frames)
-    first.save(file, kind, save_all=True, append_images=rest, duration=durations, loop=0, optimize=True)
+    first, *rest = (_indexed(frame, palette) for frame in frames)
+    first.save(file, kind, save_all=True, append_images=rest, duration=durations, loop=0, optimize=True, comment=told(looks))
     return file.getvalue()
 
 
-def _palette(image: Image) -> Image:
-    """GREYS greys from black to white, and where the image is in colour as many colours as fill a palette of 64 with them.
+def told(looks: Sequence[Look]) -> str:
+    """What an animation shows, in one line."""
+    last = looks[-1]
+    return f"{named(last)}, {len(looks)} frames from step {looks[0].step:,} to {reached(last)}"
 
-    The colours are of the image's coloured pixels alone: most pixels are grey, and would leave few colours for the others.
+
+def named(look: Look) -> str:
+    """The model in a few words."""
+    return f"{look.variational} in {look.backend}, {data_name(look)}"
+
+
+def reached(look: Look) -> str:
+    """The step, and the ELBO there where the run measured it."""
+    elbo = "" if look.elbo is None else f", ELBO {look.elbo:.2f} nats on validation images"
+    return f"step {look.step:,}{elbo}"
+
+
+def _palette(image: Image) -> Image:
+    """The palette of an animation's GIF, greys first, from black to white.
+
+    Its colours are of the image's coloured pixels alone: most pixels are grey, and would leave few colours for the others.
     """
     from PIL import Image
 
@@ -138,6 +156,17 @@ def _palette(image: Image) -> Image:
     palette = Image.new("P", (1, 1))
     palette.putpalette(entries)
     return palette
+
+
+def _indexed(image: Image, palette: Image) -> Image:
+    """The image in the palette's colours. A grey image has the nearest greys; Pillow's own search is only about right."""
+    from PIL import Image
+
+    if image.mode != "L":
+        return image.quantize(palette=palette, dither=Image.Dither.NONE)
+    nearest = image.point([round(grey * (GREYS - 1) / 255) for grey in range(256)])
+    nearest.putpalette(palette.getpalette() or [])
+    return nearest
 
 
 def scatter(look: Look, *, side: int, extent: float | None) -> Image:
@@ -170,8 +199,8 @@ def scatter(look: Look, *, side: int, extent: float | None) -> Image:
 
 
 def data_name(look: Look) -> str:
-    """The data set's name; a file's without its folders."""
-    return look.dataset.replace("\\", "/").rsplit("/", 1)[-1]
+    """The data set in a word."""
+    return records.data_name({"name": look.dataset, "binarize": look.binarize})
 
 
 # --- the parts of a picture ---

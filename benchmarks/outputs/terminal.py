@@ -26,16 +26,26 @@ def page(parts: Iterable[Part], console: Console) -> None:
 
 
 def show(table: Table, console: Console) -> None:
-    """Print one table."""
+    """Print one table, on a terminal in as few lines as it can be."""
     if table.title:
         console.print(table.title, markup=False, highlight=False, soft_wrap=True)
-    if console.is_terminal and (ruled := _ruled(table, console, break_cells=True)):
-        console.print(ruled)
-    elif console.is_terminal and (pieces := _pieces(table, console)):
-        for i, piece in enumerate(pieces):
-            console.print(*([""] if i else []), piece, sep="\n")
-    else:
+    layouts = _layouts(table, console) if console.is_terminal else []
+    if not layouts:
         _plain(table, console)
+        return
+    pieces = min(layouts, key=lambda pieces: sum(len(console.render_lines(piece)) for piece in pieces))
+    for i, piece in enumerate(pieces):
+        if i:
+            console.print()
+        console.print(piece)
+
+
+def _layouts(table: Table, console: Console) -> list[list[RichTable]]:
+    """The ruled tables that show the table within the terminal's width, in the ways that fit; the best first."""
+    if whole := _ruled(table, console, break_cells=False):
+        return [[whole]]
+    broken = _ruled(table, console, break_cells=True)
+    return [pieces for pieces in ([broken] if broken else [], _pieces(table, console)) if pieces]
 
 
 def _ruled(table: Table, console: Console, *, break_cells: bool) -> RichTable | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import re
@@ -14,6 +15,9 @@ from benchmarks.harness import presets, records
 from benchmarks.harness.records import Record
 from common.config import Config
 from common.errors import UserError
+
+# The record's keys whose content is in columns of other names, and the curve, which is no number.
+TAKEN = {"schema", "config", "curve", "trained", "precision", "dataset", "test", "timing", "environment"}
 
 Row = dict[str, Any]  # column → text, number, truth value or None
 
@@ -48,19 +52,19 @@ def _row(path: Path, record: Record) -> Row:
         "peak_memory_bytes": record["peak_memory_bytes"],
         **_flat("environment", record["environment"]),
     }
-    apart = {"schema", "config", "curve", "trained", "precision"}
-    return first | _flat("", {name: value for name, value in record.items() if name not in first.keys() | apart | NESTED})
-
-
-NESTED = {"dataset", "test", "timing", "environment"}
+    return first | _flat("", {name: value for name, value in record.items() if name not in first.keys() | TAKEN})
 
 
 def _flat(place: str, value: Any) -> Row:
     """The value's numbers and texts by their places, as names in snake case; a list is its JSON."""
     if isinstance(value, dict):
         return {name: each for key, inner in value.items() for name, each in _flat(f"{place}_{key}", inner).items()}
-    name = re.sub(r"[^a-z0-9]+", "_", place.lower()).strip("_")
-    return {name: json.dumps(value) if isinstance(value, list) else value}
+    return {_snake_case(place): json.dumps(value) if isinstance(value, list) else value}
+
+
+@functools.cache
+def _snake_case(place: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", place.lower()).strip("_")
 
 
 def as_csv(rows: list[Row]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[runs.Job]:
     """The jobs that `run` would start, in place of starting them; each ends as if the user had been wrong."""
     started: list[runs.Job] = []
 
-    def refuse(job: runs.Job) -> int:
+    def refuse(job: runs.Job, **_: Any) -> int:
         started.append(job)
         return 2
 

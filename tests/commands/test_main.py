@@ -301,10 +301,10 @@ def test_a_command_that_is_terminated_takes_what_it_started_with_it(tmp_path: Pa
 
 
 GRANDCHILD = """
-import signal, subprocess, sys
-from benchmarks.__main__ import terminate
+import subprocess, sys
+from benchmarks.harness import stopping
 
-signal.signal(signal.SIGTERM, terminate)
+stopping.watch(again=True)
 sleeper = "import time; print('asleep', flush=True); time.sleep(60)"
 subprocess.run([sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleeper!r}])"])
 """

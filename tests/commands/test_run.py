@@ -33,7 +33,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Backend → the exit code of its runs, which `run` would start; one of 0 leaves a record."""
     codes: dict[str, int] = {}
 
-    def work(job: runs.Job) -> int:
+    def work(job: runs.Job, **_: Any) -> int:
         if codes.get(job.backend, 0) == 0:
             records.write(job.blank(dataset=job.dataset()) | {"status": "ok", "reason": None}, Path(job.results))
         return codes.get(job.backend, 0)
@@ -158,7 +158,7 @@ def test_each_seed_family_and_backend_is_a_run_with_a_record_of_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     started: list[runs.Job] = []
-    monkeypatch.setattr(runs, "in_process", lambda job: started.append(job) or 1)
+    monkeypatch.setattr(runs, "in_process", lambda job, **_: started.append(job) or 1)
     assert main(["run", "--seed", "3", "5", "--backend", "jax", "pytorch", "--results", str(tmp_path)]) == 1
     asked = {(job.config.training.seed, job.config.model.variational, job.backend) for job in started}
     assert asked == {
@@ -251,7 +251,7 @@ def test_a_dry_run_says_the_runs_and_their_states_and_writes_nothing(
     grid(*arguments[1:], "--backend", "pytorch").jobs[0].checkpoint.touch()
     monkeypatch.setattr(runs, "refuse_overwriting", lambda *_, **__: None)
     monkeypatch.setattr(estimate.checkpoints, "load", lambda _: SimpleNamespace(state={"step": 500}))
-    monkeypatch.setattr(runs, "in_process", lambda job: pytest.fail("it runs"))
+    monkeypatch.setattr(runs, "in_process", lambda job, **_: pytest.fail("it runs"))
     before = sorted(tmp_path.iterdir())
     capsys.readouterr()
     assert main([*arguments, "--dry-run"]) == 0
@@ -338,7 +338,7 @@ def test_the_same_run_again_is_refused_and_with_resume_skipped(
     before = (tmp_path / name).read_bytes()
     started: list[str] = []
     work = runs.in_process
-    monkeypatch.setattr(runs, "in_process", lambda job: started.append(job.backend) or work(job))
+    monkeypatch.setattr(runs, "in_process", lambda job, **_: started.append(job.backend) or work(job))
     capsys.readouterr()
     assert main([*arguments, "--backend", "pytorch", "jax"]) == 2
     printed = capsys.readouterr()
@@ -356,7 +356,7 @@ def test_the_same_run_again_is_refused_and_with_resume_skipped(
 def test_a_run_that_was_stopped_is_not_begun_anew_over_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (job,) = grid("--backend", "jax", "--variational", "flow", "--results", str(tmp_path)).jobs
     job.checkpoint.touch()
-    with pytest.raises(UserError, match=r"seed0.h5 is this run's, stopped half-way: add --resume to go on"):
+    with pytest.raises(UserError, match=r"seed0.h5 has this model's training: add --resume to go on from it \(with"):
         runs.refuse_again(job)
     runs.refuse_again(dataclasses.replace(job, resume=True))
 
@@ -403,7 +403,7 @@ def test_a_stopped_sweep_shows_its_finished_runs(
 ) -> None:
     work = runs.in_process
 
-    def stop(job: runs.Job) -> int:
+    def stop(job: runs.Job, **_: Any) -> int:
         if job.backend == "jax":
             raise KeyboardInterrupt
         return work(job)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.harness import pairs, records
+from benchmarks.harness import pairs, presets, records
 from common import estimators
 from common.config import Config
 from common.errors import UserError
@@ -60,7 +61,8 @@ def test_only_images_that_both_scored_are_paired_in_any_order() -> None:
     a, b = scores(0), scores(0, image=np.array([7, 3, 399, 5]))
     found = pairs.difference(run(a), run(b), scores=(a, b))["log_px"]
     assert found.images == 4
-    assert found.mean == pytest.approx((b["log_px"] - a["log_px"][b["image"]]).mean())
+    of_images = b["log_px"] - a["log_px"][b["image"]]
+    assert (found.mean, found.error) == (pytest.approx(of_images.mean()), pytest.approx(of_images.std(ddof=1) / 2))
     one = scores(0, image=np.array([7]))
     assert not pairs.difference(run(a), run(one), scores=(a, one))["log_px"].paired, "one pair has no error"
     assert pairs.difference(run(a), run(one), scores=(a, one))["log_px"].beyond_noise is None
@@ -104,3 +106,78 @@ def test_speeds_differ_where_their_middle_halves_are_apart(second: tuple[float, 
     assert (found.ratio, found.beyond_spread) == (second[0] / 1000, beyond)
     other["timing"]["examples_per_s"] = None
     assert pairs.speeds(run(a), other) is None
+
+
+# Which runs are pairs
+
+
+def found(folder: str, *runs: records.Record) -> dict[Path, records.Record]:
+    return {Path(folder) / records.name_of(record): record for record in runs}
+
+
+def model(*, backend: str = "jax", **settings: Any) -> records.Record:
+    config = presets.QUICK.replace(**settings)
+    return records.blank(config, backend=backend, dataset_name="d", dataset_sha256="ab", preset="quick")
+
+
+def test_runs_of_equal_names_are_pairs_and_the_others_are_left_over() -> None:
+    first = found("a", model(), model(seed=1), model(seed=2))
+    second = found("b", model(seed=1), model(seed=2), model(seed=3))
+    match = pairs.matching(first, second)
+    assert [(a.parent.name, b.parent.name, a.name == b.name) for a, b in match.pairs] == [("a", "b", True)] * 2
+    assert (match.keys, match.labels, match.apart) == (["seed"], [[1], [2]], {})
+    assert [[records.name_of(model(seed=seed)) for seed in (each,)] for each in (0, 3)] == [
+        [path.name for path in paths] for paths in match.left_over
+    ]
+
+
+def test_what_all_runs_of_a_side_have_and_none_of_the_other_does_not_count() -> None:
+    def side(folder: str, **settings: Any) -> dict[Path, records.Record]:
+        runs = (model(variational=family, seed=seed, **settings) for family in ("flow", "mean-field") for seed in (0, 1))
+        return found(folder, *runs)
+
+    match = pairs.matching(side("a"), side("b", learning_rate=0.1, steps=30_000, backend="pytorch"))
+    assert len(match.pairs) == 4
+    for a, b in match.pairs:
+        assert a.name.split("_")[3:] == b.name.split("_")[3:]
+    assert match.keys == ["family", "seed"]
+    assert match.apart == {
+        "backend": ("jax", "pytorch"),
+        "learning-rate": (1e-3, 0.1),
+        "steps": (2000, 30_000),
+        "compile-from": (False, True),
+    }
+
+
+def test_two_single_runs_are_a_pair_whatever_they_are() -> None:
+    match = pairs.matching(found("a", model()), found("b", model(backend="pytorch", variational="flow", latent_size=2)))
+    assert len(match.pairs) == 1
+    assert (match.keys, match.left_over) == ([], ([], []))
+
+
+def test_a_single_run_finds_its_like_in_a_folder() -> None:
+    match = pairs.matching(found("a", model(steps=9)), found("b", *(model(backend=name) for name in ("pytorch", "jax"))))
+    ((_, b),) = match.pairs
+    assert "_jax_" in b.name
+
+
+def test_no_counterpart_is_said() -> None:
+    with pytest.raises(UserError, match="counterpart"):
+        pairs.matching(found("a", model(seed=0), model(seed=1)), found("b", model(seed=2), model(seed=3)))
+
+
+def test_everything_in_which_two_runs_differ_is_named() -> None:
+    first, second = model(), model(learning_rate=0.1)
+    for record, commit, jax, load in ((first, "a", "0.1", 0.5), (second, "b", "0.2", 9.0)):
+        record["environment"] = {"commit": commit * 40, "dirty": False, "versions": {"jax": jax, "numpy": "2"}, "load": load}
+        record["environment"] |= {"machine": {"cpu": "EPYC"}, "threads": {"cores": 2, "variables": {}}}
+    second["environment"]["threads"] = {"cores": 4, "variables": {"OMP_NUM_THREADS": "1"}}
+    assert pairs.apart(first, second) == {
+        "learning-rate": (1e-3, 0.1),
+        "commit": ("a" * 12, "b" * 12),
+        "cores": (2, 4),
+        "load before training": (None, "9.0"),
+        "jax": ("0.1", "0.2"),
+        "OMP_NUM_THREADS": (None, "1"),
+    }
+    assert pairs.apart(first, first) == {}
