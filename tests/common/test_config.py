@@ -50,7 +50,7 @@ def test_another_network_is_in_the_config_and_the_usual_one_is_not() -> None:
     ("setting", "value", "words"),
     [
         ("variational", "laplace", "it must be one of mean-field, flow"),
-        ("network", "deep", "it must be one of mlp"),
+        ("network", "other", "it must be one of mlp"),
         ("dtype", "float16", "it must be one of float32, float64"),
         ("steps", "many", "--steps is many; it must be a whole number"),
         ("steps", 2.5, "it must be a whole number"),
