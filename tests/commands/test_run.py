@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import estimate, flags, floor, records, runs
+from benchmarks.harness import environment, estimate, flags, floor, records, runs
 from benchmarks.harness.grid import Grid, grid_of
 from benchmarks.harness.presets import PRESETS, flat
 from common.config import SECTIONS, Config
@@ -271,8 +271,9 @@ def test_a_dry_run_says_the_runs_and_their_states_and_writes_nothing(
 
 
 def test_a_sweep_says_its_size_first_and_a_run_does_not(
-    tmp_path: Path, ended: dict[str, int], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, ended: dict[str, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(environment, "crowded", lambda *_: False)  # which is said, too
     assert main(["run", "--backend", "jax", "--seed", "1", "2", "--results", str(tmp_path / "sweep")]) == 0
     assert capsys.readouterr().err.startswith("4 runs: 2 seeds × 2 families; about ")
     assert main(["run", "--backend", "jax", "--variational", "flow", "--results", str(tmp_path / "run")]) == 0
