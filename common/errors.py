@@ -32,7 +32,9 @@ ELSEWHERE = {
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """ " Did you mean NAME?" with the choice that a wrong name is most like; "" where it is like none."""
+    """ " Did you mean NAME?" with the choice that a wrong name is most like; a hint for a list with commas; else ""."""
+    if "," in name:
+        return " Separate several values by spaces."
     listed, lower = tuple(choices), name.lower()
     near = [choice for choice in listed if choice == ELSEWHERE.get(lower)]
     near += difflib.get_close_matches(lower, listed, n=1, cutoff=0.65)

@@ -42,7 +42,7 @@ def whole(info: Any) -> Any:
         with contextlib.suppress(ValueError, OverflowError):
             if (number := float(texts[0])).is_integer():
                 return int(number)
-        raise UnfitError(texts[0], "it must be a whole number.")
+        raise UnfitError(texts[0], f"it must be a whole number.{did_you_mean(texts[0], ())}")
 
     if info.type is not int:
         return None
@@ -59,7 +59,7 @@ def number(info: Any) -> Any:
         try:
             return float(texts[0])
         except ValueError as error:
-            raise UnfitError(texts[0], "it must be a number.") from error
+            raise UnfitError(texts[0], f"it must be a number.{did_you_mean(texts[0], ())}") from error
 
     if info.type is not float:
         return None
