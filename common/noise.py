@@ -20,7 +20,6 @@ BINARIZATION = "binarization"  # split, from 0: the draws of --binarize bernoull
 ARRAY_SPLIT = "split of an array"  # which images of an .npy file are valid and test
 CHECKPOINTS_NOISE = "cross-evaluation noise"  # of `parity --checkpoints`
 PREVIEWS = "previews"  # the latents and noise of the images that a run tells while it trains
-GALLERY = "gallery"  # the latents that the study `gallery` decodes
 GALLERY = "gallery"  # the prior's draws in pictures
 PICTURED = "pictured test images"  # the order in which test images are chosen for pictures
 RECONSTRUCTION = "reconstruction"  # the posterior's draws behind the pictured reconstructions

@@ -6,7 +6,7 @@ Where no parent listens, nothing is written. The fields of each `kind`:
     progress     phase: train or test; done, total, unit; elbo, rate (examples a second), left (seconds): null where unknown
     point        a point of the training curve: step, objective, elbo; learning_rate and kl_weight of the step done last
     validation   step, elbo
-    images       step, samples, reconstructions: uint8 [images, rows, columns], `packed`; of a job with `pictures`
+    images       step, samples, reconstructions: uint8 [images, rows, columns], `packing.packed`; of a job with `pictures`
     result       step, elbo, log_px: the test of the trained model
     said         text: a line of the process's stderr; `processes.ask` makes this event
 
@@ -15,15 +15,12 @@ Units are those of the records.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import json
 import os
 from collections.abc import Callable
 from typing import Any, TextIO
-
-import numpy as np
 
 Event = dict[str, Any]
 Heard = Callable[[Event], None]
@@ -51,16 +48,6 @@ def each(*listeners: Heard | None) -> Heard:
             listener(event)
 
     return heard
-
-
-def packed(images: np.ndarray) -> dict[str, Any]:
-    """uint8 [images, rows, columns] as plain data."""
-    return {"shape": list(images.shape), "data": base64.b64encode(images.tobytes()).decode()}
-
-
-def unpacked(packed: dict[str, Any]) -> np.ndarray:
-    """The inverse of `packed`."""
-    return np.frombuffer(base64.b64decode(packed["data"]), np.uint8).reshape(packed["shape"])
 
 
 @functools.cache

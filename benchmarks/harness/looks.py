@@ -9,10 +9,8 @@ since a data set's file can be sorted by class. Each draw is a function of the s
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import statistics
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ import h5py
 import numpy as np
 
 from benchmarks.harness import cli, processes, runs
+from benchmarks.harness.packing import packed, unpacked
 from benchmarks.harness.progress import Progress
 from common import checkpoints, noise, protocol, training
 from common.checkpoints import Checkpoint
@@ -68,30 +67,12 @@ class Look:
 
     def as_json(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in (field.name for field in dataclasses.fields(self))}
-        return {name: _packed(value) if isinstance(value, np.ndarray) else value for name, value in values.items()}
+        return {name: packed(value) if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Look:
-        arrays = {name: _unpacked(value) for name, value in values.items() if isinstance(value, dict)}
+        arrays = {name: unpacked(value) for name, value in values.items() if isinstance(value, dict)}
         return cls(**values | arrays | {"image_shape": tuple(values["image_shape"])})
-
-
-def pack(array: np.ndarray) -> str:
-    """The array's bytes, deflated, in base64."""
-    return base64.b64encode(zlib.compress(array.tobytes(), 9)).decode()
-
-
-def unpack(text: str, *, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The inverse of `pack`; one size of the shape may be -1."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=dtype).reshape(shape)
-
-
-def _packed(array: np.ndarray) -> dict[str, Any]:
-    return {"dtype": str(array.dtype), "shape": list(array.shape), "bytes": pack(array)}
-
-
-def _unpacked(packed: dict[str, Any]) -> np.ndarray:
-    return unpack(packed["bytes"], dtype=packed["dtype"], shape=tuple(packed["shape"]))
 
 
 # --- the parent's side ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.harness import events
+from benchmarks.harness.packing import packed
 from common.checkpoints import Checkpoint
 from common.data import Dataset
 from common.noise import PREVIEWS, generator
@@ -45,4 +46,4 @@ def images(session: Scorer, checkpoint: Checkpoint, *, dataset: Dataset) -> None
     latents = {"samples": draws[0], "reconstructions": session.encode(shown, draws[1:, : len(shown)])[0]}
     shape = (-1, *config.model.image_shape)
     greys = {name: np.round(255 * session.decode(z)).astype(np.uint8).reshape(shape) for name, z in latents.items()}
-    events.tell("images", step=int(checkpoint.state["step"]), **{name: events.packed(grey) for name, grey in greys.items()})
+    events.tell("images", step=int(checkpoint.state["step"]), **{name: packed(grey) for name, grey in greys.items()})

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks.harness import events
 from benchmarks.harness.events import Event, Heard
+from benchmarks.harness.packing import unpacked
 from benchmarks.harness.runs import Job
 from common.errors import UserError
 
@@ -70,7 +70,7 @@ def board(job: Job) -> Iterator[Heard]:
         for tag, field in SCALARS.get(kind, {}).items():
             writer.add_scalar(tag, event[field], event["step"])
         for tag in IMAGES if kind == "images" else ():
-            writer.add_images(tag, events.unpacked(event[tag])[:, None], event["step"])
+            writer.add_images(tag, unpacked(event[tag])[:, None], event["step"])
 
     try:
         yield heard

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks.harness import looks, records
+from benchmarks.harness import looks, packing, records
 from benchmarks.harness.cli import at_least
 from benchmarks.outputs import figures, published
 from benchmarks.outputs.table import Part
@@ -65,13 +65,13 @@ def measure(point: Point) -> Result:
         "dataset": {"name": checkpoint.dataset, "sha256": checkpoint.sha256},
         "config": checkpoint.config.as_dict(),
         "image_shape": list(model.image_shape),
-        "grey": looks.pack(grey),
+        "grey": packing.pack(grey),
     }
 
 
 def unpacked(row: dict[str, Any]) -> np.ndarray:
     """A row's samples, uint8 [samples, rows, columns]."""
-    return looks.unpack(row["grey"], dtype="uint8", shape=(-1, *row["image_shape"]))
+    return packing.unpack(row["grey"], dtype="uint8", shape=(-1, *row["image_shape"]))
 
 
 def content(asked: Arguments, measured: Measured) -> dict[str, Any]:

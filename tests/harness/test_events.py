@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.harness import events, processes, progress
 from benchmarks.harness.events import Event
+from benchmarks.harness.packing import packed, unpacked
 from benchmarks.harness.progress import Progress
 
 MANY = 2_000
@@ -60,7 +61,7 @@ def test_a_listener_that_fails_ends_the_process() -> None:
 
 def test_images_are_packed_and_unpacked() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 5), dtype=np.uint8)
-    assert np.array_equal(events.unpacked(json.loads(json.dumps(events.packed(images)))), images)
+    assert np.array_equal(unpacked(json.loads(json.dumps(packed(images)))), images)
 
 
 def test_progress_is_told_a_few_times_a_second_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
