@@ -106,7 +106,7 @@ def test_arrays_are_data(tmp_path: Path) -> None:
     [
         ({"backend": "theano"}, "There is no backend 'theano'; choose from"),
         ({"preset": "fast"}, "There is no preset 'fast'"),
-        ({"learning_rates": 1e-3}, "There is no setting 'learning_rates'; `python -m benchmarks run --help` lists them."),
+        ({"learning_rates": 1e-3}, "There is no setting 'learning_rates'; `python -m benchmarks run --help-all` lists them."),
         ({"variational": "laplace"}, "it must be one of mean-field, flow"),
         ({"steps": "many"}, "--steps is many; it must be a whole number"),
         ({"image_shape": (8, 8)}, "image_shape is no setting"),

@@ -73,17 +73,17 @@ def known(backends: Iterable[str]) -> None:
             raise unknown("backend", name, BACKENDS)
 
 
-def installed(names: Collection[str] = BACKENDS) -> tuple[str, ...]:
-    """Those of these backends whose packages are installed; stderr names the others. Raises `UserError` where none is left.
+def installed(names: Collection[str] = BACKENDS, *, quiet: bool = False) -> tuple[str, ...]:
+    """Those of these backends whose packages are installed; stderr names the others, unless `quiet`.
 
-    Unlike `usable` it starts no process: a package may be there and fail to be imported.
+    Unlike `usable` it starts no process: a package may be there and fail to be imported. Raises `UserError` where none is left.
     """
     lacking = {name: package for name in names if (package := protocol.lacks(name))}
     found = tuple(name for name in names if name not in lacking)
     said = ", ".join(f"{name} (no {package})" for name, package in lacking.items())
     if not found:
         raise UserError(f"Not installed here: {said}; environments/ has a file of requirements for each.")
-    if said:
+    if said and not quiet:
         print(f"Left out, since not installed here: {said}.", file=sys.stderr)
     return found
 

@@ -51,7 +51,7 @@ def axes_of(asked: Asked) -> dict[str, Sequence[Any]]:
     settings = {name: own[name] for name in flat(next(iter(asked.presets.values()))) if own.get(name)}
     seeds = {"seed": settings.pop("seed")} if "seed" in settings else {}
     families = settings.pop("variational", None) or ((start.config.model.variational,) if start else FAMILIES)
-    backends = own["backend"] or ((cli.backend_of(start, path=own["from"]),) if start else cli.installed())
+    backends = own["backend"] or ((cli.backend_of(start, path=own["from"]),) if start else cli.installed(quiet=own["quiet"]))
     return {"preset": list(asked.presets), **settings, **seeds, "variational": families, "backend": backends}
 
 

@@ -35,7 +35,7 @@ def jax_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """An untrained model's file, of PyTorch."""
-    digits = data.load("binarized-digits", data_dir=None)
+    digits = data.load("binarized-digits", data_dir=None, binarize=None)
     config = Config().replace(latent_size=2, hidden_size=8, samples=3, image_shape=digits.image_shape)
     initial = parameters.initial_parameters(config.model, training=config.training, pixel_log_odds=np.zeros(64))
     state = parameters.fresh_state(initial, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
@@ -70,7 +70,7 @@ def test_run_has_no_row_for_what_was_not_asked(
 ) -> None:
     started: list[runs.Job] = []
 
-    def done(job: runs.Job) -> int:
+    def done(job: runs.Job, **_: object) -> int:
         started.append(job)
         records.write(job.blank(dataset=job.dataset()) | {"status": "ok", "reason": None}, Path(job.results))
         return 0
@@ -79,9 +79,12 @@ def test_run_has_no_row_for_what_was_not_asked(
     assert main(["run", "--results", str(tmp_path)]) == 0
     assert {job.backend for job in started} == {"jax"}
     printed = capsys.readouterr()
-    assert printed.err == LEFT_OUT
+    assert printed.err.startswith(LEFT_OUT)
+    assert printed.err.count("pytorch") == 1
     assert "pytorch" not in printed.out
     assert len(list(tmp_path.glob("*.json"))) == 2
+    assert main(["run", "--results", str(tmp_path / "quiet"), "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_parity_says_at_once_that_it_needs_two(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
