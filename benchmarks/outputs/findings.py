@@ -84,6 +84,7 @@ def of(found: Sequence[Scored]) -> list[Finding]:
     for sentence_of, names in levels:
         said = {about: sentence_of(runs) for about, runs in grouped(done, names).items()}
         result += [Finding(about=about, sentence=sentence) for about, sentence in said.items() if sentence]
+    result.append(Finding(about="", sentence=disturbed([record for record, _ in done])))
     return [finding for finding in result if finding.sentence]
 
 
@@ -94,6 +95,13 @@ def grouped(runs: Sequence[Scored], names: Sequence[str]) -> dict[str, list[Scor
         what = setup(one[0])
         groups.setdefault((*(what[name] for name in names), one[0]["dataset"]["sha256"] or ""), []).append(one)
     return {", ".join(filter(None, key[:-1])): own for key, own in groups.items()}
+
+
+def disturbed(runs: Sequence[Record]) -> str:
+    """How many runs have a speed that isn't compared."""
+    count = sum(not quiet(run) for run in runs if run["timing"]["examples_per_s"])
+    noun = f"{count} of {len(runs)} runs" if len(runs) > 1 else "the run"
+    return f"Other programs used the machine's cores beside {noun}: such speeds aren't compared." if count else ""
 
 
 def backends(runs: Sequence[Scored]) -> str:
@@ -137,10 +145,8 @@ def machine(record: Record) -> str:
 
 
 def quiet(record: Record) -> bool:
-    """Whether the run has a speed and its spread, and no other programs took its cores."""
-    timing, place = record["timing"], record["environment"]
-    timed = timing["examples_per_s"] and timing["examples_per_s_iqr"] is not None
-    return bool(timed) and not environment.crowded(place.get("runnable"), place["machine"])
+    """Whether no other programs used the machine's cores when the run began."""
+    return not environment.crowded(record["environment"].get("runnable"), record["environment"]["machine"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +169,8 @@ class Speed:
 
 def speed(runs: Sequence[Record]) -> Speed | None:
     """Each backend by the median over its seeds; None where fewer than two have a `quiet` run, or on several machines."""
-    timed = [run for run in runs if quiet(run)]
+    rated = [run for run in runs if run["timing"]["examples_per_s"] and run["timing"]["examples_per_s_iqr"] is not None]
+    timed = [run for run in rated if quiet(run)]
     rates = {name: [run["timing"] for run in timed if run["backend"] == name] for name in BACKENDS}
     middles = {name: statistics.median(rate["examples_per_s"] for rate in own) for name, own in rates.items() if own}
     if len(middles) < 2 or len({machine(run) for run in timed}) > 1:

@@ -62,8 +62,9 @@ def test_speeds_on_two_machines_are_not_compared() -> None:
 def test_a_speed_beside_other_programs_is_not_compared() -> None:
     beside = run("jax", -20, rate=5000)
     beside[0]["environment"]["runnable"] = 9.0
-    (sentence,) = said(run("pytorch", -20), beside)
-    assert "second" not in sentence
+    agreement, reason = said(run("pytorch", -20), beside)
+    assert "second" not in agreement
+    assert reason == "Other programs used the machine's cores beside 1 of 2 runs: such speeds aren't compared."
 
 
 @pytest.mark.parametrize(("paired", "noise"), [(True, False), (False, True)])
@@ -82,6 +83,19 @@ def test_with_several_seeds_noise_is_that_of_the_seeds() -> None:
     assert "agree within 0.10 nats of log p(x), which is noise (its standard error over seeds is 0.08)" in sentence
     (sentence,) = said(*near, *(run("jax", -19 + 0.1 * seed, seed=seed) for seed in range(3)))
     assert "log p(x) of JAX is 1.00 ± 0.08 nats above that of PyTorch, more than noise over seeds." in sentence
+
+
+def test_two_seeds_are_little_evidence() -> None:
+    """Three standard errors over two seeds each: Student's t with two degrees of freedom asks for 4.3."""
+    found = [
+        run(backend, base + gap, seed=seed)
+        for backend, base in (("pytorch", -20), ("jax", -19.58))
+        for seed, gap in enumerate((0, 0.2))
+    ]
+    assert "agree within 0.42 nats of log p(x), which is noise (its standard error over seeds is 0.14)" in said(*found)[0]
+    assert (
+        "more than noise over seeds" in said(*found[:2], *(run("jax", -19 + gap, seed=i) for i, gap in enumerate((0, 0.2))))[0]
+    )
 
 
 def test_many_pairs_share_one_chance_of_error() -> None:

@@ -77,7 +77,7 @@ const broken = (name) => (innerWidth < 600 ? name.replace(" ", "<br>") : name).r
 function throughput(runs) {
   const timed = runs.filter((run) => run.speed.median);
   const models = new Set(timed.map((run) => run.model)).size;
-  const nameOf = (run) => broken(text(models > MOST_ROWS ? `${run.backend} ${run.family}` : run.model));
+  const nameOf = (run) => broken(text(models > MOST_ROWS ? `${run.backend} ${run.family}` : run.model.replace(`, ${run.what.device}`, "")));
   const names = [...new Set(timed.map(nameOf))].reverse();
   const coloured = (run) => data.colours[run.backend];
   const y = timed.map(nameOf);
@@ -95,7 +95,10 @@ function throughput(runs) {
       const own = timed.filter((run) => run.backend === backend);
       return {
         x: own.map((run) => run.speed.median), y: own.map(nameOf), mode: "markers", hoverinfo: "skip", marker: { opacity: 0 },
-        error_x: { type: "data", array: own.map((run) => run.speed.iqr / 2), color, thickness: 5, width: 0 },
+        error_x: {
+          type: "data", array: own.map((run) => run.speed.iqr / 2), color, thickness: 5, width: 0,
+          symmetric: false, arrayminus: own.map((run) => Math.min(run.speed.iqr / 2, run.speed.median)),
+        },
       };
     }),
   ];

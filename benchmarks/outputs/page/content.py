@@ -172,6 +172,7 @@ def _row(row: Run, members: Sequence[int], *, columns: Sequence[str], views: str
         "status": record["status"],
         "reason": " ".join((record["reason"] or "").split()),
         "warning": _warning(record),
+        "several_backends": len(record["trained"]) > 1,
         "numbers": {column: (texts[column], record[section][key]) for column, (section, key) in NUMBERS.items()},
         "command": command_line.of(record, seeds=seeds),
     }
@@ -188,7 +189,7 @@ def _warning(record: Record) -> str:
 
 def _remarks(rows: Sequence[tuple[Run, list[int]]]) -> list[str]:
     """The lines under the table."""
-    uneven = "Dotted: the machine was not quiet, and the times are uneven; the row's command stands with the warning."
+    uneven = "Dotted: the times are uneven, since the machine was not quiet; the warning stands below the row's command."
     means = [row for row, members in rows if len(members) > 1]
     return [*(sweeps.errors(means) if means else []), *([uneven] if any(_warning(row.record) for row, _ in rows) else [])]
 
