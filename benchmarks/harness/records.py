@@ -297,10 +297,12 @@ def per_image(path: Path) -> dict[str, np.ndarray] | None:
 def given(paths: Iterable[Path]) -> dict[Path, Record]:
     """Path → record of each path: a record's file, or a folder, which stands for its records.
 
-    Raises `UserError` as `found` does, and for a path that isn't there or a folder without a record.
+    Raises `UserError` as `found` does, for a path that isn't there, another file, and a folder without a record.
     """
     records: dict[Path, Record] = {}
     for path in paths:
+        if path.is_file() and path.suffix != ".json":
+            raise UserError(f"{path} is no record; give a record's .json file, or a folder of records.")
         if not (of_path := found(path) if path.is_dir() else {path: read(path)}):
             raise UserError(f"The folder {path} has no record; `python -m benchmarks run --results {path}` writes one.")
         records |= of_path
