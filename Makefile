@@ -19,7 +19,7 @@ export VAEBENCH_DATA_DIR := $(DATA_DIR)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench bench-throughput bench-compare regress parity tables list test test-slow mutations lint format clean always
+.PHONY: help setup bench report bench-throughput bench-compare regress parity tables list test test-slow mutations lint format clean always
 
 help: # List the targets and the variables (the default)
 	@awk -F ':.*## ' '/^##@ / {print substr($$0, 5)} \
@@ -37,6 +37,9 @@ help: # List the targets and the variables (the default)
 ##@ Models
 bench: .venv/ready ## Train, test and time all six models on the 8×8 digits; ends in a table
 	$(PY) -m benchmarks run --preset quick $(ARGS)
+
+report: .venv/ready ## One HTML page of the runs in results/; ARGS="FOLDER …" of others
+	$(PY) -m benchmarks report $(ARGS)
 
 list: .venv/ready ## Show the backends that are installed here with their devices, or why one is unavailable
 	$(PY) -m benchmarks list $(ARGS)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
+import os
 import signal
 import sys
 
-import psutil
-
+from benchmarks.harness import stopping
 from common import cache, shapes
-from common.errors import UserError
+from common.errors import UserError, unknown
+from common.version import VERSION
 
 # Command → its module, whose `main` takes the arguments and returns the exit code.
 COMMANDS = {
     "run": "commands.run",
     "evaluate": "commands.evaluate",
     "export": "commands.export",
-    "show": "commands.show",
-    "results": "commands.results",
-    "report": "commands.report",
-    "diff": "commands.diff",
     "list": "commands.list",
+    "show": "commands.show",
+    "report": "commands.report",
+    "results": "commands.results",
+    "diff": "commands.diff",
     "parity": "parity.command",
     "compare": "gates.compare",
     "regress": "gates.regress",
@@ -39,7 +39,7 @@ OLD_NAMES |= {"prove-compare": "make test-slow", "prove-regress": "make test-slo
 OLD_SPELLINGS = {"--max-iterations": "--steps", "--n-samples": "--samples", "--train-dir": "--results"}
 GPU = {"true": "cuda", "True": "cuda", "false": "cpu", "False": "cpu"}  # a value of --use-gpu → that of --device
 RESUMED = ("run", "reproduce", "study")  # the commands that have --resume
-HELP = """python -m benchmarks COMMAND …        COMMAND --help says more
+HELP = """python -m benchmarks COMMAND …        COMMAND --help says more; --version
 
 Models
   run                  train, test and time models; each ends in a record and a checkpoint
@@ -78,7 +78,26 @@ def translate(arguments: list[str]) -> list[str]:
     return result
 
 
+def version() -> str:
+    """The suite's version and commit, and the versions of the installed packages; none of them is imported."""
+    from benchmarks.harness import environment, reports
+
+    commit, dirty = environment.head()
+    installed = environment.versions()
+    python = installed.pop("python")
+    return "\n".join(
+        [
+            f"vaebench {VERSION}, commit {reports.commit({'commit': commit, 'dirty': dirty})}",
+            f"Python {python}",
+            *(f"{name} {its}" for name, its in installed.items()),
+        ]
+    )
+
+
 def main(arguments: list[str]) -> int:
+    if arguments and arguments[0] in ("-V", "--version"):
+        print(version())
+        return 0
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0
@@ -87,7 +106,7 @@ def main(arguments: list[str]) -> int:
         if command in OLD_NAMES:
             raise UserError(f"'{command}' is now '{OLD_NAMES[command]}'.")
         if command not in (*COMMANDS, ANSWER):
-            raise UserError(f"There is no command '{command}'; choose from {', '.join(COMMANDS)}.")
+            raise unknown("command", command, COMMANDS)
         for switch in (cache.switched_on, shapes.switched_on):  # a bad value is refused here, not in a backend's import
             switch()
         module = importlib.import_module(f"benchmarks.{COMMANDS.get(command, 'harness.processes')}")
@@ -104,17 +123,21 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def terminate(*_: object) -> None:
-    """End this process and all its descendants, as a terminal's Ctrl-C would.
-
-    No run goes on unseen beside the run that resumes it, and temporary folders are removed.
-    """
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    raise KeyboardInterrupt
+def piped(arguments: list[str]) -> int:
+    """The exit code of `main`; 141, as other programs have, where the reader of stdout or stderr has closed (`… | head`)."""
+    try:
+        try:
+            return main(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes both once more when it ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+        return 128 + signal.SIGPIPE
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, terminate)
-    sys.exit(main(sys.argv[1:]))
+    stopping.watch(again=True)
+    sys.exit(piped(sys.argv[1:]))

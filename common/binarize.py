@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import UserError, unknown
 from common.image_files import SPLITS, Splits
 from common.noise import BINARIZATION, generator
 
@@ -35,7 +35,7 @@ def binary(splits: Splits, *, method: str | None, path: Path) -> Splits:
     Raises `UserError` for another method, grey images without one, binary images with one, and values outside 0 … white.
     """
     if method not in (None, *METHODS):
-        raise UserError(f"There is no way to binarize '{method}'; choose from {', '.join(METHODS)}.")
+        raise unknown("way to binarize", str(method), METHODS)
     grey = [split for split in SPLITS if not is_binary(splits[split])]
     if method is None:
         if grey:

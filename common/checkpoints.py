@@ -21,10 +21,14 @@ from common.parameters import State, fresh_state, group, judged, shapes
 
 SCHEMA = 1
 
+# Endings of files that lie beside checkpoints → what these files are.
+OTHER_KINDS = dict.fromkeys((".safetensors", ".msgpack", ".weights.h5"), "an exported file of weights")
+OTHER_KINDS |= {".json": "a record", ".npz": "a file of arrays", ".npy": "a file of arrays"}
+
 
 @dataclass
 class Checkpoint:
-    """A run at the end of an interval."""
+    """A run at a validation, or at the step where it was stopped."""
 
     config: Config
     backend: str
@@ -85,6 +89,19 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     write_whole(path, write)
 
 
+def other_kind(path: Path) -> str | None:
+    """What a file that isn't a checkpoint is, by its name or content; None for a checkpoint, and for what can't be read."""
+    if kind := next((kind for ending, kind in OTHER_KINDS.items() if path.name.endswith(ending)), None):
+        return kind
+    try:
+        with h5py.File(path, "r") as file:
+            if "schema" in file.attrs:
+                return None
+            return "a data set" if {"train", "valid", "test"} <= file.keys() else "another program's HDF5 file"
+    except DAMAGED_HDF5:
+        return None
+
+
 def load(path: Path) -> Checkpoint:
     """Read a file that `save` wrote.
 
@@ -93,6 +110,8 @@ def load(path: Path) -> Checkpoint:
     """
     if not os.path.isfile(path):  # Path.is_file raises for a folder that may not be entered
         raise UserError(f"There is no checkpoint {path}; `python -m benchmarks run` writes one into its results folder.")
+    if kind := other_kind(path):
+        raise UserError(f"{path} is {kind}, not a checkpoint; give an .h5 file that `python -m benchmarks run` wrote.")
     try:
         with h5py.File(path, "r") as file:
             if (schema := file.attrs["schema"]) != SCHEMA:

@@ -9,11 +9,12 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
-from common.errors import UserError
+from common.errors import UserError, did_you_mean
 
 Variational = Literal["mean-field", "flow"]
+Network = Literal["mlp"]
 InitialWeights = Literal["lecun-normal", "glorot", "torch-linear"]
 Dtype = Literal["float32", "float64"]
 Precision = Literal["full", "tf32", "bfloat16"]
@@ -40,9 +41,10 @@ class Model:
     variational: Variational = setting(
         "mean-field", "Family of q(z|x): a diagonal Gaussian, or an inverse autoregressive flow."
     )
+    network: Network = setting("mlp", "Network of the encoder and the decoder.")
     image_shape: tuple[int, int] = (28, 28)  # rows and columns; not a flag: the data set decides
     latent_size: int = setting(128, "Dimensions of z.")
-    hidden_size: int = setting(512, "Width of both hidden layers of the encoder, the decoder and each MADE.")
+    hidden_size: int = setting(512, "Width of every hidden layer.")
     flow_depth: int = setting(2, "Inverse autoregressive blocks (flow only).")
 
     @property
@@ -94,8 +96,8 @@ class Training:
 class Evaluation:
     """How a trained model is judged."""
 
-    samples: int = setting(1_000, "K: importance samples an image for log p(x), used exactly.")
-    images: int = setting(0, "Test images, a random subset, the same for every seed; 0 for the whole set.")
+    samples: int = setting(1_000, "K: importance samples an image for log p(x).")
+    images: int = setting(0, "Test images, one random subset for every seed; 0 for all.")
     image_batch: int = setting(100, "Images a call; changes results by rounding alone.")
     sample_block: int = setting(
         25, "Samples an image a call, rounded up to a multiple of 25; changes results by rounding alone."
@@ -132,7 +134,9 @@ class Config:
             elif name in TOP:
                 top[name] = value
             else:
-                raise UserError(f"There is no setting '{name}'; `python -m benchmarks run --help` lists them.")
+                every = [*TOP, *(field for fields in SECTIONS.values() for field in fields)]
+                lists = "`python -m benchmarks run --help-all` lists them"
+                raise UserError(f"There is no setting '{name}'; {lists}.{did_you_mean(name, every)}")
         return dataclasses.replace(self, **sections, **top)
 
     @property
@@ -143,9 +147,12 @@ class Config:
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON: a dictionary a section.
 
-        A model has its `pixels`, and its `image_shape` only where that isn't `square_or_row` of them.
+        A model has its `pixels`, its `image_shape` only where that isn't `square_or_row` of them, and its `network` only where
+        that isn't the default: files from before the setting say the same.
         """
         values = dataclasses.asdict(self)
+        if self.model.network == Model.network:
+            del values["model"]["network"]
         rows, columns = values["model"].pop("image_shape")
         values["model"]["pixels"] = rows * columns
         if (rows, columns) != square_or_row(rows * columns):
@@ -218,10 +225,47 @@ RULES: tuple[tuple[str, tuple[str, ...], Callable[[float], bool]], ...] = (
 )
 
 
+def _kind(kind: Any) -> tuple[str, Callable[[Any], bool]]:
+    """(what a value of this type must be, whether a value is that)."""
+    if choices := get_args(kind):
+        return f"one of {', '.join(choices)}", lambda value: value in choices
+    if kind is bool:
+        return "true or false", lambda value: isinstance(value, bool)
+    kinds = (int,) if kind is int else (int, float)
+    words = "a whole number" if kind is int else "a number"
+    return words, lambda value: isinstance(value, kinds) and not isinstance(value, bool)
+
+
+# Setting → what `_kind` says of its type, for each that is a flag.
+KINDS = {
+    field.name: _kind(get_type_hints(owner)[field.name])
+    for owner in (Model, Optimizer, Training, Evaluation, Config)
+    for field in dataclasses.fields(owner)
+    if "help" in field.metadata
+}
+
+
+# The start of a setting's name → (a choice, the value of the choice that reads such settings).
+READERS = {"flow_": ("variational", "flow"), "adam_": ("optimizer", "adam"), "rmsprop_": ("optimizer", "rmsprop")}
+
+
+def unread(name: str, config: Config) -> str | None:
+    """The choice of the config that makes the setting change nothing, "mean-field" for flow_depth; None where it is read."""
+    for start, (choice, reader) in READERS.items():
+        chosen = str(getattr(config.model if choice == "variational" else config.optimizer, choice))
+        if name.startswith(start) and chosen != reader:
+            return chosen
+    return None
+
+
 def check(config: Config, *, train_images: int, test_images: int) -> None:
     """Raise `UserError` for the first setting that makes no sense alone or with a data set of these sizes."""
     training, evaluation = config.training, config.evaluation
     settings = {name: value for section in SECTIONS for name, value in vars(getattr(config, section)).items()}
+    settings |= {name: getattr(config, name) for name in TOP}
+    for name, (condition, fits) in KINDS.items():
+        if not fits(settings[name]):
+            raise UserError(f"--{name.replace('_', '-')} is {settings[name]}; it must be {condition}.")
     for condition, names, fits in RULES:
         for name in names:
             if not fits(settings[name]) and (name != "flow_depth" or config.model.variational == "flow"):

@@ -9,16 +9,18 @@ import os
 import sys
 import tempfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from common import cache, image_files
 from common.binarize import binary
-from common.errors import UserError
+from common.errors import UserError, unknown
 from common.files import DAMAGED_HDF5, write_whole
 from common.image_files import SPLITS as SPLITS
 from common.image_files import Splits
@@ -74,8 +76,10 @@ def load(name: str, *, data_dir: Path | None, binarize: str | None) -> Dataset:
     """
     if is_file(name):
         return _of_file(Path(name).absolute(), binarize=binarize)
+    if name == image_files.IN_MEMORY:
+        raise UserError("The images were arrays in memory; write train, valid and test with numpy.savez, and give that file.")
     if name not in PINNED:
-        raise UserError(f"There is no data set '{name}'; choose from {', '.join(PINNED)}, or give an .h5, .npz or .npy file.")
+        raise unknown("data set", name, PINNED, more=", or give an .h5, .npz or .npy file")
     if binarize:
         raise UserError(f"The images of {name} are binary already; leave out --binarize.")
     if name == "binarized-mnist":
@@ -97,6 +101,14 @@ def _of_file(path: Path, *, binarize: str | None) -> Dataset:
     images, image_shape = image_files.read(path)
     splits = binary(images, method=binarize, path=path)
     return Dataset(name=str(path), sha256=content_sha256(splits), **splits, image_shape=image_shape, binarize=binarize)
+
+
+def of_arrays(images: np.ndarray | Mapping[str, Any], *, binarize: str | None) -> Dataset:
+    """The data set of arrays in memory, see `image_files.of_arrays`. Raises `UserError` as `load` does."""
+    arrays, image_shape = image_files.of_arrays(images)
+    splits = binary(arrays, method=binarize, path=Path(image_files.IN_MEMORY))
+    sha256 = content_sha256(splits)
+    return Dataset(name=image_files.IN_MEMORY, sha256=sha256, **splits, image_shape=image_shape, binarize=binarize)
 
 
 def content_sha256(splits: Splits) -> str:

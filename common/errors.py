@@ -1,5 +1,42 @@
 """The one exception that stands for a user's mistake."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Bad input. The message is one sentence: what is wrong and what to do. The command line prints it and exits with 2."""
+
+
+def unknown(kind: str, name: str, choices: Iterable[str], *, more: str = "") -> UserError:
+    """The error of a name that is none of the choices: "There is no backend 'torch'; choose from …. Did you mean pytorch?".
+
+    `more` ends the list: ", or give a file".
+    """
+    listed = tuple(choices)
+    return UserError(f"There is no {kind} '{name}'; choose from {', '.join(listed)}{more}.{did_you_mean(name, listed)}")
+
+
+# What people call things elsewhere → here.
+ELSEWHERE = {
+    "train": "run",
+    "test": "evaluate",
+    "plot": "show",
+    "gpu": "cuda",
+    "tf": "tensorflow",
+    "keras": "tensorflow",
+    "tensorflow": "keras",
+}
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """ " Did you mean NAME?" with the choice that a wrong name is most like; a hint for a list with commas; else ""."""
+    if "," in name:
+        return " Separate several values by spaces."
+    listed, lower = tuple(choices), name.lower()
+    near = [choice for choice in listed if choice == ELSEWHERE.get(lower)]
+    near += difflib.get_close_matches(lower, listed, n=1, cutoff=0.65)
+    near += [choice for choice in listed if len(lower) > 2 and (lower in choice or choice in lower)]  # mnist, adamw
+    return f" Did you mean {near[0]}?" if near else ""

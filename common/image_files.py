@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from common.noise import ARRAY_SPLIT, generator
 Splits = dict[str, np.ndarray]  # "train", "valid", "test" → [images, pixels]
 
 SPLITS = ("train", "valid", "test")
+IN_MEMORY = "arrays in memory"  # in place of a file's path
 ARRAY_SEED = 0  # not a run's seed: runs of several seeds train on the same images
 
 
@@ -41,6 +42,19 @@ def read(path: Path) -> tuple[Splits, tuple[int, int]]:
     except (*DAMAGED_HDF5, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = " ".join(str(error).split())  # it can have several lines
         raise UserError(f"{path} is a truncated or damaged {path.suffix} file ({reason}); write it again.") from error
+    return _flat(arrays, stated, path=path)
+
+
+def of_arrays(images: np.ndarray | Mapping[str, Any]) -> tuple[Splits, tuple[int, int]]:
+    """As `read`, from arrays in memory: one as in an .npy file, or several by name as in an .npz file."""
+    path = Path(IN_MEMORY)
+    if isinstance(images, Mapping):
+        found = {name: np.asarray(array) for name, array in images.items()}
+        return _flat(_by_name(found, path=path), found.get("image_shape"), path=path)
+    return _flat(_divided(images, path=path), None, path=path)
+
+
+def _flat(arrays: Splits, stated: Any, *, path: Path) -> tuple[Splits, tuple[int, int]]:
     shapes = {split: arrays[split].shape[1:] for split in SPLITS}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{split} {list(shape)}" for split, shape in shapes.items())
@@ -68,24 +82,34 @@ def _h5(path: Path) -> tuple[Splits, Any]:
 
 
 def _npz(path: Path) -> tuple[Splits, Any]:
-    with _numpy(path) as file:
-        if isinstance(file, np.ndarray):
+    with path.open("rb") as opened:
+        found = np.load(opened, allow_pickle=False)
+        if isinstance(found, np.ndarray):
             raise UserError(f"{path} holds one array; write it with numpy.savez, or name it .npy.")
-        return {split: _numbers(file.get(split), f"'{split}'", path=path) for split in SPLITS}, file.get("image_shape")
+        return _by_name(found, path=path), found.get("image_shape")
+
+
+def _by_name(arrays: Mapping[str, Any], *, path: Path) -> Splits:
+    return {split: _numbers(arrays.get(split), f"'{split}'", path=path) for split in SPLITS}
 
 
 def _npy(path: Path) -> tuple[Splits, Any]:
-    images = _numbers(_numpy(path), "The array", path=path)
+    with path.open("rb") as opened:
+        found = np.load(opened, allow_pickle=False)
+    if not isinstance(found, np.ndarray):
+        raise UserError(f"{path} holds several arrays; name it .npz.")
+    return _divided(found, path=path), None
+
+
+def _divided(stored: Any, *, path: Path) -> Splits:
+    """`parts` of one array. Raises `UserError` for too few images."""
+    images = _numbers(stored, "The array", path=path)
     if len(images) < 10:
         raise UserError(f"{path} has {len(images)} images; valid and test are a tenth each, so it needs at least 10.")
-    return parts(images), None
+    return parts(images)
 
 
 READERS: dict[str, Callable[[Path], tuple[Splits, Any]]] = {".h5": _h5, ".npz": _npz, ".npy": _npy}
-
-
-def _numpy(path: Path) -> Any:
-    return np.load(path, allow_pickle=False)
 
 
 def _numbers(stored: Any, name: str, *, path: Path) -> np.ndarray:

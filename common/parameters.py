@@ -11,12 +11,14 @@ The portable state is a flat dictionary of arrays:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from common.config import InitialWeights, Model, Optimizer, Training
+from common.errors import UserError
 from common.masks import made_masks
 from common.noise import generator, initial_values
 
@@ -72,15 +74,30 @@ def masked(name: str, mask: np.ndarray) -> Layer:
     return Layer(name, "masked", {"in": inputs, "out": outputs}, mask=mask)
 
 
+def mlp(name: str, inputs: int, hidden: int, outputs: int) -> list[Layer]:
+    return [
+        dense(f"{name}.first", inputs, hidden),
+        dense(f"{name}.second", hidden, hidden),
+        dense(f"{name}.out", hidden, outputs),
+    ]
+
+
+# The setting `network` → its layers, from the prefix of their names (encoder or decoder) and three sizes. NAME.first sees the
+# input: the floor leaves out its gradient of the pixels.
+NETWORKS: dict[str, Callable[[str, int, int, int], list[Layer]]] = {"mlp": mlp}
+
+
 def layers(model: Model) -> list[Layer]:
-    """The model's linear layers, in the order in which a forward pass meets them."""
+    """The model's linear layers, in the order in which a forward pass meets them.
+
+    Raises `UserError` for a network that isn't in NETWORKS.
+    """
+    if model.network not in NETWORKS:
+        raise UserError(f"There is no network '{model.network}' in this checkout; use the code that the model was made with.")
     pixels, hidden, latent = model.pixels, model.hidden_size, model.latent_size
     flow = model.variational == "flow"
-    encoder = [
-        dense("encoder.first", pixels, hidden),
-        dense("encoder.second", hidden, hidden),
-        dense("encoder.out", hidden, (3 if flow else 2) * latent),
-    ]
+    network = NETWORKS[model.network]
+    encoder = network("encoder", pixels, hidden, (3 if flow else 2) * latent)
     masks = made_masks(latent_size=latent, hidden_size=hidden)
     blocks = [
         layer
@@ -92,12 +109,7 @@ def layers(model: Model) -> list[Layer]:
             masked(f"flow.blocks.{i}.made.out", masks["out"]),
         )
     ]
-    decoder = [
-        dense("decoder.first", latent, hidden),
-        dense("decoder.second", hidden, hidden),
-        dense("decoder.out", hidden, pixels),
-    ]
-    return encoder + blocks + decoder
+    return encoder + blocks + network("decoder", latent, hidden, pixels)
 
 
 def axes(model: Model) -> dict[str, Axes]:

@@ -7,9 +7,9 @@ A backend is a package `backends/NAME`: its module `session` has the functions o
 from __future__ import annotations
 
 import gc
-import importlib
+import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,13 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from common.config import Config, Device, Factors
-from common.errors import UserError
+from common.config import Config, Device, Factors, Model
+from common.errors import UserError, unknown
 from common.parameters import State
 
-BACKENDS = ("pytorch", "jax", "tensorflow")
+# Backend → the packages that its folder imports.
+PACKAGES = {"pytorch": ("torch", "safetensors"), "jax": ("jax", "flax", "optax"), "tensorflow": ("tensorflow", "keras")}
+BACKENDS = tuple(PACKAGES)
 
 
 @dataclass(frozen=True)
@@ -149,13 +151,25 @@ DEFAULT_PROBES: dict[str, Callable[..., Any]] = {
 }
 
 
+def network(networks: Mapping[str, Any], model: Model, *, backend: str) -> Any:
+    """The backend's class for the model's network. Raises `UserError` where the backend hasn't written that network."""
+    if model.network not in networks:
+        raise UserError(f"Backend '{backend}' has no network '{model.network}', only {', '.join(networks)}; choose another.")
+    return networks[model.network]
+
+
+def lacks(name: str) -> str | None:
+    """The first of the backend's packages that isn't installed; None where all are. Nothing is imported."""
+    return next((package for package in PACKAGES[name] if importlib.util.find_spec(package) is None), None)
+
+
 def load(name: str) -> Backend:
     """Import the backend of this name.
 
     Raises `UserError` for a name that isn't in BACKENDS, and for a backend whose framework can't be imported.
     """
     if name not in BACKENDS:
-        raise UserError(f"There is no backend '{name}'; choose from {', '.join(BACKENDS)}.")
+        raise unknown("backend", name, BACKENDS)
     module = f"backends.{name}.session"
     if sys.modules.get(module):
         return cast(Backend, sys.modules[module])

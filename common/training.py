@@ -20,9 +20,11 @@ from common.schedules import kl_weights, learning_rates
 
 VALIDATION_BATCH = 1000  # images a call; changes results by rounding alone
 
-# Columns of a run's history. CURVE: means over the steps since the previous point. CLOCK: a row for each chunk of steps;
+# Columns of a run's history. CURVE: means over the steps since the previous point. PENDING: each step's values since the last
+# point. CLOCK: a row for each chunk of steps;
 # `chunk_first` is 1 for a process's first chunk of its length, which compiles. PLACEMENT: a row for each process.
 CURVE = ("step", "objective", "elbo", "valid_step", "valid_elbo")
+PENDING = ("pending_objective", "pending_elbo")
 CLOCK = ("chunk_steps", "chunk_seconds", "chunk_first")
 PLACEMENT = ("placement_seconds",)
 
@@ -36,25 +38,27 @@ def train(
     report: Callable[[int, float], None],
     between: Callable[[], None],
     until: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train from the checkpoint's step to the last step, and update the checkpoint.
 
     A chunk ends at each multiple of `chunk`, `log_interval` and `validation_interval`; no result depends on a chunk's length.
     After each chunk, outside the clock: `report(steps of the chunk, their mean ELBO)`, then `between()`. After each validation:
-    `save(checkpoint)`. `until`: stop at this step of the same schedules, with a validation and a checkpoint.
+    `save(checkpoint)`. `until`: stop at this step of the same schedules, with a validation and a checkpoint. `stop()` is asked
+    before each chunk: where it says so, save a checkpoint of the step reached and return; a run resumed from this checkpoint is
+    bit for bit the uninterrupted one.
     """
     training = checkpoint.config.training
     history = checkpoint.history
-    for column in (*CURVE, *CLOCK, *PLACEMENT):
+    for column in (*CURVE, *PENDING, *CLOCK, *PLACEMENT):
         history.setdefault(column, [])
     (train_images, valid_images), seconds = timed(
         lambda: (session.place(dataset.train), session.place(dataset.valid)), synchronize=session.synchronize
     )
     history["placement_seconds"].append(seconds)
-    step = int(checkpoint.state["step"])
+    step = saved = int(checkpoint.state["step"])
     compiled: set[int] = set()
-    objectives: list[float] = []
-    elbos: list[float] = []
+    objectives, elbos = (history[column] for column in PENDING)
 
     def add_point() -> None:
         for column, value in zip(CURVE[:3], (step, float(np.mean(objectives)), float(np.mean(elbos))), strict=True):
@@ -63,7 +67,7 @@ def train(
         elbos.clear()
 
     end = training.steps if until is None else min(until, training.steps)
-    while step < end:
+    while step < end and not stop():
         intervals = (training.chunk, training.log_interval, training.validation_interval)
         steps = min(*((step // n + 1) * n for n in intervals), end) - step
         arguments = chunk(checkpoint.config, images=len(dataset.train), first_step=step, steps=steps)
@@ -75,11 +79,11 @@ def train(
         step += steps
         objectives.extend(objective.tolist())
         elbos.extend(elbo.tolist())
-        report(steps, float(elbo.mean()))
-        between()
         last = step == end
         if last or step % training.log_interval == 0:
             add_point()
+        report(steps, float(elbo.mean()))
+        between()
         if last or step % training.validation_interval == 0:
             valid_elbo = validate(session, valid_images, images=len(dataset.valid), seed=training.seed)
             history["valid_step"].append(step)
@@ -88,9 +92,13 @@ def train(
             if valid_elbo > checkpoint.best_valid_elbo:
                 checkpoint.best_step, checkpoint.best_valid_elbo = step, valid_elbo
                 checkpoint.best = judged(checkpoint.state)
-            if objectives:  # a run that resumes here wouldn't have the values since the previous point
+            if objectives:  # each validation has a point of the curve beside it
                 add_point()
             save(checkpoint)
+            saved = step
+    if saved < step:
+        checkpoint.state = session.state()
+        save(checkpoint)
 
 
 def chunk(config: Config, *, images: int, first_step: int, steps: int) -> dict[str, Any]:

@@ -13,7 +13,10 @@ from jaxtyping import Float
 from backends.jax.flow import Flow
 from backends.jax.networks import MLP
 from backends.jax.shapes import Quantities, checked
+from common import protocol
 from common.config import Model
+
+NETWORKS = {"mlp": MLP}  # the setting `network` → the class of the encoder and the decoder
 
 
 @checked
@@ -34,9 +37,10 @@ class VAE(nnx.Module):
         options: Any = {"dtype": dtype, "factors": factors, "rngs": rngs}
         self.latent = model.latent_size
         flow = model.variational == "flow"
-        self.encoder = MLP(model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size, **options)
+        network = protocol.network(NETWORKS, model, backend="jax")
+        self.encoder = network(model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size, **options)
         self.flow = Flow(model.latent_size, model.hidden_size, model.flow_depth, **options) if flow else None
-        self.decoder = MLP(model.latent_size, model.hidden_size, model.pixels, **options)
+        self.decoder = network(model.latent_size, model.hidden_size, model.pixels, **options)
 
     @checked
     def encode(self, x: Float[Array, "batch pixels"]) -> dict[str, Float[Array, "batch {self.latent}"]]:

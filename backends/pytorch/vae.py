@@ -10,7 +10,10 @@ from torch.nn import functional as F
 from backends.pytorch.flow import Flow
 from backends.pytorch.networks import MLP
 from backends.pytorch.shapes import Quantities, checked
+from common import protocol
 from common.config import Model
+
+NETWORKS = {"mlp": MLP}  # the setting `network` → the class of the encoder and the decoder
 
 
 @checked
@@ -32,9 +35,10 @@ class VAE(nn.Module):
         super().__init__()
         self.latent = model.latent_size
         flow = model.variational == "flow"
-        self.encoder = MLP(model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size, factors=factors)
+        network = protocol.network(NETWORKS, model, backend="pytorch")
+        self.encoder = network(model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size, factors=factors)
         self.flow = Flow(model.latent_size, model.hidden_size, model.flow_depth, dtype=dtype, factors=factors) if flow else None
-        self.decoder = MLP(model.latent_size, model.hidden_size, model.pixels, factors=factors)
+        self.decoder = network(model.latent_size, model.hidden_size, model.pixels, factors=factors)
 
     @checked
     def encode(self, x: Float[Tensor, "batch pixels"]) -> dict[str, Float[Tensor, "batch {self.latent}"]]:

@@ -9,7 +9,10 @@ from jaxtyping import Float
 from backends.tensorflow.flow import Flow
 from backends.tensorflow.networks import MLP
 from backends.tensorflow.shapes import Quantities, checked
+from common import protocol
 from common.config import Model
+
+NETWORKS = {"mlp": MLP}  # the setting `network` → the class of the encoder and the decoder
 
 
 @checked
@@ -31,9 +34,10 @@ class VAE(keras.layers.Layer):
         options = {"dtype": dtype, "factors": factors}
         self.latent = model.latent_size
         flow = model.variational == "flow"
-        self.encoder = MLP(model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size, **options)
+        network = protocol.network(NETWORKS, model, backend="tensorflow")
+        self.encoder = network(model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size, **options)
         self.flow = Flow(model.latent_size, model.hidden_size, model.flow_depth, **options) if flow else None
-        self.decoder = MLP(model.latent_size, model.hidden_size, model.pixels, **options)
+        self.decoder = network(model.latent_size, model.hidden_size, model.pixels, **options)
 
     @checked
     def encode(self, x: Float[tf.Tensor, "batch pixels"]) -> dict[str, Float[tf.Tensor, "batch {self.latent}"]]:

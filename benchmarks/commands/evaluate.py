@@ -9,9 +9,8 @@ import tyro
 
 from benchmarks.harness import cli, runs
 from benchmarks.harness.progress import Progress
-from common import checkpoints, data, protocol
+from common import checkpoints, protocol
 from common.config import Precision, check
-from common.errors import UserError
 
 
 def main(arguments: list[str]) -> int:
@@ -30,12 +29,10 @@ def main(arguments: list[str]) -> int:
     checkpoint = checkpoints.load(asked.checkpoint)
     given = {name: getattr(asked, name) for name in ("samples", "images", "device", "precision")}
     config = checkpoint.config.replace(**{name: value for name, value in given.items() if value is not None})
-    dataset = data.load(asked.data or checkpoint.dataset, data_dir=asked.data_dir, binarize=checkpoint.binarize)
-    if dataset.sha256 != checkpoint.sha256:
-        raise UserError(f"{asked.checkpoint} was trained on other data, {checkpoint.dataset}; give its place as --data.")
+    dataset = runs.dataset_of(checkpoint, path=asked.checkpoint, place=asked.data, data_dir=asked.data_dir)
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
     cli.warn_of(config)
-    name = asked.backend or checkpoint.backend
+    name = asked.backend or cli.backend_of(checkpoint, path=asked.checkpoint)
     backend = protocol.load(name)
     progress = Progress(f"{name} {config.model.variational}")
     test = runs.evaluate(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)

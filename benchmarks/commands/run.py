@@ -2,146 +2,126 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import typing
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
 
-import tyro
 from rich.console import Console
 
-from benchmarks.harness import cli, records, runs
-from benchmarks.harness.presets import PRESETS, preset
-from benchmarks.outputs import cells, terminal
-from common import checkpoints, protocol
-from common.config import FAMILIES, SECTIONS, TOP, Config
-from common.errors import UserError
-
-SEVERAL = ("variational", "seed")  # settings with several values in one command, a run for each
-# Settings that --help shows; --help-all shows all settings.
-MAIN = ("latent_size", "hidden_size", "flow_depth", "learning_rate", "batch_size", "steps", "samples", "images", "device")
-
-Field = tuple[str, Any, Any]  # of a dataclass: name, type with its help, default
-
-
-def option(kind: Any, help: str, **more: Any) -> Any:
-    return Annotated[kind, tyro.conf.arg(help=help, **more)]
-
-
-def setting_fields(config: Config, *, everything: bool) -> list[Field]:
-    """A field for each section of the settings and one for TOP; the fields of a section are flags.
-
-    Without `everything` only the settings of MAIN are flags, under one heading.
-    """
-    owners = [(section, getattr(config, section), names) for section, names in SECTIONS.items()]
-    result = []
-    for title, owner, names in [*owners, ("arithmetic", config, TOP)]:
-        kinds = typing.get_type_hints(type(owner))
-        fields = {field.name: field for field in dataclasses.fields(owner)}
-        flags = [
-            (name, option(kinds[name], fields[name].metadata["help"]), getattr(owner, name))
-            for name in names
-            if "help" in fields[name].metadata and name not in SEVERAL and (everything or name in MAIN)
-        ]
-        section = dataclasses.make_dataclass(title.capitalize(), flags)
-        heading = tyro.conf.OmitArgPrefixes if everything else tyro.conf.arg(name="")
-        result.append((title, Annotated[section, heading], dataclasses.field(default_factory=section)))
-    return result
-
-
-def asked_of(arguments: list[str]) -> tuple[Any, Config, checkpoints.Checkpoint | None]:
-    """(the parsed arguments, the config that their settings change, the checkpoint of --from).
-
-    --from and --preset are read first: they decide the other flags' defaults.
-    """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--from", nargs="?", dest="start")
-    first.add_argument("--preset", nargs="?")
-    named, _ = first.parse_known_args(arguments)
-    start = checkpoints.load(Path(named.start)) if named.start else None
-    name = named.preset or (start.preset if start else "quick")
-    default = start.config if start and name == start.preset else preset(name)
-    families = (default.model.variational,) if start else FAMILIES
-    everything = "--help-all" in arguments or not {"-h", "--help"} & {*arguments}
-    from_help = "Go on from this checkpoint: its settings and backend are the defaults."
-    fields: list[Field] = [
-        ("preset", option(str, f"Named settings: {', '.join(PRESETS)}."), name),
-        ("backend", cli.Backends, ()),
-        ("variational", cli.Families, families),
-        ("seed", option(tuple[int, ...], "One or more seeds, a run each."), (default.training.seed,)),
-        ("data", cli.Data, start.dataset if start else "binarized-digits"),
-        ("binarize", cli.Binarize, start.binarize if start else None),
-        ("data_dir", cli.DataDir, None),
-        ("results", option(Path, "Folder for records and checkpoints."), Path("results")),
-        ("resume", option(bool, "Go on from the checkpoints in the results folder."), False),
-        ("from_", option(Path | None, from_help, name="from"), None),
-        *setting_fields(default, everything=everything),
-    ]
-    description = "Train, test and time models; each ends in a record and a checkpoint."
-    if not everything:
-        description += " --help-all has all settings."
-    given = ["--help" if argument == "--help-all" else argument for argument in arguments]
-    return cli.parse(dataclasses.make_dataclass("Run", fields), given, command="run", description=description), default, start
-
-
-def jobs_of(arguments: list[str]) -> tuple[list[runs.Job], bool]:
-    """(the checked jobs of a command, whether --backend is given). Raises `UserError` where one of the runs can't succeed."""
-    asked, default, start = asked_of(arguments)
-    for flag in ("backend", *SEVERAL):
-        values = getattr(asked, flag)
-        if f"--{flag}" in arguments and not values:
-            raise UserError(f"--{flag} has no value; give at least one, or leave out --{flag}.")
-        if len(set(values)) < len(values):
-            raise UserError(f"--{flag} names one twice; give each value once.")
-    settings = {name: value for section in (*SECTIONS, "arithmetic") for name, value in vars(getattr(asked, section)).items()}
-    jobs = [
-        runs.Job(
-            backend=backend,
-            preset=asked.preset,
-            data=asked.data,
-            data_dir=str(asked.data_dir) if asked.data_dir else None,
-            config=default.replace(variational=family, seed=seed, **settings),
-            results=str(asked.results),
-            resume=asked.resume,
-            start=str(asked.from_) if asked.from_ else None,
-            binarize=asked.binarize,
-        )
-        for seed in asked.seed
-        for family in asked.variational
-        for backend in asked.backend or ((start.backend,) if start else protocol.BACKENDS)
-    ]
-    jobs = [runs.checked(job) for job in jobs]
-    for job in jobs if start else []:
-        runs.check_start(job)
-    return jobs, bool(asked.backend)
+from benchmarks.harness import cli, environment, estimate, events, flags, records, runs, settings_file
+from benchmarks.harness.estimate import Planned
+from benchmarks.harness.events import Event
+from benchmarks.harness.grid import Grid, grid_of, noun
+from benchmarks.harness.presets import flat
+from benchmarks.outputs import cells, live, tensorboard, terminal
+from benchmarks.outputs.table import Part, Table
 
 
 def main(arguments: list[str]) -> int:
-    jobs, backends_named = jobs_of(arguments)
-    cli.warn_of(*(job.config for job in jobs))
+    asked = flags.asked_of(arguments)
+    values = asked.values
+    grid = grid_of(asked)
+    plan = estimate.planned(grid.jobs, test_images=grid.test_images)
+    if not values["dry_run"]:
+        for job in grid.jobs:
+            runs.refuse_again(job)
+        if values["tensorboard"]:
+            tensorboard.package()
+    if values["save_config"]:
+        settings_file.save(values["save_config"], asked.given)
+    if not values["quiet"]:
+        cli.warn_of(*(job.config for job in grid.jobs))
+        if not values["dry_run"] and environment.crowded(others := environment.runnable(), environment.machine()):
+            print(
+                f"Other programs keep {others:.0f} threads running, more than this machine has cores: training is slow and "
+                "its times are uneven; the records say so.",
+                file=sys.stderr,
+            )
+        for remark in grid.remarks:
+            print(remark, file=sys.stderr)
+    if values["dry_run"]:
+        show_plan(plan, grid, as_json=values["json"])
+        return 0
+    if len(grid.jobs) > 1 and not values["quiet"]:
+        print(f"{grid.size}; {estimate.total(plan)}.", file=sys.stderr)
+
     done: list[records.Record] = []
-    worst = 0
-    for job in jobs:
-        code = runs.in_process(job)
-        if code == 2 or (code == runs.UNAVAILABLE and backends_named):
-            worst = 2
-            break
-        record = without_result(job, code) if code else records.read(job.record)
-        if record["status"] == "failed":
-            worst = 1
-        # A run that did not begin replaces no result.
-        if code and not (code == runs.UNAVAILABLE and job.record.exists()):
-            records.write(record, Path(job.results))
-        done.append(record)
-    terminal.page(cells.page(done), Console())
-    return worst
+    codes: list[int] = []
+    try:
+        with live.display(grid.jobs, quiet=values["quiet"]) as display:
+            for one in plan:
+                code, record = run(one, display, named=bool(values["backend"]))
+                codes.append(code)
+                done.append(record)
+    finally:  # a stopped sweep shows its finished runs too
+        if values["json"]:
+            print(json.dumps(done, indent=1))
+        elif not values["quiet"] and not all(code == 2 for code in codes):
+            terminal.page([*cells.page(done), ending(Path(grid.jobs[0].results))], Console())
+    return max(codes)
 
 
-def without_result(job: runs.Job, code: int) -> records.Record:
-    """The record of a run whose process ended with this code."""
+def run(planned: Planned, display: live.Display, *, named: bool) -> tuple[int, records.Record]:
+    """(0, 1 where the run failed, 2 where it was refused; its record). A run that is done isn't made again.
+
+    A refused run leaves no record in the folder; one whose framework isn't here is refused where its backend is `named`.
+    """
+    job = planned.job
+    if planned.state == "done":
+        record = records.read(job.record)
+        display.end(job, record, skipped=True)
+        return 0, record
+    told: list[Event] = []
+    display.begin(job)
+    with tensorboard.board(job) if job.pictures else contextlib.nullcontext() as board:
+        code = runs.in_process(job, heard=events.each(told.append, display.heard, board))
+    record = without_result(job, code, told) if code else records.read(job.record)
+    display.end(job, record)
+    if code == 2 or (code == runs.UNAVAILABLE and named):
+        return 2, record
+    if code:
+        records.write(record, Path(job.results))
+    return int(record["status"] == "failed"), record
+
+
+def without_result(job: runs.Job, code: int, heard: Sequence[Event]) -> records.Record:
+    """The record of a run whose process ended with this code; the last line on the process's stderr is its reason."""
+    last = next((event["text"].strip() for event in reversed(heard) if event["kind"] == "said"), "")
     if code == runs.UNAVAILABLE:
-        status, reason = "not-run", "its framework can't be imported; `python -m benchmarks list` says why"
+        status, reason = "not-run", "its framework can't be imported; `python -m benchmarks list` says why."
+    elif code == 2:
+        status, reason = "not-run", last or "it was refused."
     else:
-        status, reason = "failed", f"its process ended with code {code}"
-    return job.blank(dataset=job.dataset()) | {"status": status, "reason": f"{job.backend}: {reason}."}
+        status, reason = "failed", f"its process ended with code {code}" + (f": {last}" if last else ".")
+    return job.blank(dataset=job.dataset()) | {"status": status, "reason": f"{job.backend}: {reason}"}
+
+
+def show_plan(plan: Sequence[Planned], grid: Grid, *, as_json: bool) -> None:
+    """Print the runs and what is left of them: their values of the grid's axes, their state, time and name."""
+    if as_json:
+        listed = [{"record": str(one.job.record), "state": one.state, "seconds": one.seconds} for one in plan]
+        print(json.dumps(listed, indent=1))
+        return
+    columns = [*(noun(name, 1) for name in grid.axes), "state", "time left", "name"]
+    rows = []
+    for one in plan:
+        values = flat(one.job.config) | {"preset": one.job.preset, "backend": one.job.backend}
+        left = "unknown" if one.seconds is None else estimate.words(one.seconds)
+        rows.append([*(str(values[name]) for name in grid.axes), one.state, left, one.job.record.stem])
+    parts: list[Part] = [f"{grid.size}; {estimate.total(plan)}.", Table(columns=columns, rows=rows, left=columns)]
+    if any(one.state != "new" and not one.job.resume for one in plan):
+        parts.append("Add --resume to skip what is done and to go on with what is resumable.")
+    terminal.page(parts, Console())
+
+
+def ending(results: Path) -> str:
+    """Where the files are, and what to type next."""
+    folder = shlex.quote(str(results))
+    return (
+        f"Records and checkpoints are in {results}.\n"
+        f"python -m benchmarks report {folder}    one page with curves and tables\n"
+        f"python -m benchmarks show {folder}      reconstructions and samples"
+    )

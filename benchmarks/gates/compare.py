@@ -31,7 +31,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks.harness.cases import BATCHES, KINDS
-from benchmarks.harness.cli import OnDevice, at_least, parse
+from benchmarks.harness.cli import OnDevice, at_least, installed, parse
 from benchmarks.harness.environment import ROOT, git
 from benchmarks.harness.presets import STANDARD
 from benchmarks.harness.turns import What, seconds_by_turns
@@ -162,6 +162,8 @@ def main(arguments: list[str]) -> int:
     plan = [What(*names, asked.device) for names in itertools.product(KINDS, FAMILIES, BATCHES, BACKENDS)]
     whats = selected(list(before) or plan, ("" if before else "train 128") if asked.select is None else asked.select)
     at_least(asked, pairs=PAIRS, turns=1)
+    there = installed(dict.fromkeys(what.backend for what in whats))
+    whats = [what for what in whats if what.backend in there]
     verdicts: dict[What, Verdict] = {}
     failed: list[str] = []
     with checkout(base) as other:

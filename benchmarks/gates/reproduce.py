@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks.harness import records, runs
-from benchmarks.harness.cli import DataDir, parse
+from benchmarks.harness.cli import DataDir, installed, parse
 from benchmarks.harness.records import RECORDS, Record
 from benchmarks.outputs import published, terminal
 from benchmarks.outputs.table import Table, number
@@ -89,11 +89,13 @@ def reproduce(
 ) -> int:
     """Run each finished record of a published table on this device again, write the new records into `results`, print both.
 
+    stderr names the backends whose rows are left out, since they aren't installed here.
+
     `run` maps a record to that of a new run of its backend, data set, preset, seed and config. A row whose run raises
-    `UserError` (its framework isn't installed, say) doesn't agree, and the others still run.
+    `UserError` (its framework can't be imported, say) doesn't agree, and the others still run.
 
     Returns the exit code: 1 if any row doesn't agree, else 0. Raises `UserError` for an unknown table, one without a finished
-    record, or `results` that is the folder of the records.
+    record, `results` that is the folder of the records, and where none of the backends is installed.
     """
     console = console or Console()
     if results.resolve() == records_dir.resolve():
@@ -104,6 +106,9 @@ def reproduce(
         raise UserError(
             f"The table '{name}' has no record of a finished run on '{device}' in {records_dir}; nothing to repeat."
         )
+    there = installed(dict.fromkeys(record["backend"] for record in olds))
+    left_out = [record for record in olds if record["backend"] not in there]
+    olds = [record for record in olds if record["backend"] in there]
     cells: list[list[str]] = []
     reasons: list[str] = []
     agree = 0
@@ -126,7 +131,8 @@ def reproduce(
             )
     left = ("family", "backend", "preset", "verdict")
     table = Table(columns=COLUMNS, rows=cells, left=left, title=f"{name}, run again")
-    terminal.page([table, "\n".join([*reasons, f"{agree} of {len(olds)} rows agree."])], console)
+    said = f"{agree} of {len(olds)} rows agree" + (f"; {len(left_out)} left out." if left_out else ".")
+    terminal.page([table, "\n".join([*reasons, said])], console)
     return 0 if agree == len(olds) else 1
 
 

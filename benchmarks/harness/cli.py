@@ -7,27 +7,21 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.harness import environment, processes
-from common import binarize, protocol
+from benchmarks.harness import environment, processes, values
+from common import checkpoints, protocol
 from common.config import Config, Device, Variational
-from common.errors import UserError
+from common.errors import UserError, unknown
 from common.protocol import BACKENDS
 
 # Arguments that several commands and studies have.
 Checkpoint = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="An .h5 file that a run wrote.")]
 Data = Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits, or an .h5, .npz or .npy file.")]
-Binarize = Annotated[
-    binarize.Binarize | None,
-    tyro.conf.arg(
-        help="For a file of grey images. A pixel is 1 above half of white, or with probability grey/white, drawn once."
-    ),
-]
 DataDir = Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")]
 Backends = Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of {', '.join(BACKENDS)}; all by default.")]
 Families = Annotated[tuple[Variational, ...], tyro.conf.arg(help="One or both families.")]
@@ -37,9 +31,14 @@ OnDevice = Annotated[Device, tyro.conf.arg(help="Where the models live.")]
 def parse(kind: type, arguments: list[str], *, command: str, description: str) -> Any:
     """The arguments as an object of the dataclass `kind`; tyro ends the process with exit code 2 for a bad argument.
 
-    Raises `UserError` for a NaN, and for a folder `results` that can't be written.
+    Raises `UserError` for a text that is not the flag's number or choice, a NaN, and a folder `results` that can't be written.
     """
-    asked: Any = tyro.cli(kind, args=arguments, prog=f"python -m benchmarks {command}", description=description)
+    try:
+        asked: Any = tyro.cli(
+            kind, args=arguments, prog=f"python -m benchmarks {command}", description=description, registry=values.RULES
+        )
+    except values.UnfitError as error:
+        raise error.as_user_error(arguments) from error
     for name, value in vars(asked).items():
         if isinstance(value, float) and math.isnan(value):
             raise UserError(f"--{name.replace('_', '-')} is nan; give a number.")
@@ -71,7 +70,31 @@ def known(backends: Iterable[str]) -> None:
     """Raises `UserError` for a name that isn't in BACKENDS."""
     for name in backends:
         if name not in BACKENDS:
-            raise UserError(f"There is no backend '{name}'; choose from {', '.join(BACKENDS)}.")
+            raise unknown("backend", name, BACKENDS)
+
+
+def installed(names: Collection[str] = BACKENDS, *, quiet: bool = False) -> tuple[str, ...]:
+    """Those of these backends whose packages are installed; stderr names the others, unless `quiet`.
+
+    Unlike `usable` it starts no process: a package may be there and fail to be imported. Raises `UserError` where none is left.
+    """
+    lacking = {name: package for name in names if (package := protocol.lacks(name))}
+    found = tuple(name for name in names if name not in lacking)
+    said = ", ".join(f"{name} (no {package})" for name, package in lacking.items())
+    if not found:
+        raise UserError(f"Not installed here: {said}; environments/ has a file of requirements for each.")
+    if said and not quiet:
+        print(f"Left out, since not installed here: {said}.", file=sys.stderr)
+    return found
+
+
+def backend_of(checkpoint: checkpoints.Checkpoint, *, path: Path) -> str:
+    """The checkpoint's backend. Raises `UserError`, which offers the backends that are installed, where that one isn't."""
+    if package := protocol.lacks(checkpoint.backend):
+        there = " or ".join(f"--backend {name}" for name in BACKENDS if not protocol.lacks(name))
+        remedy = f"give {there}" if there else f"install environments/{checkpoint.backend}-cpu.txt"
+        raise UserError(f"{path} was trained by {checkpoint.backend}, which isn't installed here (no {package}); {remedy}.")
+    return checkpoint.backend
 
 
 def usable(named: tuple[str, ...], *, device: Device = "cpu") -> tuple[str, ...]:
@@ -83,7 +106,7 @@ def usable(named: tuple[str, ...], *, device: Device = "cpu") -> tuple[str, ...]
     if named:
         return named
     found = []
-    for name in BACKENDS:
+    for name in installed():
         answer, reason = described(name)
         if answer and device in answer["devices"]:
             found.append(name)

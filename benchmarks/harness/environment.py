@@ -7,7 +7,9 @@ import functools
 import importlib.metadata
 import os
 import platform
+import statistics
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from benchmarks.harness.cores import WITHIN, count
 from common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+LOADAVG = Path("/proc/loadavg")
+RUNNABLE_SAMPLES = 20
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 # The packages that a run's numbers depend on.
@@ -36,7 +40,15 @@ SOURCES = (
 )
 THREAD_VARIABLES = (
     *("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_AFFINITY"),
-    *("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "XLA_FLAGS", WITHIN),
+    *(
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "TF_NUM_INTRAOP_THREADS",
+        "TF_NUM_INTEROP_THREADS",
+        "PJRT_NPROC",
+        "XLA_FLAGS",
+        WITHIN,
+    ),
 )
 
 
@@ -50,12 +62,12 @@ def describe(device: str = "cpu") -> dict[str, Any]:
     threads       the cores that this process may use, and those of THREAD_VARIABLES that are set
     clock, load   see `clock` and `load`
     """
-    commit, dirty = _commit()
+    commit, dirty = head()
     return {
         "versions": versions(),
         "commit": commit,
         "dirty": dirty,
-        "machine": _machine() | {"gpu": gpu() if device == "cuda" else None},
+        "machine": machine() | {"gpu": gpu() if device == "cuda" else None},
         "threads": {
             "cores": count(),
             "variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
@@ -67,7 +79,7 @@ def describe(device: str = "cpu") -> dict[str, Any]:
 
 def ended(before: dict[str, Any]) -> dict[str, Any]:
     """An environment from before measuring, with `load_after`; also `commit_after` and `dirty_after` where the code changed."""
-    commit, dirty = _commit()
+    commit, dirty = head()
     changed = (commit, dirty) != (before["commit"], before["dirty"])
     return before | {"load_after": load()} | ({"commit_after": commit, "dirty_after": dirty} if changed else {})
 
@@ -75,6 +87,27 @@ def ended(before: dict[str, Any]) -> dict[str, Any]:
 def load() -> float:
     """The mean number of runnable threads of the whole system in the last minute."""
     return psutil.getloadavg()[0]
+
+
+def runnable() -> float:
+    """The mean number of the system's runnable threads over half a second, without this one; idle processes have none.
+
+    Unlike `load` it doesn't count a run that has just ended. Where the system has no /proc, `load` in its place.
+    """
+    found = []
+    for _ in range(RUNNABLE_SAMPLES):
+        try:
+            found.append(int(LOADAVG.read_text(encoding="ascii").split()[3].partition("/")[0]) - 1)
+        except OSError:
+            return load()
+        time.sleep(0.5 / RUNNABLE_SAMPLES)
+    return statistics.mean(found)
+
+
+def crowded(others: float | None, machine: dict[str, Any] | None) -> bool:
+    """Whether other programs keep more threads runnable than the machine has cores; False where either isn't known."""
+    cores = (machine or {}).get("logical_cores")
+    return others is not None and cores is not None and others > cores
 
 
 def own_threads() -> int:
@@ -118,7 +151,8 @@ def lacks_bfloat16() -> bool:
     return bool(flags) and flags.isdisjoint(BFLOAT16)
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """The `machine` of `describe`, without the GPU."""
     found = _processor()
     return {
         "cpu": found.get("brand_raw") or platform.processor() or platform.machine(),
@@ -140,7 +174,7 @@ def gpu() -> str | None:
         return None
 
 
-def _commit() -> tuple[str | None, bool | None]:
+def head() -> tuple[str | None, bool | None]:
     """(HEAD's hash, whether SOURCES differ from it); (None, None) where there is no git, no checkout or no commit."""
     try:
         # Where this folder lies inside another project's checkout, git answers for that project.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from common.config import SECTIONS, TOP, Config
-from common.errors import UserError
+from common.errors import unknown
 
 STANDARD = Config()
 
@@ -54,7 +54,7 @@ PRESETS = {
 def preset(name: str) -> Config:
     """Raises `UserError` for a name that isn't in PRESETS."""
     if name not in PRESETS:
-        raise UserError(f"There is no preset '{name}'; choose from {', '.join(PRESETS)}.")
+        raise unknown("preset", name, PRESETS)
     return PRESETS[name]
 
 

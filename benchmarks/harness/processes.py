@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
+import queue
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from benchmarks.harness import events, stopping
 from benchmarks.harness.environment import ROOT
+from benchmarks.harness.events import Heard
 from common.errors import UserError
 
 
@@ -24,25 +31,101 @@ class ProcessError(UserError):
 
 
 def ask(
-    target: str, question: Any, *, title: str, folder: Path = ROOT, variables: Mapping[str, str | None] | None = None
+    target: str,
+    question: Any,
+    *,
+    title: str,
+    folder: Path = ROOT,
+    variables: Mapping[str, str | None] | None = None,
+    heard: Heard | None = None,
 ) -> Any:
     """The result of the function `target`, "benchmarks.studies.growth:measure" say, called with `question` in a fresh process.
 
     Question and result are plain JSON. `title` names the process in messages; `folder` is the checkout whose code runs.
-    `variables` are set in the process's environment; None removes one. Raises `ProcessError` where the process fails.
+    `variables` are set in the process's environment; None removes one. `heard` is called with each event of the process and
+    with each line of its stderr; without it, the process shares this process's stderr.
+
+    Raises `ProcessError` where the process fails. A KeyboardInterrupt asks the process to end, and is raised again when it has
+    ended; a second one kills it.
     """
     command = [sys.executable, "-m", "benchmarks", "answer", target]
-    environment = {name: value for name, value in {**os.environ, **(variables or {})}.items() if value is not None}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, input=json.dumps(question), stdout=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode:
-        raise ProcessError(title, done.returncode)
-    return json.loads(done.stdout.splitlines()[-1])
+    with contextlib.ExitStack() as stack:
+        asked, answers = (stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(2))
+        json.dump(question, asked)
+        asked.seek(0)
+        options: dict[str, Any] = {"stdin": asked, "stdout": answers, "cwd": folder}
+        told = {events.VARIABLE: None, **(variables or {})}
+        if heard:
+            reading, writing = os.pipe()
+            told[events.VARIABLE] = str(writing)
+            options |= {"pass_fds": [writing], "stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
+        options["env"] = {name: value for name, value in {**os.environ, **told}.items() if value is not None}
+        process = _started(command, options)
+        pipes = None
+        if heard:
+            os.close(writing)
+            assert process.stderr is not None
+            pipes = _Pipes(said=process.stderr, event=os.fdopen(reading, encoding="utf-8"))
+        _finish(process, pipes, heard)
+        if process.returncode:
+            raise ProcessError(title, process.returncode)
+        answers.seek(0)
+        return json.loads(answers.read().splitlines()[-1])
+
+
+def _started(command: list[str], options: dict[str, Any]) -> subprocess.Popen[str]:
+    """The process, which inherits that SIGINT is blocked: a terminal's Ctrl-C reaches it as the SIGTERM of `_finish`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return subprocess.Popen(command, **options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Pipes:
+    """The lines of several pipes, each with its pipe's name. Threads read: an interrupted caller loses no line."""
+
+    def __init__(self, **pipes: IO[str]):
+        self.lines: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self.readers = [threading.Thread(target=self._read, args=item, daemon=True) for item in pipes.items()]
+        for reader in self.readers:
+            reader.start()
+
+    def _read(self, name: str, pipe: IO[str]) -> None:
+        with pipe:
+            for line in pipe:
+                self.lines.put((name, line.rstrip("\n")))
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        while any(reader.is_alive() for reader in self.readers) or not self.lines.empty():
+            with contextlib.suppress(queue.Empty):
+                yield self.lines.get(timeout=0.1)
+
+
+def _finish(process: subprocess.Popen[str], pipes: _Pipes | None, heard: Heard | None) -> None:
+    """Wait until the process has ended. Raises KeyboardInterrupt then, where one came meanwhile."""
+    stops = 0
+    while True:
+        try:
+            if pipes and heard:
+                for name, line in pipes:
+                    heard({"kind": "said", "text": line} if name == "said" else json.loads(line))
+            process.wait()
+            break
+        except KeyboardInterrupt:
+            process.kill() if stops else process.terminate()
+            stops += 1
+        except Exception:
+            process.terminate()
+            process.wait()
+            raise
+    if stops:
+        raise KeyboardInterrupt
 
 
 def main(arguments: list[str]) -> int:
     """The process of `ask`: reads the question from stdin and prints the result as the last line of stdout."""
+    stopping.watch(again=False)
     (target,) = arguments
     module, _, name = target.partition(":")
     answers, sys.stdout = sys.stdout, sys.stderr  # what a framework prints goes to stderr

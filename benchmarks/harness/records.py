@@ -4,7 +4,8 @@
     backend, variational, preset, seed, device, precision, config, dataset {name, sha256, binarize}
     changed                        {setting: value} where the run's settings aren't its preset's
     environment                    {versions, commit, machine, threads, load}, from `environment.describe`; load_after;
-                                   round_trip_ns, round_trip_after_ns: latency between cores before and after training
+                                   round_trip_ns, round_trip_after_ns: latency between cores before and after training;
+                                   runnable: threads that other programs kept running at the start
     trained                        [{backend, last_step}] in order, one for each framework that trained the run
     parameters                     scalars in the model
     curve                          training means {step, objective, elbo}; on validation data {valid_step, valid_elbo}
@@ -317,13 +318,23 @@ def read_all(folder: Path) -> list[Record]:
 def found(folder: Path) -> dict[Path, Record]:
     """Path → record of every record of a folder, in the order of file names; {} where there is no folder.
 
+    Reports, which `parity` and studies write into a results folder too, are passed over.
     Raises `UserError` as `read` does, and for a file that isn't named by `name_of`: a copy would be a second row.
     """
-    records = {path: read(path) for path in sorted(folder.glob("[!.]*.json"))}  # a dot: being written
+    paths = sorted(folder.glob("[!.]*.json"))  # a dot: being written
+    records = {path: read(path) for path in paths if not _is_report(path)}
     for path, record in records.items():
         if path.name != name_of(record):
             raise UserError(f"The record {path} is that of {name_of(record)}; give it this name, or remove it.")
     return records
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # `read` says so
+        return False
+    return isinstance(content, dict) and content.get("report") == path.stem
 
 
 def _refuse(constant: str) -> None:

@@ -6,14 +6,28 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.harness import cores, environment, memory, presets, processes, records, spread
+from benchmarks.harness import (
+    cores,
+    environment,
+    events,
+    memory,
+    presets,
+    processes,
+    records,
+    spread,
+    stopping,
+    telling,
+    threads,
+)
 from benchmarks.harness.cli import known, writable
+from benchmarks.harness.events import Heard
 from benchmarks.harness.floor import Floor
 from benchmarks.harness.progress import Progress
 from common import checkpoints, data, estimators, parameters, protocol, training
@@ -24,6 +38,7 @@ from common.errors import UserError
 from common.noise import TEST, seed_for
 from common.parameters import State
 
+RunState = Literal["new", "done", "resumable"]
 UNAVAILABLE = 3  # exit code of a job whose framework can't be imported
 
 
@@ -40,6 +55,9 @@ class Job:
     resume: bool  # go on from the job's own checkpoint where there is one
     start: str | None = None  # the path of a checkpoint of any backend to go on from
     binarize: str | None = None  # how grey images become binary
+    keep_checkpoints: bool = False  # each validation's checkpoint, in the files of `kept`
+    pictures: bool = False  # tell the listener images at each validation
+    threads: int | None = None  # of the framework; its own choice where None
 
     def as_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -64,6 +82,18 @@ class Job:
         )
 
     @property
+    def origin(self) -> Path | None:
+        """The checkpoint that the run goes on from; None where the run begins anew."""
+        if self.resume and self.checkpoint.exists():
+            return self.checkpoint
+        return Path(self.start) if self.start else None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run goes on from its own checkpoint."""
+        return self.origin is not None and self.origin.resolve() == self.checkpoint.resolve()
+
+    @property
     def record(self) -> Path:
         """The path of the run's record."""
         return Path(self.results) / records.name_of(self.blank(dataset=None))
@@ -74,14 +104,22 @@ class Job:
         return Path(self.results) / records.checkpoint_name_of(self.blank(dataset=None))
 
 
-def in_process(job: Job, *, folder: Path | None = None) -> int:
+def kept(checkpoint: Path) -> list[Path]:
+    """The checkpoints that `Job.keep_checkpoints` kept beside a run's checkpoint, by rising step; [] for none."""
+    return sorted(checkpoint.with_suffix(".steps").glob("[!.]*.h5"))
+
+
+def in_process(job: Job, *, folder: Path | None = None, heard: Heard | None = None) -> int:
     """Run the job in a process of its own, so that no framework's threads, memory or imports touch another's.
 
-    `folder`: the checkout whose code runs; the current folder where None. Returns the exit code: 0 with a record at
-    `job.record`, 2 for a `UserError`, UNAVAILABLE.
+    `folder`: the checkout whose code runs; the current folder where None. `heard` is called with each event of the process,
+    which then prints nothing itself. Returns the exit code: 0 with a record at `job.record`, 2 for a `UserError`, UNAVAILABLE.
     """
+    target, where = f"{__name__}:worker", folder or Path.cwd()
     try:
-        return int(processes.ask(f"{__name__}:worker", job.as_json(), title=job.record.name, folder=folder or Path.cwd()))
+        variables = threads.variables(job.threads)
+        title = job.record.name
+        return int(processes.ask(target, job.as_json(), title=title, folder=where, variables=variables, heard=heard))
     except processes.ProcessError as error:
         return error.code
 
@@ -125,15 +163,22 @@ def scores(
         )
 
 
+def dataset_of(checkpoint: Checkpoint, *, path: Path, place: str | None, data_dir: Path | None) -> Dataset:
+    """The data set of a checkpoint's run; `place` says where its file has moved. Raises `UserError` for other data."""
+    dataset = data.load(place or checkpoint.dataset, data_dir=data_dir, binarize=checkpoint.binarize)
+    if dataset.sha256 != checkpoint.sha256:
+        raise UserError(f"{path} was trained on other data, {checkpoint.dataset}; give its place as --data.")
+    return dataset
+
+
 def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Checkpoint, protocol.Session]:
     """(the run's checkpoint: new at step 0, or read from a file; a session with the checkpoint's state).
 
     Raises `UserError` as `resumed` does.
     """
     config = job.config
-    start = job.checkpoint if job.resume and job.checkpoint.exists() else job.start
-    if start:
-        checkpoint = resumed(job, Path(start), dataset=dataset)
+    if origin := job.origin:
+        checkpoint = resumed(job, origin, dataset=dataset)
     else:
         initial = parameters.initial_parameters(
             config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(dataset.train)
@@ -141,6 +186,80 @@ def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Che
         state = parameters.fresh_state(initial, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
         checkpoint = Checkpoint(config, job.backend, job.preset, dataset.name, dataset.sha256, state, binarize=dataset.binarize)
     return checkpoint, backend.create(config, checkpoint.state)
+
+
+def train(
+    job: Job,
+    session: protocol.Session,
+    checkpoint: Checkpoint,
+    *,
+    dataset: Dataset,
+    title: str,
+    keep: Callable[[Checkpoint], None],
+    between: Callable[[], None],
+    until: int | None = None,
+) -> None:
+    """`training.train` with its progress and events; `keep` gets each checkpoint before `job.checkpoint` is written.
+
+    On Ctrl-C, SIGTERM and SIGHUP: saves a checkpoint of the step reached, says so and raises KeyboardInterrupt.
+    """
+    settings, first_step = job.config.training, int(checkpoint.state["step"])
+    steps = until or settings.steps
+    told = telling.Curve(checkpoint)
+
+    def saved(checkpoint: Checkpoint) -> None:
+        keep(checkpoint)
+        checkpoints.save(checkpoint, job.checkpoint)
+        told.tell()
+        if job.pictures and validated(checkpoint):
+            telling.images(session, checkpoint, dataset=dataset)
+
+    def after_chunk() -> None:
+        between()
+        told.tell()
+
+    with (
+        Progress(title).phase("train", total=steps, unit="steps", rows=settings.batch_size) as advance,
+        stopping.deferred() as stop,
+    ):
+        advance(first_step, None)
+        training.train(
+            session,
+            checkpoint,
+            dataset=dataset,
+            save=saved,
+            report=advance,
+            between=after_chunk,
+            until=until,
+            stop=stop,
+        )
+    if stop():
+        if step := int(checkpoint.state["step"]):
+            print(f"{title}: stopped at step {step:,} of {steps:,}, saved in {job.checkpoint}.", file=sys.stderr, flush=True)
+        raise KeyboardInterrupt
+
+
+def keeper(job: Job, checkpoint: Checkpoint) -> Callable[[Checkpoint], None]:
+    """The function that keeps a copy of each validation's checkpoint, in the files of `kept`, the one to begin with too.
+
+    A run that begins anew removes the files of a former run. A run that goes on keeps copies where there are some already.
+    """
+    for path in [] if job.goes_on else kept(job.checkpoint):
+        path.unlink()
+    wanted = job.keep_checkpoints or bool(kept(job.checkpoint))
+
+    def keep(checkpoint: Checkpoint) -> None:
+        if wanted and (validated(checkpoint) or not kept(job.checkpoint)):
+            step = int(checkpoint.state["step"])
+            checkpoints.save(checkpoint, job.checkpoint.with_suffix(".steps") / f"{step:08d}.h5")
+
+    keep(checkpoint)
+    return keep
+
+
+def validated(checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint is that of a validation, and not of a run that was stopped between two."""
+    return checkpoint.history.get("valid_step", [])[-1:] == [int(checkpoint.state["step"])]
 
 
 def run(job: Job, *, import_s: float) -> records.Record:
@@ -154,27 +273,22 @@ def run(job: Job, *, import_s: float) -> records.Record:
     dataset = job.dataset()
     backend = protocol.load(job.backend)
     record = job.blank(dataset=dataset) | {"environment": environment.describe(config.device)}
+    record["environment"]["runnable"] = environment.runnable()
     checkpoint, session = begin(job, backend=backend, dataset=dataset)
     setup_s = time.perf_counter() - began
     refuse_overwriting(job, dataset=dataset)
     floor = Floor(protocol.probes(job.backend), config, seconds=checkpoint.history.setdefault("floor_seconds", []))
-    progress = Progress(f"{job.backend} {config.model.variational}")
+    title = f"{job.backend} {config.model.variational}"
     first_step = int(checkpoint.state["step"])
+    events.tell("begin", step=first_step, steps=config.training.steps)
+    keep = keeper(job, checkpoint)
     record["environment"]["round_trip_ns"] = cores.gathered()
-    with progress.phase("train", total=config.training.steps, unit="steps", rows=config.training.batch_size) as advance:
-        advance(first_step, None)
-        training.train(
-            session,
-            checkpoint,
-            dataset=dataset,
-            save=lambda checkpoint: checkpoints.save(checkpoint, job.checkpoint),
-            report=advance,
-            between=floor.measure,
-        )
+    train(job, session, checkpoint, dataset=dataset, title=title, keep=keep, between=floor.measure)
     record["environment"]["round_trip_after_ns"] = cores.round_trip()
     began = time.perf_counter()
-    of_images = scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)
+    of_images = scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=Progress(title))
     test = estimators.summary(of_images)
+    events.tell("result", step=checkpoint.selected_step(), elbo=test.elbo, log_px=test.log_px)
     record |= {
         "status": "ok",
         "reason": None,
@@ -255,7 +369,8 @@ def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
             )
         checkpoint.earlier.append((checkpoint.backend, done))
         # Times of another backend's chunks are dropped.
-        checkpoint.history = {name: column for name, column in checkpoint.history.items() if name in training.CURVE}
+        curve = (*training.CURVE, *training.PENDING)
+        checkpoint.history = {name: column for name, column in checkpoint.history.items() if name in curve}
     return dataclasses.replace(checkpoint, config=job.config, backend=job.backend)
 
 
@@ -301,19 +416,37 @@ def timing(history: dict[str, list[float]], settings: Training) -> dict[str, Any
     return result
 
 
-def checked(job: Job) -> Job:
+def checked(job: Job, *, dataset: Dataset | None = None) -> Job:
     """The job with its data set's image shape. Raises `UserError` where the run can't succeed; called before any training.
 
     That is: settings that don't fit one another or the data set, an unknown backend, a results folder that can't be written,
-    and results that `refuse_overwriting` protects.
+    and results that `refuse_overwriting` protects. `dataset`: the job's, where the caller has read it.
     """
-    dataset = job.dataset()
+    dataset = dataset or job.dataset()
     check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
     known([job.backend])
     writable(Path(job.results))
     shaped = dataclasses.replace(job, config=job.config.replace(image_shape=dataset.image_shape))
     refuse_overwriting(shaped, dataset=dataset)
     return shaped
+
+
+def state(job: Job) -> RunState:
+    """What the results folder has of a job that `checked` has accepted."""
+    if job.record.exists() and records.read(job.record)["status"] == "ok":
+        return "done"
+    return "resumable" if job.checkpoint.exists() else "new"
+
+
+def refuse_again(job: Job) -> None:
+    """Raises `UserError` where the job would replace its own result, or begin anew over its own checkpoint."""
+    found = state(job)
+    if job.resume or found == "new" or (found == "resumable" and job.start):  # `check_start` has looked at the checkpoint
+        return
+    there = f"{job.record} is there already" if found == "done" else f"{job.checkpoint} has this model's training"
+    resume = "keep it and run the rest" if found == "done" else "go on from it"
+    first = "give" if job.start else f"add --resume to {resume} (with make: ARGS=--resume), or"
+    raise UserError(f"{there}: {first} --results FOLDER to run it anew, in another folder.")
 
 
 def refuse_overwriting(job: Job, *, dataset: Dataset) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.harness import cores, records, reports, spread
+from benchmarks.harness import cores, environment, records, reports, spread
 from benchmarks.harness.records import Record
 from benchmarks.outputs import older, sweeps
 from benchmarks.outputs.table import Table, number
@@ -76,7 +76,12 @@ def remarks(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]
             row = ", ".join(filter(None, [f"{record['backend']} {record['variational']}", label, f"seed {record['seed']}"]))
             lines.append(f"{row}: {record['status']}: {' '.join(record['reason'].split())}")
     ends = [record["environment"].get(key) for record in found for key in ("round_trip_ns", "round_trip_after_ns")]
-    return [*lines, *spreads(found, labels=labels), *([f"Before and after training, {cores.said(ends)}."] if any(ends) else [])]
+    return [
+        *lines,
+        *spreads(found, labels=labels),
+        *crowded(found, labels=labels),
+        *([f"Before and after training, {cores.said(ends)}."] if any(ends) else []),
+    ]
 
 
 def spreads(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]:
@@ -88,6 +93,18 @@ def spreads(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]
             row = name(record, found) + (f" ({label})" if label else "")
             wide.append(f"{row} {iqr / median:.0%}")
     return [f"Interquartile range above {spread.BOUND:.0%} of the median: {', '.join(wide)}."] if wide else []
+
+
+def crowded(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]:
+    """A line that names the rows beside which other programs used the cores; none where no row did."""
+    rows = []
+    for record, label in zip(found, labels or [""] * len(found), strict=True):
+        others = record["environment"].get("runnable")
+        if environment.crowded(others, record["environment"]["machine"]):
+            rows.append(f"{name(record, found)}{f' ({label})' if label else ''} ({others:.0f})")
+    return (
+        [f"Other programs kept more threads running than there are cores at the start of: {', '.join(rows)}."] if rows else []
+    )
 
 
 def provenance(found: Sequence[Record]) -> list[str]:

@@ -15,7 +15,7 @@ from benchmarks.harness.records import RECORDS
 from benchmarks.harness.reports import REPORTS, Report
 from benchmarks.outputs import markdown, published
 from benchmarks.outputs.table import Part
-from common.errors import UserError
+from common.errors import UserError, unknown
 from common.files import write_text
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def filled(text: str, made: Bodies) -> str:
     def block(match: re.Match[str]) -> str:
         name = match["block"]
         if name not in made:
-            raise UserError(f"There is no block '{name}'; choose from {', '.join(made) or 'none'}.")
+            raise unknown("block", name, made or ("none",))
         return f"<!-- {name} -->\n{made[name]}<!-- end {match['kind']} -->"
 
     return BLOCK.sub(block, text)

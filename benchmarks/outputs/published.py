@@ -17,7 +17,7 @@ from benchmarks.harness.records import Record
 from benchmarks.outputs import cells, older, terminal
 from benchmarks.outputs.table import ABSENT, Part, Table
 from common.config import FAMILIES
-from common.errors import UserError
+from common.errors import unknown
 from common.protocol import BACKENDS
 
 NOT_MEASURED = "not measured"
@@ -75,7 +75,7 @@ BLOCKS = {
 def rows(table: str, found: Iterable[Record]) -> list[Record]:
     """The records of a table's rows, in the table's order. Raises `UserError` for a table that isn't in TABLES."""
     if table not in TABLES:
-        raise UserError(f"There is no table '{table}'; choose from {', '.join(TABLES)}.")
+        raise unknown("table", table, TABLES)
     return [record for record in _candidates(TABLES[table], found) if _clean(record)]
 
 

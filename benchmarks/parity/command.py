@@ -15,7 +15,7 @@ from benchmarks.harness.cli import DataDir, OnDevice
 from benchmarks.harness.presets import STANDARD
 from benchmarks.parity import checkpoints, comparison, ladder
 from benchmarks.parity.comparison import BrokenRungError, Worst
-from common import cache, data
+from common import cache, data, protocol
 from common.config import Device
 from common.errors import UserError
 from common.parameters import State
@@ -67,6 +67,11 @@ def present(named: tuple[str, ...], *, device: Device) -> tuple[list[str], dict[
     Raises `UserError` for a name that isn't in BACKENDS, and where fewer than two backends are left.
     """
     cli.known(named)
+    if len(there := [name for name in dict.fromkeys(named or BACKENDS) if not protocol.lacks(name)]) < 2:
+        raise UserError(
+            f"Parity needs two backends or more that are installed here, and has {' '.join(there) or 'none'}; "
+            "`python -m benchmarks list` shows them."
+        )
     unavailable = {}
     for name in () if named else BACKENDS:
         description, reason = cli.described(name)

@@ -17,14 +17,13 @@ import tyro
 from benchmarks.harness import reports, runs
 from benchmarks.harness.cli import Families
 from benchmarks.harness.presets import preset
-from benchmarks.harness.progress import Progress
 from benchmarks.harness.reports import Report
 from benchmarks.outputs import figures
 from benchmarks.outputs.table import Part, Table
 from benchmarks.parity.comparison import deviation
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
-from common import checkpoints, protocol, training
+from common import checkpoints, protocol
 from common.checkpoints import Checkpoint
 from common.config import Config, Dtype
 from common.errors import UserError
@@ -84,18 +83,16 @@ def measure(point: Point) -> Result:
     done, steps = int(checkpoint.state["step"]), point["steps"]
     if done > steps:
         raise UserError(f"The checkpoint {job.checkpoint} is at step {done}, past {steps}; leave out --resume.")
-    progress = Progress(f"{job.backend} {job.config.model.variational} {job.config.dtype}")
-    with progress.phase("train", total=steps, unit="steps", rows=job.config.training.batch_size) as advance:
-        advance(done, None)
-        training.train(
-            session,
-            checkpoint,
-            dataset=dataset,
-            save=lambda checkpoint: checkpoints.save(checkpoint, job.checkpoint),
-            report=advance,
-            between=lambda: None,
-            until=steps,
-        )
+    runs.train(
+        job,
+        session,
+        checkpoint,
+        dataset=dataset,
+        title=f"{job.backend} {job.config.model.variational} {job.config.dtype}",
+        keep=lambda checkpoint: None,
+        between=lambda: None,
+        until=steps,
+    )
     return {"checkpoint": str(job.checkpoint)}
 
 

@@ -41,7 +41,7 @@ from benchmarks.studies.skeleton import Measured, Point, Result
 from common import config
 from common.config import Device, Variational
 from common.data import SPLITS, Dataset
-from common.errors import UserError
+from common.errors import UserError, unknown
 
 FIRST_STEPS = 200  # of the shorter run
 FIRST_LINE = "Step 0 "  # beginning of the line that a script prints after its validation at step 0
@@ -112,7 +112,7 @@ class Arguments(Turns):
 def check(asked: Arguments) -> None:
     for name in asked.preset:
         if name not in SCRIPTS:
-            raise UserError(f"There is no older script '{name}' to time; choose from {', '.join(SCRIPTS)}.")
+            raise unknown("older script", name, SCRIPTS)
         if not (asked.directory / SCRIPTS[name].file).is_file():
             raise UserError(
                 f"{asked.directory} has no {SCRIPTS[name].file}; give a checkout of jaanli/variational-autoencoder: "

@@ -6,9 +6,7 @@ checkpoint, and decodes p(x = 1|z). The report holds these probabilities as grey
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,13 +14,13 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks.harness import records
+from benchmarks.harness import looks, packing, records
 from benchmarks.harness.cli import at_least
 from benchmarks.outputs import figures, published
 from benchmarks.outputs.table import Part
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
-from common import checkpoints, noise, protocol
+from common import checkpoints, protocol
 from common.errors import UserError
 
 LINES = {"mean-field": (0, (4, 1.5)), "flow": "-"}
@@ -57,9 +55,8 @@ def measure(point: Point) -> Result:
     checkpoint = checkpoints.load(Path(point["checkpoint"]))
     model = checkpoint.config.model
     scorer = protocol.load(checkpoint.backend).score(checkpoint.config, checkpoint.selected())
-    draws = noise.generator(point["seed"], noise.GALLERY).standard_normal((point["samples"], model.latent_size))
-    probabilities = np.asarray(scorer.decode(draws.astype(checkpoint.config.dtype)))
-    grey = np.round(255 * probabilities).astype(np.uint8)
+    draws = looks.prior(checkpoint.config, samples=point["samples"], seed=point["seed"])
+    grey = looks.grey(scorer.decode(draws.astype(checkpoint.config.dtype)))
     return {
         "backend": checkpoint.backend,
         "variational": model.variational,
@@ -68,14 +65,13 @@ def measure(point: Point) -> Result:
         "dataset": {"name": checkpoint.dataset, "sha256": checkpoint.sha256},
         "config": checkpoint.config.as_dict(),
         "image_shape": list(model.image_shape),
-        "grey": base64.b64encode(zlib.compress(grey.tobytes(), 9)).decode(),
+        "grey": packing.pack(grey),
     }
 
 
 def unpacked(row: dict[str, Any]) -> np.ndarray:
     """A row's samples, uint8 [samples, rows, columns]."""
-    grey = zlib.decompress(base64.b64decode(row["grey"]))
-    return np.frombuffer(grey, dtype=np.uint8).reshape(-1, *row["image_shape"])
+    return packing.unpack(row["grey"], dtype="uint8", shape=(-1, *row["image_shape"]))
 
 
 def content(asked: Arguments, measured: Measured) -> dict[str, Any]:

@@ -45,7 +45,7 @@ from benchmarks.outputs import documents, terminal
 from common import data
 from common.config import Device
 from common.data import Dataset
-from common.errors import UserError
+from common.errors import UserError, unknown
 from common.files import write_text
 
 Point = dict[str, Any]
@@ -95,7 +95,7 @@ def names() -> list[str]:
 def load(name: str) -> Study:
     """Raises `UserError` for a name that is no study's."""
     if name not in names():
-        raise UserError(f"There is no study '{name}'; choose from {', '.join(names())}.")
+        raise unknown("study", name, names())
     return importlib.import_module(f"{__package__}.{name}")
 
 

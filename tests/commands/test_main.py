@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import re
 import subprocess
 import sys
 import time
@@ -17,7 +14,7 @@ import psutil
 import pytest
 
 from benchmarks.__main__ import COMMANDS, OLD_NAMES, RESUMED, main, translate
-from benchmarks.harness import cli, environment, records, runs
+from benchmarks.harness import cli, environment, runs
 from benchmarks.harness.presets import PRESETS
 from benchmarks.studies import skeleton
 from common import cache, checkpoints, data, parameters, shapes
@@ -26,40 +23,6 @@ from common.config import SECTIONS, Config
 from common.errors import UserError
 
 SETTINGS = [name for names in SECTIONS.values() for name in names if name != "image_shape"] + ["dtype", "precision", "device"]
-
-
-@pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> list[runs.Job]:
-    """The jobs that `run` would start, in place of starting them; each ends as if the user had been wrong."""
-    started: list[runs.Job] = []
-
-    def refuse(job: runs.Job) -> int:
-        started.append(job)
-        return 2
-
-    monkeypatch.setattr(runs, "in_process", refuse)
-    return started
-
-
-@pytest.fixture
-def refused(jobs: list[runs.Job], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Calls the command line, expects that it starts nothing and writes nothing, and returns its words."""
-
-    def call(*arguments: str) -> str:
-        try:
-            code: object = main(list(arguments))
-        except SystemExit as error:  # tyro's
-            code = error.code
-        printed = capsys.readouterr()
-        assert code == 2
-        assert jobs == []
-        assert printed.out == ""
-        assert "Traceback" not in printed.err
-        results = tmp_path / "results"
-        assert not results.exists() or list(results.iterdir()) == []
-        return printed.err
-
-    return call
 
 
 def digits_checkpoint(path: Path, config: Config) -> Checkpoint:
@@ -76,46 +39,6 @@ def digits_checkpoint(path: Path, config: Config) -> Checkpoint:
 
 
 # --- bad input ---
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ("--backend theano", "theano"),
-        ("--backend pytorch theano", "theano"),
-        ("--variational laplace", "laplace"),
-        ("--data binarized-cats", "binarized-cats"),
-        ("--data absent.h5", "absent.h5"),
-        ("--data binarized-mnist --data-dir absent", "absent"),
-        ("--learning-rates 1", "--learning-rates"),
-        ("--pixels 3", "--pixels"),
-        ("--preset fast", "fast"),
-        ("--preset fast --help", "fast"),
-        ("--preset", "--preset"),
-        ("--steps many", "many"),
-        ("--steps", "--steps"),
-        ("--steps 0", "--steps"),
-        ("--samples 0", "--samples"),
-        ("--n_samples=0", "--samples"),
-        ("--batch-size 1198", "1197"),
-        ("--images 301", "300"),
-        ("--seed -1", "--seed"),
-        ("--learning-rate nan", "--learning-rate is nan"),
-        ("--learning-rate inf", "a finite number, 0 or more"),
-        ("--adam-epsilon 0", "above 0"),
-        ("--rmsprop-epsilon inf", "--rmsprop-epsilon"),
-        ("--ema-decay 1", "--ema-decay"),
-        ("--dtype float16", "float16"),
-        ("--device tpu", "tpu"),
-        ("--seed", "--seed has no value"),
-        ("--backend --steps 10", "--backend has no value"),
-        ("--backend jax jax", "--backend names one twice"),
-        ("--seed 1 0 1", "--seed names one twice"),
-        ("stray", "stray"),
-    ],
-)
-def test_run_refuses(refused: Callable[..., str], tmp_path: Path, arguments: str, words: str) -> None:
-    assert words in refused("run", *arguments.split(), f"--results={tmp_path / 'results'}")
 
 
 @pytest.mark.parametrize(
@@ -224,7 +147,7 @@ def test_a_switch_that_is_none_is_refused_before_a_backend_meets_it(
     assert f"{switch} is 'off'; set it to" in refused("run", f"--results={tmp_path / 'results'}")
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 3, 3), (0, 9)])
+@pytest.mark.parametrize("shape", [(4,), (4, 3, 3, 1), (0, 9)])
 def test_an_h5_file_of_the_wrong_shape_is_refused(refused: Callable[..., str], tmp_path: Path, shape: tuple[int, ...]) -> None:
     path = tmp_path / "wrong.h5"
     with h5py.File(path, "w") as file:
@@ -338,69 +261,6 @@ def test_use_gpu_is_true_or_false(refused: Callable[..., str], tmp_path: Path, v
     assert words == f"--use-gpu is '{value}'; it must be true or false, or give --device cuda or cpu.\n"
 
 
-def test_every_setting_is_a_flag_with_its_help_and_the_presets_default(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "1000")
-    for name, config in PRESETS.items():
-        with pytest.raises(SystemExit) as end:
-            main(["run", "--preset", name, "--help-all"])
-        assert end.value.code == 0
-        text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
-        fields = [
-            (field, getattr(owner, field.name))
-            for owner in (*(getattr(config, section) for section in SECTIONS), config)
-            for field in dataclasses.fields(owner)
-            if "help" in field.metadata
-        ]
-        assert {field.name for field, _ in fields} == set(SETTINGS)
-        for field, value in fields:
-            assert f"--{field.name.replace('_', '-')}" in text
-            if field.name not in ("variational", "seed"):  # several can be given, and their help says so
-                assert f"{field.metadata['help']} (default: {value})" in text
-
-
-@pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("spelling", ["--preset {}", "--preset={}", "--preset quick --preset {}"])
-def test_without_other_flags_the_config_is_the_presets(jobs: list[runs.Job], tmp_path: Path, name: str, spelling: str) -> None:
-    assert main(["run", *spelling.format(name).split(), "--results", str(tmp_path)]) == 2
-    assert jobs[0].config == PRESETS[name].replace(image_shape=(8, 8))
-    assert (jobs[0].preset, jobs[0].data, jobs[0].resume) == (name, "binarized-digits", False)
-
-
-@pytest.mark.parametrize("setting", [name for name in SETTINGS if name not in ("variational", "seed")])
-def test_a_flag_changes_its_setting_and_no_other(jobs: list[runs.Job], tmp_path: Path, setting: str) -> None:
-    owners = [getattr(Config(), section) for section in SECTIONS] + [Config()]
-    default = next(getattr(owner, setting) for owner in owners if hasattr(owner, setting))
-    choices = {"optimizer": "rmsprop", "schedule": "constant", "initial_weights": "glorot", "noise": "shared"}
-    choices |= {"selection": "best-validation", "dtype": "float64", "precision": "bfloat16", "device": "cuda"}
-    flag = f"--{setting.replace('_', '-')}"
-    if isinstance(default, bool):
-        value: object = not default
-        arguments = [flag if value else f"--no{flag[1:]}"]
-    else:
-        value = choices.get(setting, 0.5 if isinstance(default, float) else 3)
-        arguments = [flag, str(value)]
-    assert main(["run", "--preset", "standard", "--results", str(tmp_path), *arguments]) == 2
-    assert jobs[0].config == Config().replace(image_shape=(8, 8), **{setting: value})
-
-
-def test_each_seed_family_and_backend_is_a_run_with_a_record_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    started: list[runs.Job] = []
-    monkeypatch.setattr(runs, "in_process", lambda job: started.append(job) or 1)
-    assert main(["run", "--seed", "3", "5", "--backend", "jax", "pytorch", "--results", str(tmp_path)]) == 1
-    asked = {(job.config.training.seed, job.config.model.variational, job.backend) for job in started}
-    assert asked == {
-        (seed, family, name) for seed in (3, 5) for family in ("mean-field", "flow") for name in ("jax", "pytorch")
-    }
-    assert len(records.read_all(tmp_path)) == len(started) == 8
-    for job in started:
-        assert runs.Job.from_json(json.dumps(json.loads(job.as_json()))) == job
-        assert job.record.exists()
-
-
 @pytest.mark.parametrize(
     ("precision", "flags", "said"),
     [
@@ -441,10 +301,10 @@ def test_a_command_that_is_terminated_takes_what_it_started_with_it(tmp_path: Pa
 
 
 GRANDCHILD = """
-import signal, subprocess, sys
-from benchmarks.__main__ import terminate
+import subprocess, sys
+from benchmarks.harness import stopping
 
-signal.signal(signal.SIGTERM, terminate)
+stopping.watch(again=True)
 sleeper = "import time; print('asleep', flush=True); time.sleep(60)"
 subprocess.run([sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleeper!r}])"])
 """

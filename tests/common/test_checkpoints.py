@@ -15,7 +15,7 @@ from common.checkpoints import Checkpoint
 from common.config import Config
 from common.errors import UserError
 from common.parameters import shapes
-from common.protocol import load
+from common.protocol import BACKENDS, load
 
 PAGE = (Path(__file__).parents[2] / "docs/checkpoint.md").read_text(encoding="utf-8")
 CONFIG = Config().replace(
@@ -191,3 +191,20 @@ def test_a_file_that_may_not_be_read_says_so(file: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(h5py, "File", refuse)
     with pytest.raises(UserError, match=r"Cannot read .*run\.h5 \(Permission denied\); make the file readable"):
         checkpoints.load(file)
+
+
+@pytest.mark.parametrize(
+    "name", ["run.weights.h5", "run.safetensors", "run.msgpack", "run.json", "run.npz", "data.h5", "some.h5"]
+)
+def test_a_file_that_is_no_checkpoint_is_called_what_it_is(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with h5py.File(path, "w") as opened:
+        for split in data.SPLITS if name == "data.h5" else ("layers",):
+            opened[split] = np.zeros((2, 4))
+    kinds = {"run.json": "a record", "run.npz": "a file of arrays", "data.h5": "a data set", "some.h5": "another program's"}
+    with pytest.raises(UserError, match=f"{name} is {kinds.get(name, 'an exported file of weights')}.* not a checkpoint; give"):
+        checkpoints.load(path)
+
+
+def test_every_exported_file_is_known_by_its_ending() -> None:
+    assert {load(backend).EXPORT_SUFFIX for backend in BACKENDS} < checkpoints.OTHER_KINDS.keys()

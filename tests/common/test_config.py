@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from common.config import Config, Model, square_or_row
+from common.config import Config, Model, check, square_or_row
+from common.errors import UserError
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (8, 8), (1, 12), (3, 4), (2, 8), (1, 1)])
@@ -36,3 +37,30 @@ def test_a_config_from_before_is_in_full_and_eager() -> None:
     assert Config.from_dict(values) == Config().replace(compile_from=Config().training.steps + 1), "it was eager"
     assert Config().replace(dtype="float64").factors == "float64"
     assert Config().replace(precision="bfloat16").factors == "bfloat16"
+
+
+def test_another_network_is_in_the_config_and_the_usual_one_is_not() -> None:
+    other = Config().replace(network="deep")
+    assert other.as_dict()["model"]["network"] == "deep"
+    assert Config.from_dict(other.as_dict()) == other
+    assert "network" not in Config().as_dict()["model"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("variational", "laplace", "it must be one of mean-field, flow"),
+        ("network", "other", "it must be one of mlp"),
+        ("dtype", "float16", "it must be one of float32, float64"),
+        ("steps", "many", "--steps is many; it must be a whole number"),
+        ("steps", 2.5, "it must be a whole number"),
+        ("batch_size", True, "it must be a whole number"),
+        ("learning_rate", "high", "it must be a number"),
+        ("data_bias", 1, "it must be true or false"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(setting: str, value: Any, words: str) -> None:
+    """The command line's parser refuses these itself; settings from Python have no parser."""
+    check(Config().replace(learning_rate=1), train_images=1000, test_images=100)
+    with pytest.raises(UserError, match=words):
+        check(Config().replace(**{setting: value}), train_images=1000, test_images=100)

@@ -219,6 +219,13 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, number: str) -> 
         records.read(path)
 
 
+def test_a_report_beside_records_is_passed_over(tmp_path: Path) -> None:
+    record = example()
+    records.write(record, tmp_path)
+    reports.write("parity", {"rows": []}, tmp_path, environment=environment.describe())
+    assert records.read_all(tmp_path) == [record]
+
+
 def test_a_copy_under_another_name_is_refused(tmp_path: Path) -> None:
     path = records.write(example(), tmp_path)
     (tmp_path / "copy.json").write_bytes(path.read_bytes())

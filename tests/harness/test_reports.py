@@ -31,10 +31,10 @@ COMMIT, LATER = "a" * 40, "b" * 40
 def test_the_commit_and_the_load_are_those_of_before_measuring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: Any, after: Any, said: str
 ) -> None:
-    monkeypatch.setattr(environment, "_commit", lambda: before)
+    monkeypatch.setattr(environment, "head", lambda: before)
     monkeypatch.setattr(environment, "load", lambda: 0.1)
     here = environment.describe()
-    monkeypatch.setattr(environment, "_commit", lambda: after)
+    monkeypatch.setattr(environment, "head", lambda: after)
     monkeypatch.setattr(environment, "load", lambda: 1.9)
     reports.write("name", {}, tmp_path, environment=here)
     report = reports.read("name", tmp_path)

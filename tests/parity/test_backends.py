@@ -39,6 +39,13 @@ def test_the_objective_is_what_numpy_says(backend: str, family: str) -> None:
     assert deviation(untempered, log_p_x + log_p_z - log_q) < 1e-12
 
 
+def test_a_network_that_a_backend_has_not_written_is_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(parameters.NETWORKS, "other", parameters.mlp)
+    config = small("flow", network="other")
+    with pytest.raises(UserError, match=f"Backend '{backend}' has no network 'other', only mlp"):
+        session(backend, config, random_state(config))
+
+
 OPTIMIZERS = [{"optimizer": "adam", "weight_decay": 0.1}, {"optimizer": "adam"}] + [
     {
         "optimizer": "rmsprop",

@@ -122,7 +122,7 @@ def test_the_environment_is_the_one_before_measuring(
     tmp_path: Path, study: Any, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here a commit is made, and load comes, while it measures."""
-    monkeypatch.setattr(environment, "_commit", lambda: (f"commit after {len(asked)}", False))
+    monkeypatch.setattr(environment, "head", lambda: (f"commit after {len(asked)}", False))
     monkeypatch.setattr(environment, "load", lambda: float(len(asked)))
     assert skeleton.main(study, arguments(tmp_path)) == 0
     report = reports.read("tiny", tmp_path)

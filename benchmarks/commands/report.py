@@ -1,0 +1,95 @@
+"""python -m benchmarks report: one HTML page of the runs in one or more folders."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.harness import cli, looks, records, reports
+from benchmarks.harness.pairs import Scores
+from benchmarks.outputs import headline, sweeps
+from benchmarks.outputs.page import content, render
+from benchmarks.outputs.page.content import Parity
+from benchmarks.outputs.sweeps import Run
+from benchmarks.parity import comparison
+from common.errors import UserError
+from common.files import write_text
+
+MOST_LOOKED_AT = 60  # runs with pictures: a look takes seconds, and a page stays below 6 MB
+SEED = 0  # of the images and latents that are drawn
+
+
+def main(arguments: list[str]) -> int:
+    @dataclasses.dataclass
+    class Report:
+        folders: Annotated[
+            tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER…", help="Folders of records, or records.")
+        ] = (Path("results"),)
+        output: Annotated[Path | None, tyro.conf.arg(help="The page; FOLDER/report.html by default.")] = None
+        pictures: Annotated[bool, tyro.conf.arg(help="Pictures and posteriors from the checkpoints, seconds each.")] = True
+        data_dir: cli.DataDir = None
+
+    asked = cli.parse(Report, arguments, command="report", description="One HTML page of the runs in folders.")
+    found = records.given(asked.folders)
+    folders = list(dict.fromkeys(path.parent for path in found))
+    output = asked.output or folders[0] / "report.html"
+    cli.writable(output.parent)
+    runs = sweeps.runs(list(found.values()), folders=[str(path.parent) for path in found])
+    seen, missing = look(runs, data_dir=asked.data_dir) if asked.pictures else ({}, ["The page was made with --no-pictures."])
+    page = content.page(runs, scores=scores(runs), looks=seen, parity=parity(folders), missing=missing)
+    text = render.html(page)
+    write_text(output, text)
+    print(f"Wrote {output} ({len(text.encode()) / 1e6:.1f} MB): open it in a browser.")
+    return 0
+
+
+def scores(runs: Sequence[Run]) -> dict[int, Scores]:
+    """The results by image, by the run's place in `runs`, of those runs that keep them and whose file is whole."""
+    found: dict[int, Scores] = {}
+    for i, run in enumerate(runs):
+        with contextlib.suppress(UserError):  # the findings then compare without pairs
+            if arrays := records.per_image(Path(run.what["folder"]) / records.name_of(run.record)):
+                found[i] = arrays
+    return found
+
+
+def look(runs: Sequence[Run], *, data_dir: Path | None) -> tuple[dict[int, looks.Look], list[str]]:
+    """(a look at each run whose checkpoint is there, by its place in `runs`; why other runs have none, a sentence each)."""
+    paths = {i: Path(run.what["folder"]) / records.checkpoint_name_of(run.record) for i, run in enumerate(runs)}
+    there = {i: path for i, path in paths.items() if path.exists()}
+    missing = []
+    if len(there) < len(runs):
+        lacking = f"{len(runs) - len(there)} of these {len(runs)} records" if there else "these records"
+        missing.append(f"No checkpoint lies beside {lacking}.")
+    if len(there) > MOST_LOOKED_AT:
+        missing.append(f"Pictures are of the first {MOST_LOOKED_AT} runs.")
+    seen: dict[int, looks.Look] = {}
+    chosen = list(there.items())[:MOST_LOOKED_AT]
+    for i, path in track(chosen, description="looking at checkpoints", console=Console(stderr=True)):
+        try:
+            seen[i] = looks.of(path, images=content.ACROSS, samples=2 * content.ACROSS, seed=SEED, data=None, data_dir=data_dir)
+        except UserError as error:
+            missing.append(f"{path.name}: {error}")
+    return seen, missing
+
+
+def parity(folders: Sequence[Path]) -> Parity | None:
+    """The parity report of the folders, else the committed one; None where there is none, or a part is missing from it."""
+    for folder in (*folders, reports.REPORTS):
+        if report := reports.read("parity", folder):
+            try:
+                sentence = headline.parity(report)
+            except LookupError:  # a report of some rungs alone
+                sentence = ""
+            source = (
+                "The report that this project publishes." if folder == reports.REPORTS else f"From {folder / 'parity.json'}."
+            )
+            return Parity(sentence=sentence, parts=comparison.parts(report), source=source)
+    return None

@@ -1,0 +1,97 @@
+"""How long runs will take, by records of earlier runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.harness import floor, records, runs
+from benchmarks.harness.records import Record
+from common import checkpoints
+from common.config import Config
+from common.errors import UserError
+
+SAME = ("backend", "variational", "preset", "device", "precision")  # of a record by which a run's time is judged
+
+
+def known(folder: Path) -> list[Record]:
+    """The timed records of the folder, then those that are committed; files that aren't records are passed over."""
+    found = []
+    for path in [*sorted(folder.glob("[!.]*.json")), *sorted(records.RECORDS.glob("*.json"))]:
+        try:
+            record = records.read(path)
+        except UserError:
+            continue
+        if record["status"] == "ok" and record["timing"]["examples_per_s"] and record["timing"]["evaluation_s"]:
+            found.append(record)
+    return found
+
+
+def seconds(job: runs.Job, *, of: Sequence[Record], test_images: int, steps_left: int) -> float | None:
+    """Of importing, compiling, training and testing; None where no record of `of` has the job's backend, family and preset.
+
+    The record whose training step has the nearest FLOP is scaled: its training by FLOP and steps, its test by FLOP and images.
+    """
+    blank = job.blank(dataset=None)
+    alike = [record for record in of if all(record[key] == blank[key] for key in SAME)]
+    if not alike:
+        return None
+    step = floor.flop(job.config)
+    record = min(alike, key=lambda record: abs(math.log(step / floor.flop(Config.from_dict(record["config"])))))
+    config, timing, test = Config.from_dict(record["config"]), record["timing"], record["test"]
+    step_s = config.training.batch_size / timing["examples_per_s"] * step / floor.flop(config)
+    ours = _test_flop(job.config, samples=job.config.evaluation.samples) * (job.config.evaluation.images or test_images)
+    theirs = _test_flop(config, samples=test["importance_samples"]) * test["images"]
+    before = sum(timing[key] or 0.0 for key in ("import_s", "setup_s", "placement_s", "compile_s"))
+    return float(before + steps_left * step_s + timing["evaluation_s"] * ours / theirs)
+
+
+def _test_flop(config: Config, *, samples: int) -> float:
+    """FLOP of an image's test."""
+    return sum(2.0 * m * k * n for m, k, n in floor.forward(config.model, batch=1, samples=samples).values())
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run before it begins."""
+
+    job: runs.Job
+    state: runs.RunState
+    seconds: float | None  # that it will take, 0 where it is done; None where nothing is known
+
+
+def planned(jobs: Sequence[runs.Job], *, test_images: int) -> list[Planned]:
+    """The jobs of one results folder, which `runs.checked` has accepted, with what is left of them."""
+    earlier = known(Path(jobs[0].results))
+    result = []
+    for i, job in enumerate(jobs):
+        state, done = runs.state(job), 0
+        if state == "resumable":
+            done = int(checkpoints.load(job.checkpoint).state["step"])
+        elif job.resume and job.checkpoint in {other.checkpoint for other in jobs[:i]}:
+            done = job.config.training.steps  # another job of these trains the model
+        left = seconds(job, of=earlier, test_images=test_images, steps_left=job.config.training.steps - done)
+        result.append(Planned(job, state, 0.0 if state == "done" else left))
+    return result
+
+
+def total(found: Sequence[Planned]) -> str:
+    """The time of all runs in words."""
+    left = [one for one in found if one.state != "done"]
+    times = [one.seconds for one in left if one.seconds is not None]
+    if not left:
+        return "all done"
+    if not times:
+        return "time unknown, no earlier run to judge by"
+    unknown = len(left) - len(times)
+    return f"about {words(sum(times))} by earlier runs' times" + (f", and {unknown} of unknown time" if unknown else "")
+
+
+def words(seconds: float) -> str:
+    """ "40 s", "7 min", "2 h 10 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,215 @@
+"""Ctrl-C, SIGTERM and SIGHUP: what a stopped run has saved, and how processes end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from benchmarks.harness import cores, processes, records, runs, stopping
+from benchmarks.harness.events import Event
+from benchmarks.harness.presets import preset
+from common import checkpoints
+from tests.harness.identical import assert_same_run
+
+# Chunks end at 10, 20, 25, 30, 40, 50 and 60; points of the curve are at 25 and 50, validations at 40 and 60.
+TINY = preset("quick").replace(
+    image_shape=(8, 8),
+    latent_size=2,
+    hidden_size=8,
+    steps=60,
+    chunk=10,
+    log_interval=25,
+    validation_interval=40,
+    warm_up=10,
+    samples=30,
+    images=50,
+    selection="best-validation",
+    ema_decay=0.9,
+)
+
+
+def job_in(folder: Path, backend: str, **changes: Any) -> runs.Job:
+    config = TINY.replace(**changes)
+    return runs.Job(backend, "quick", "binarized-digits", None, config, str(folder), resume=False)
+
+
+def resumed(job: runs.Job) -> runs.Job:
+    return dataclasses.replace(job, resume=True)
+
+
+@pytest.fixture
+def no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("gathered", "round_trip"):
+        monkeypatch.setattr(cores, name, lambda: None)
+
+
+def stopped_after(chunks: int) -> Callable[[], Any]:
+    """In place of `stopping.deferred`: a signal comes while this chunk is under way."""
+    asked = iter(range(chunks))
+
+    @contextlib.contextmanager
+    def deferred() -> Iterator[Callable[[], bool]]:
+        yield lambda: next(asked, None) is None
+
+    return deferred
+
+
+@pytest.mark.usefixtures("no_latency")
+@pytest.mark.parametrize(
+    ("backend", "chunks", "step"),
+    [
+        ("pytorch", 1, 10),
+        ("pytorch", 4, 30),
+        ("pytorch", 5, 40),
+        ("pytorch", 7, 60),
+        ("jax", 6, 50),
+        pytest.param("tensorflow", 4, 30, marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    backend: str,
+    chunks: int,
+    step: int,
+) -> None:
+    whole, halves = job_in(tmp_path / "whole", backend), job_in(tmp_path / "halves", backend)
+    assert runs.worker(whole.as_json()) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping, "deferred", stopped_after(chunks))
+        with pytest.raises(KeyboardInterrupt):
+            runs.worker(halves.as_json())
+    assert int(checkpoints.load(halves.checkpoint).state["step"]) == step
+    assert not halves.record.exists()
+    assert f"stopped at step {step} of 60, saved in {halves.checkpoint}." in capsys.readouterr().err
+    assert runs.worker(resumed(halves).as_json()) == 0
+    assert_same_run(tmp_path / "halves", tmp_path / "whole")
+    steps = [checkpoints.load(job.checkpoint).history["chunk_steps"] for job in (whole, halves)]
+    assert steps[0] == steps[1]
+
+
+@pytest.mark.usefixtures("no_latency")
+def test_a_run_stopped_before_its_first_chunk_saves_nothing_and_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stopping, "deferred", stopped_after(0))
+    with pytest.raises(KeyboardInterrupt):
+        runs.worker(job_in(tmp_path, "pytorch").as_json())
+    assert list(tmp_path.iterdir()) == []
+    assert "stopped" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "backend", ["pytorch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jax", "tensorflow"))]
+)
+def test_a_run_in_its_own_process_that_gets_a_signal_goes_on(tmp_path: Path, backend: str) -> None:
+    long = {"steps": 2000, "chunk": 100, "log_interval": 300, "validation_interval": 1000}
+    whole, halves = job_in(tmp_path / "whole", backend, **long), job_in(tmp_path / "halves", backend, **long)
+    assert runs.worker(whole.as_json()) == 0
+
+    sent: list[Event] = []
+
+    def interrupt(event: Event) -> None:
+        if event["kind"] == "progress" and event["done"] and not sent:
+            sent.append(event)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.in_process(halves, heard=interrupt)
+    assert 0 < int(checkpoints.load(halves.checkpoint).state["step"]) < 2000
+    assert runs.worker(resumed(halves).as_json()) == 0
+    assert_same_run(tmp_path / "halves", tmp_path / "whole")
+
+
+def stubborn(children: int) -> None:
+    """A process that ignores SIGTERM, as its children do."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for _ in range(children):
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    print("started", file=sys.stderr, flush=True)
+    time.sleep(60)
+
+
+IN_A_NOTEBOOK = f"""
+from benchmarks.harness import processes
+processes.ask("{__name__}:stubborn", 0, title="stubborn")
+"""
+AS_A_COMMAND = f"""
+from benchmarks.harness import processes, stopping
+stopping.watch(again=True)
+processes.ask("{__name__}:stubborn", 1, title="stubborn")
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "first"),
+    [(IN_A_NOTEBOOK, signal.SIGINT), *((AS_A_COMMAND, number) for number in stopping.SIGNALS)],
+    ids=["notebook", *(number.name for number in stopping.SIGNALS)],
+)
+def test_a_second_signal_ends_at_once(code: str, first: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "started\n"
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert len(started) == (1 if code == IN_A_NOTEBOOK else 2)
+        process.send_signal(first)
+        time.sleep(0.5)
+        assert process.poll() is None, "it waits for what it has started"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) != 0
+        assert psutil.wait_procs(started, timeout=10)[1] == []
+
+
+def mask(_: None) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_a_terminals_ctrl_c_does_not_reach_a_process_directly() -> None:
+    assert processes.ask(f"{__name__}:mask", None, title="mask")
+    assert not mask(None)
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping.deferred() as come:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not come()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert come()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("no_latency")
+def test_each_validations_checkpoint_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = dataclasses.replace(job_in(tmp_path, "pytorch", validation_interval=20), keep_checkpoints=True)
+    assert runs.kept(job.checkpoint) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping, "deferred", stopped_after(4))  # at step 30
+        with pytest.raises(KeyboardInterrupt):
+            runs.worker(job.as_json())
+    folder = job.checkpoint.with_suffix(".steps")
+    assert runs.kept(job.checkpoint) == [folder / "00000000.h5", folder / "00000020.h5"]
+    assert runs.worker(dataclasses.replace(job, resume=True, keep_checkpoints=False).as_json()) == 0
+    steps = [0, 20, 40, 60]
+    assert [int(checkpoints.load(path).state["step"]) for path in runs.kept(job.checkpoint)] == steps
+    assert runs.kept(job.checkpoint)[-1].read_bytes() == job.checkpoint.read_bytes()
+    assert len(records.read_all(tmp_path)) == 1
+
+    assert runs.worker(dataclasses.replace(job, keep_checkpoints=False).as_json()) == 0
+    assert runs.kept(job.checkpoint) == [], "a new run doesn't have the files of a former one"
