@@ -250,11 +250,7 @@ def test_a_run_of_other_settings_is_another_run_in_the_same_folder(
     assert run(tmp_path, "--backend", "pytorch", "--resume", "--steps=80") == 0
     assert run(tmp_path, "--backend", "pytorch", "--no-data-bias") == 0
     assert contents(tmp_path).items() > before.items()
-<<<<<<< HEAD
     assert sorted(Path(name).suffix for name in contents(tmp_path)) == [".h5"] * 3 + [".json"] * 3 + [".npz"] * 2
-=======
-    assert len(contents(tmp_path)) == 8
->>>>>>> d25
     found = {record["config"]["training"]["steps"]: record for record in records.read_all(tmp_path)}
     assert found[80]["trained"] == [{"backend": "pytorch", "last_step": 80}]
     assert found[80]["changed"]["steps"] == 80
