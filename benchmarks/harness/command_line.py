@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.harness import presets
+from benchmarks.harness import presets, threads
 from benchmarks.harness.records import Record
 from common.config import Config
 
@@ -26,10 +26,18 @@ def of(record: Record, *, seeds: Sequence[int] = ()) -> str:
         "seed": seeds or record["seed"],
         "data": record["dataset"]["name"],
         "binarize": record["dataset"].get("binarize"),
+        "threads": _threads(record),
     }
     differing = presets.differing(config, presets.PRESETS[preset])
     flags |= {name: value for name, value in differing.items() if name not in (*flags, "image_shape")}  # the data's own shape
     return shlex.join(["python", "-m", "benchmarks", "run", *(word for flag in flags.items() for word in _words(*flag))])
+
+
+def _threads(record: Record) -> str | None:
+    """The number that `--threads` set for every framework; None where they chose for themselves."""
+    variables = (record["environment"]["threads"] or {}).get("variables") or {}
+    counts = {variables.get(name) for name in threads.COUNTS}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _words(name: str, value: Any) -> list[str]:

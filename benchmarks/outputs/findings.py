@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from benchmarks.harness import pairs, records
+from benchmarks.harness import environment, pairs, records
 from benchmarks.harness.pairs import Scores
 from benchmarks.harness.records import Record
+from benchmarks.harness.threads import COUNTS
 from common.config import FAMILIES
 from common.protocol import BACKENDS
 
@@ -130,9 +131,16 @@ def overview(setups: Sequence[Sequence[Scored]]) -> str:
 
 def machine(record: Record) -> str:
     """What must agree for two speeds to be compared."""
-    environment: dict[str, Any] = record["environment"]
-    hardware, threads = environment["machine"] or {}, environment["threads"] or {}
-    return json.dumps([hardware.get("cpu"), hardware.get("vectors"), hardware.get("gpu"), threads.get("cores")])
+    hardware, threads = record["environment"]["machine"] or {}, record["environment"]["threads"] or {}
+    counts = {name: value for name, value in (threads.get("variables") or {}).items() if name in COUNTS}
+    return json.dumps([hardware.get("cpu"), hardware.get("vectors"), hardware.get("gpu"), threads.get("cores"), counts])
+
+
+def quiet(record: Record) -> bool:
+    """Whether the run has a speed and its spread, and no other programs took its cores."""
+    timing, place = record["timing"], record["environment"]
+    timed = timing["examples_per_s"] and timing["examples_per_s_iqr"] is not None
+    return bool(timed) and not environment.crowded(place.get("runnable"), place["machine"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +162,8 @@ class Speed:
 
 
 def speed(runs: Sequence[Record]) -> Speed | None:
-    """Each backend by the median over its seeds; None where fewer than two were timed, or on several machines."""
-    timed = [run for run in runs if run["timing"]["examples_per_s"] and run["timing"]["examples_per_s_iqr"] is not None]
+    """Each backend by the median over its seeds; None where fewer than two have a `quiet` run, or on several machines."""
+    timed = [run for run in runs if quiet(run)]
     rates = {name: [run["timing"] for run in timed if run["backend"] == name] for name in BACKENDS}
     middles = {name: statistics.median(rate["examples_per_s"] for rate in own) for name, own in rates.items() if own}
     if len(middles) < 2 or len({machine(run) for run in timed}) > 1:

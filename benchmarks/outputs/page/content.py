@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import command_line, records, reports, spread
+from benchmarks.harness import command_line, environment, records, reports, spread
 from benchmarks.harness.looks import Look
 from benchmarks.harness.pairs import Scores
 from benchmarks.harness.records import Record
@@ -177,16 +177,20 @@ def _row(row: Run, members: Sequence[int], *, columns: Sequence[str], views: str
     }
 
 
-def _warning(record: Record) -> str | None:
-    timing = record["timing"]
-    return spread.warning(median=timing["examples_per_s"], iqr=timing["examples_per_s_iqr"])
+def _warning(record: Record) -> str:
+    """What was uneven in the run's times, a clause each; "" for nothing."""
+    timing, place = record["timing"], record["environment"]
+    wide = spread.warning(median=timing["examples_per_s"], iqr=timing["examples_per_s_iqr"])
+    crowded = environment.crowded(others := place.get("runnable"), place["machine"])
+    beside = f"other programs kept {others:.0f} threads running at the start" if crowded else None
+    return "; ".join(filter(None, [wide, beside]))
 
 
 def _remarks(rows: Sequence[tuple[Run, list[int]]]) -> list[str]:
     """The lines under the table."""
-    wide = f"Dotted: the interquartile range is above {spread.BOUND:.0%} of the median; the machine was not quiet."
+    uneven = "Dotted: the machine was not quiet, and the times are uneven; the row's command stands with the warning."
     means = [row for row, members in rows if len(members) > 1]
-    return [*(sweeps.errors(means) if means else []), *([wide] if any(_warning(row.record) for row, _ in rows) else [])]
+    return [*(sweeps.errors(means) if means else []), *([uneven] if any(_warning(row.record) for row, _ in rows) else [])]
 
 
 def _settings(run: Run, differing: Sequence[str]) -> str:
@@ -279,8 +283,8 @@ def _facts(machines: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     return {name: values[:1] if len(set(values)) == 1 else values for name, values in facts.items()}
 
 
-def _environment(environment: dict[str, Any]) -> dict[str, str]:
-    hardware, threads = environment["machine"] or {}, environment["threads"] or {}
+def _environment(place: dict[str, Any]) -> dict[str, str]:
+    hardware, threads = place["machine"] or {}, place["threads"] or {}
     kind = ", ".join(hardware[key] for key in ("model", "vectors") if hardware.get(key))
     memory = hardware.get("memory_bytes")
     lines = {
@@ -290,7 +294,7 @@ def _environment(environment: dict[str, Any]) -> dict[str, str]:
         "memory": f"{memory / 2**30:.1f} GiB" if memory else None,
         "system": hardware.get("os"),
         "variables": ", ".join(f"{name}={value}" for name, value in (threads.get("variables") or {}).items()),
-        "commit": reports.commit(environment) if environment.get("commit") else "unknown",
-        **(environment["versions"] or {}),
+        "commit": reports.commit(place) if place.get("commit") else "unknown",
+        **(place["versions"] or {}),
     }
     return {name: str(value) for name, value in lines.items() if value}
