@@ -62,7 +62,8 @@ def shown(columns: Sequence[str], found: Sequence[Record]) -> list[str]:
 
 def name(record: Record, found: Sequence[Record]) -> str:
     """A row's name in the lines under its table."""
-    return " ".join([record["backend"], record["variational"], *(str(record[key]) for key in shown(WHERE_VARYING, found))])
+    varying = [f"seed {record[key]}" if key == "seed" else record[key] for key in shown(WHERE_VARYING, found)]
+    return " ".join([record["backend"], record["variational"], *varying])
 
 
 def remarks(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]:
