@@ -31,8 +31,10 @@ function update() {
 }
 
 filters?.addEventListener("change", update);
-filters?.addEventListener("reset", () => setTimeout(update));
-filters?.addEventListener("submit", (event) => event.preventDefault());
+filters?.querySelector("button").addEventListener("click", () => {
+  filters.reset();
+  update();
+});
 
 // The table
 
