@@ -225,20 +225,22 @@ RULES: tuple[tuple[str, tuple[str, ...], Callable[[float], bool]], ...] = (
 )
 
 
-def _kind(kind: Any) -> tuple[str, Callable[[Any], bool]]:
-    """(what a value of this type must be, whether a value is that)."""
+def kind_of(kind: Any) -> tuple[str, Callable[[Any], bool]]:
+    """(what a value of this type must be, whether a value is that): a Literal of text, bool, int or float; text for others."""
     if choices := get_args(kind):
         return f"one of {', '.join(choices)}", lambda value: value in choices
     if kind is bool:
         return "true or false", lambda value: isinstance(value, bool)
+    if kind not in (int, float):
+        return "text", lambda value: isinstance(value, str)
     kinds = (int,) if kind is int else (int, float)
     words = "a whole number" if kind is int else "a number"
     return words, lambda value: isinstance(value, kinds) and not isinstance(value, bool)
 
 
-# Setting → what `_kind` says of its type, for each that is a flag.
+# Setting → what `kind_of` says of its type, for each that is a flag.
 KINDS = {
-    field.name: _kind(get_type_hints(owner)[field.name])
+    field.name: kind_of(get_type_hints(owner)[field.name])
     for owner in (Model, Optimizer, Training, Evaluation, Config)
     for field in dataclasses.fields(owner)
     if "help" in field.metadata

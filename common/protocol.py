@@ -180,6 +180,8 @@ def load(name: str) -> Backend:
         raise
     except Exception as error:  # an ImportError, or any error of versions that don't fit one another
         reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        if package := lacks(name):
+            reason = f"no package {package}"
         raise UserError(
             f"Backend '{name}' is unavailable ({reason}); install environments/{name}-cpu.txt or {name}-cuda.txt."
         ) from error

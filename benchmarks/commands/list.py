@@ -76,7 +76,7 @@ def runs(folder: Path) -> list[Part]:
         if step := _step(path):
             rows.append(["unfinished", _when(path), ABSENT, ABSENT, step, path.stem])
         else:
-            lines.append(f"{path} is passed over: it is no checkpoint, or a damaged one.")
+            lines.append(f"{path} is passed over: {checkpoints.other_kind(path) or 'a damaged file'}, not a checkpoint.")
     table = Table(columns=COLUMNS, rows=rows, left=LEFT, title=str(folder))
     return [table if rows else f"{folder} has no run.", *(["\n".join(lines)] if lines else [])]
 

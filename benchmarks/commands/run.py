@@ -34,19 +34,13 @@ def main(arguments: list[str]) -> int:
         settings_file.save(values["save_config"], asked.given)
     if not values["quiet"]:
         cli.warn_of(*(job.config for job in grid.jobs))
-        if not values["dry_run"] and environment.crowded(others := environment.runnable(), environment.machine()):
-            print(
-                f"Other programs keep {others:.0f} threads running, more than this machine has cores: training is slow and "
-                "its times are uneven; the records say so.",
-                file=sys.stderr,
-            )
         for remark in grid.remarks:
             print(remark, file=sys.stderr)
     if values["dry_run"]:
         show_plan(plan, grid, as_json=values["json"])
         return 0
-    if len(grid.jobs) > 1 and not values["quiet"]:
-        print(f"{grid.size}; {estimate.total(plan)}.", file=sys.stderr)
+    if not values["quiet"]:
+        announce(plan, grid)
 
     done: list[records.Record] = []
     codes: list[int] = []
@@ -62,6 +56,19 @@ def main(arguments: list[str]) -> int:
         elif not values["quiet"] and not all(code == 2 for code in codes):
             terminal.page([*cells.page(done), ending(Path(grid.jobs[0].results))], Console())
     return max(codes)
+
+
+def announce(plan: Sequence[Planned], grid: Grid) -> None:
+    """Print on stderr how much several runs are, and whether other programs will slow them."""
+    if len(plan) > 1:
+        print(f"{grid.size}; {estimate.total(plan)}.", file=sys.stderr)
+    busy = any(one.state != "done" for one in plan)
+    if busy and environment.crowded(others := environment.runnable(), environment.machine()):
+        print(
+            f"Other programs keep {others:.0f} threads running, more than this machine has cores: training is slow and "
+            "its times are uneven; the records say so.",
+            file=sys.stderr,
+        )
 
 
 def run(planned: Planned, display: live.Display, *, named: bool) -> tuple[int, records.Record]:

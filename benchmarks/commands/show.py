@@ -64,7 +64,8 @@ def main(arguments: list[str]) -> int:
         except UserError as error:
             if path in map(checkpoint_of, asked.run):
                 raise
-            print(f"{path} is passed over: {error}", file=sys.stderr)
+            other = checkpoints.other_kind(path)
+            print(f"{path} is passed over: {f'{other}, not a checkpoint.' if other else error}", file=sys.stderr)
         else:
             shown.append((checkpoint, look, target))
     if not shown:

@@ -96,8 +96,10 @@ def _is_trained(parts: Any) -> bool:
 
 
 def _is_by_samples(value: Any) -> bool:
-    columns = ("samples", "log_px", "log_px_se")
-    return value is None or (isinstance(value, dict) and all(_is_numbers(value.get(column)) for column in columns))
+    if not isinstance(value, dict):
+        return value is None
+    columns = [value.get(column) for column in ("samples", "log_px", "log_px_se")]
+    return all(map(_is_numbers, columns)) and len({len(column) for column in columns if column is not None}) == 1
 
 
 def _is_file_beside(value: Any) -> bool:
@@ -118,7 +120,7 @@ KINDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ("a whole number", lambda value: isinstance(value, int), ("seed",)),
     ("a number or null", _is_number, ("parameters", "peak_memory_bytes", "timing.*", "test.*")),
     ("a list of numbers", _is_numbers, ("curve.*",)),
-    ("null or {samples, log_px, log_px_se}, lists of numbers", _is_by_samples, ("test.by_samples",)),
+    ("null or {samples, log_px, log_px_se}, lists of numbers of one length", _is_by_samples, ("test.by_samples",)),
     ("null or {file, sha256}, with a file's name without folders", _is_file_beside, ("test.per_image",)),
     ("a list of {backend, last_step}", _is_trained, ("trained",)),
     ("an object", lambda value: isinstance(value, dict), (*SECTIONS, "changed")),
@@ -296,10 +298,12 @@ def per_image(path: Path) -> dict[str, np.ndarray] | None:
 def given(paths: Iterable[Path]) -> dict[Path, Record]:
     """Path → record of each path: a record's file, or a folder, which stands for its records.
 
-    Raises `UserError` as `found` does, and for a path that isn't there or a folder without a record.
+    Raises `UserError` as `found` does, for a path that isn't there, another file, and a folder without a record.
     """
     records: dict[Path, Record] = {}
     for path in paths:
+        if path.is_file() and path.suffix != ".json":
+            raise UserError(f"{path} is no record; give a record's .json file, or a folder of records.")
         if not (of_path := found(path) if path.is_dir() else {path: read(path)}):
             raise UserError(f"The folder {path} has no record; `python -m benchmarks run --results {path}` writes one.")
         records |= of_path

@@ -234,9 +234,14 @@ def train(
             stop=stop,
         )
     if stop():
-        if step := int(checkpoint.state["step"]):
-            print(f"{title}: stopped at step {step:,} of {steps:,}, saved in {job.checkpoint}.", file=sys.stderr, flush=True)
+        say_stopped(job, title=title, step=int(checkpoint.state["step"]), steps=steps)
         raise KeyboardInterrupt
+
+
+def say_stopped(job: Job, *, title: str, step: int, steps: int) -> None:
+    """Say on stderr where the state of a stopped run is; nothing where it has trained no step."""
+    if step:
+        print(f"{title}: stopped at step {step:,} of {steps:,}, saved in {job.checkpoint}.", file=sys.stderr, flush=True)
 
 
 def keeper(job: Job, checkpoint: Checkpoint) -> Callable[[Checkpoint], None]:
@@ -286,7 +291,11 @@ def run(job: Job, *, import_s: float) -> records.Record:
     train(job, session, checkpoint, dataset=dataset, title=title, keep=keep, between=floor.measure)
     record["environment"]["round_trip_after_ns"] = cores.round_trip()
     began = time.perf_counter()
-    of_images = scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=Progress(title))
+    try:
+        of_images = scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=Progress(title))
+    except KeyboardInterrupt:
+        say_stopped(job, title=title, step=config.training.steps, steps=config.training.steps)
+        raise
     test = estimators.summary(of_images)
     events.tell("result", step=checkpoint.selected_step(), elbo=test.elbo, log_px=test.log_px)
     record |= {

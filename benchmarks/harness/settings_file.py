@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import tomllib
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.config import kind_of
 from common.errors import UserError, did_you_mean
 from common.files import write_text
 
@@ -35,37 +35,21 @@ def arguments_of(path: Path, known: Mapping[str, Flag]) -> list[str]:
         if flag is None or flag.name in NOT_HERE:
             meant = did_you_mean(key, known)
             raise UserError(f"The settings file {path} has '{key}', which isn't a flag it can hold; see run --help-all.{meant}")
+        words, fits = kind_of(flag.kind)
         listed = value if isinstance(value, list) else [value]
         if not flag.several and isinstance(value, list):
-            raise UserError(f"'{key}' in the settings file {path} is a list; it must be {_words(flag)}.")
+            raise UserError(f"'{key}' in the settings file {path} is a list; it must be {words}.")
         if not listed:
             raise UserError(f"'{key}' in the settings file {path} has no value; give at least one, or leave it out.")
         for one in listed:
-            if not _fits(one, flag):
+            if not fits(one):
                 shown = json.dumps(one, default=str)
-                raise UserError(f"'{key}' in the settings file {path} is {shown}; it must be {_words(flag)}.")
+                raise UserError(f"'{key}' in the settings file {path} is {shown}; it must be {words}.")
         if flag.kind is bool and not flag.several:
             arguments.append(flag.spelling if value else f"--no{flag.spelling[1:]}")
         else:
             arguments += [flag.spelling, *(json.dumps(one) if isinstance(one, bool) else str(one) for one in listed)]
     return arguments
-
-
-def _fits(value: Any, flag: Flag) -> bool:
-    if choices := typing.get_args(flag.kind):
-        return value in choices
-    if flag.kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if flag.kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, bool if flag.kind is bool else str)
-
-
-def _words(flag: Flag) -> str:
-    """What a value of the flag must be."""
-    if choices := typing.get_args(flag.kind):
-        return f"one of {', '.join(choices)}"
-    return {int: "a whole number", float: "a number", bool: "true or false"}.get(flag.kind, "text")
 
 
 def save(path: Path, values: Mapping[str, Any]) -> None:

@@ -62,7 +62,8 @@ def shown(columns: Sequence[str], found: Sequence[Record]) -> list[str]:
 
 def name(record: Record, found: Sequence[Record]) -> str:
     """A row's name in the lines under its table."""
-    return " ".join([record["backend"], record["variational"], *(str(record[key]) for key in shown(WHERE_VARYING, found))])
+    varying = [f"seed {record[key]}" if key == "seed" else record[key] for key in shown(WHERE_VARYING, found)]
+    return " ".join([record["backend"], record["variational"], *varying])
 
 
 def remarks(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]:
@@ -99,12 +100,10 @@ def crowded(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]
     """A line that names the rows beside which other programs used the cores; none where no row did."""
     rows = []
     for record, label in zip(found, labels or [""] * len(found), strict=True):
-        others = record["environment"].get("runnable")
-        if environment.crowded(others, record["environment"]["machine"]):
-            rows.append(f"{name(record, found)}{f' ({label})' if label else ''} ({others:.0f})")
-    return (
-        [f"Other programs kept more threads running than there are cores at the start of: {', '.join(rows)}."] if rows else []
-    )
+        if environment.crowded(record["environment"].get("runnable"), record["environment"]["machine"]):
+            rows.append(name(record, found) + (f" ({label})" if label else ""))
+    named = "every run" if len(rows) == len(found) else ", ".join(rows)
+    return [f"Other programs kept more threads running than there are cores at the start of {named}."] if rows else []
 
 
 def provenance(found: Sequence[Record]) -> list[str]:

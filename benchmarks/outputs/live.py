@@ -249,6 +249,7 @@ def names(jobs: Sequence[Job]) -> dict[Job, str]:
             "family": config.model.variational,
             "preset": job.preset,
             "data": Path(job.data).name,
+            "binarize": job.binarize or "",
             "device": config.device,
             "precision": config.factors,
             **{key: f"{key.replace('_', '-')} {values[key]}" for key in changed},

@@ -129,6 +129,7 @@ def test_folders_and_single_records_are_rows_of_one_table(folder: Path, capsys: 
     ("arguments", "message"),
     [
         (["absent"], "Cannot read the record absent"),
+        (["results/model.h5"], "results/model.h5 is no record"),
         (["."], "The folder . has no record"),
         (["results", "--output", "runs.txt"], "end the name in one of these"),
         (["results", "--output", "runs"], "end the name in one of these"),
@@ -138,6 +139,7 @@ def test_what_cannot_be_shown_is_said(
     folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
+    (folder / "model.h5").write_bytes(b"")
     assert main(["results", *arguments]) == 2
     assert message in capsys.readouterr().err
 

@@ -195,6 +195,14 @@ def test_what_is_not_given_has_each_presets_value(tmp_path: Path) -> None:
     assert found.size == "4 runs: 2 presets × 2 families"
 
 
+def test_what_is_kept_beside_a_run_is_asked_of_each(tmp_path: Path) -> None:
+    one = ("--backend", "jax", "--variational", "flow", "--results", str(tmp_path))
+    (plain,) = grid(*one).jobs
+    assert (plain.keep_checkpoints, plain.pictures, plain.threads, plain.resume) == (False, False, None, False)
+    for job in grid(*one, "--seed", "0", "1", "--keep-checkpoints", "--tensorboard", "--threads", "2", "--resume").jobs:
+        assert (job.keep_checkpoints, job.pictures, job.threads, job.resume) == (True, True, 2, True)
+
+
 @pytest.mark.parametrize(
     ("spelling", "values"),
     [
@@ -459,7 +467,7 @@ def test_a_settings_file_holds_any_flag_and_the_command_line_wins(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("learning-rates = 1", "has 'learning-rates', which isn't a flag it can hold"),
+        ("learning-rates = 1", "has 'learning-rates', which isn't a flag it can hold; see run --help-all. Did you mean learn"),
         ("config = 'other.toml'", "has 'config', which isn't a flag it can hold"),
         ("dry-run = true", "has 'dry-run'"),
         ("steps = 'many'", "'steps' in the settings file {} is \"many\"; it must be a whole number."),

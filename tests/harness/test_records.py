@@ -186,6 +186,7 @@ def test_keys_that_came_later_may_be_missing(tmp_path: Path) -> None:
         ("config", "training", None),
         ("test", "by_samples", {"samples": [1], "log_px": ["-90"], "log_px_se": [0.1]}),
         ("test", "by_samples", {"samples": [1], "log_px": [-90]}),
+        ("test", "by_samples", {"samples": [1, 10], "log_px": [-90], "log_px_se": [0.1]}),
         ("test", "per_image", {"file": "../elsewhere.npz", "sha256": "ab"}),
         ("test", "per_image", {"file": "beside.npz"}),
         ("test", "elbo", "-90"),

@@ -101,6 +101,21 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
 
 
 @pytest.mark.usefixtures("no_latency")
+def test_a_run_stopped_in_its_test_says_where_its_state_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def scores(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    job = job_in(tmp_path, "pytorch")
+    monkeypatch.setattr(runs, "scores", scores)
+    with pytest.raises(KeyboardInterrupt):
+        runs.worker(job.as_json())
+    assert f"stopped at step 60 of 60, saved in {job.checkpoint}." in capsys.readouterr().err
+    assert int(checkpoints.load(job.checkpoint).state["step"]) == 60
+
+
+@pytest.mark.usefixtures("no_latency")
 def test_a_run_stopped_before_its_first_chunk_saves_nothing_and_says_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

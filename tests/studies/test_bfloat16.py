@@ -44,9 +44,9 @@ def test_a_run_in_bfloat16_is_labelled_resumed_as_such_and_judged_in_either(
     assert (low["config"]["dtype"], low["config"]["precision"]) == ("float32", "bfloat16")
     assert 0 < abs(low["test"]["log_px"] - full["test"]["log_px"]) < 0.5
     assert low["timing"]["floor_s"] > 0
-    (table, *_) = cells.page([low | {"changed": {}}, full | {"changed": {}}])
+    (table, *_) = cells.page([low, full])
     assert isinstance(table, Table)
-    assert [row[:3] for row in table.rows] == [["mean-field", "pytorch", "bfloat16"], ["mean-field", "pytorch", "float32"]]
+    assert (table.columns[0], [row[0] for row in table.rows]) == ("precision", ["bfloat16", "float32"])
 
     (path,) = tmp_path.glob("*_bfloat16_*.h5")
     assert {value.dtype.name for name, value in checkpoints.load(path).state.items() if name != "step"} == {"float32"}
