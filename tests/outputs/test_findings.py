@@ -25,11 +25,11 @@ def run(backend: str, log_px: float, *, rate: float = 1000.0, family: Any = "flo
     made["test"] |= {"importance_samples": 1000}
     own = np.random.default_rng(sum(map(ord, f"{backend}{family}{settings}"))).normal(scale=0.01, size=100)
     scores = (log_px + np.linspace(-5, 5, 100) + own - own.mean()).astype(np.float32)
-    return made, {"image": np.arange(100, dtype=np.int32), "elbo": scores, "log_px": scores}
+    return Scored(made, {"image": np.arange(100, dtype=np.int32), "elbo": scores, "log_px": scores})
 
 
 def unpaired(scored: Scored) -> Scored:
-    return scored[0], None
+    return scored._replace(scores=None)
 
 
 def said(*found: Scored) -> list[str]:
@@ -113,6 +113,12 @@ def test_nothing_is_said_of_one_run_or_of_runs_that_cannot_be_compared() -> None
     other[0]["dataset"] = {"name": "digits", "sha256": "cd"}
     assert said() == said(failed) == said(run("pytorch", -20)) == []
     assert said(run("pytorch", -20), failed) == said(run("pytorch", -20), other) == []
+
+
+def test_a_copy_in_another_folder_is_no_other_seed() -> None:
+    first, second = (run("pytorch", -20)._replace(folder=folder) for folder in "ab")
+    other = run("jax", -20.12)._replace(folder="a")
+    assert "over pairs of test images" in said(first, second, other)[0]
 
 
 def test_the_flows_gain_is_said_where_every_backend_has_it() -> None:
