@@ -3,7 +3,7 @@
 Runs are compared within a setup: one folder, data set, preset, set of changed settings, family, device and precision. A
 difference of log p(x) is noise where it lies within its own 95 % interval around 0, in which all pairs of a sentence share the
 5 % (Bonferroni). With several seeds of either side the interval is over seeds (Welch's t). Else it is over test images, in
-pairs of the same image where both runs kept them. Nothing is said of runs that can't be compared, such as those on two machines.
+pairs of the same image where both runs kept them. Nothing is said of runs that can't be compared, on two machines, say.
 """
 
 from __future__ import annotations
