@@ -106,7 +106,7 @@ def main(arguments: list[str]) -> int:
         if command in OLD_NAMES:
             raise UserError(f"'{command}' is now '{OLD_NAMES[command]}'.")
         if command not in (*COMMANDS, ANSWER):
-            raise unknown("command", command, COMMANDS)
+            raise unknown("command", command, (*COMMANDS, "--help", "--version"))
         for switch in (cache.switched_on, shapes.switched_on):  # a bad value is refused here, not in a backend's import
             switch()
         module = importlib.import_module(f"benchmarks.{COMMANDS.get(command, 'harness.processes')}")
@@ -129,7 +129,8 @@ def piped(arguments: list[str]) -> int:
         try:
             return main(arguments)
         finally:
-            sys.stdout.flush()
+            if sys.stdout:  # None where the shell closed it (>&-)
+                sys.stdout.flush()
     except BrokenPipeError:
         # Python flushes both once more when it ends.
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -45,7 +45,7 @@ def binary(splits: Splits, *, method: str | None, path: Path) -> Splits:
             )
         return {split: splits[split].astype(np.uint8) for split in SPLITS}
     if not grey:
-        raise UserError(f"The images of {path} are binary already; leave out --binarize.")
+        raise UserError(f"The images of {path} are binary already; --binarize is for grey images.")
     for split in SPLITS:
         low, high, top = splits[split].min(), splits[split].max(), white(splits[split].dtype)
         if not (low >= 0 and high <= top):  # NaN too

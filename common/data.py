@@ -81,7 +81,7 @@ def load(name: str, *, data_dir: Path | None, binarize: str | None) -> Dataset:
     if name not in PINNED:
         raise unknown("data set", name, PINNED, more=", or give an .h5, .npz or .npy file")
     if binarize:
-        raise UserError(f"The images of {name} are binary already; leave out --binarize.")
+        raise UserError(f"The images of {name} are binary already; --binarize is for grey images.")
     if name == "binarized-mnist":
         return _pinned(name, mnist(data_dir), image_shape=(28, 28))
     return _pinned(name, digits(), image_shape=(8, 8))

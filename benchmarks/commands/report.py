@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     found = records.given(asked.folders)
     folders = list(dict.fromkeys(path.parent for path in found))
     output = asked.output or folders[0] / "report.html"
-    cli.writable(output.parent)
+    cli.writable(output.parent, flag="--output")
     runs = sweeps.runs(list(found.values()), folders=[str(path.parent) for path in found])
     seen, missing = look(runs, data_dir=asked.data_dir) if asked.pictures else ({}, ["The page was made with --no-pictures."])
     page = content.page(runs, scores=scores(runs), looks=seen, parity=parity(folders), missing=missing)

@@ -41,6 +41,7 @@ def main(arguments: list[str]) -> int:
     content = tidy.FORMATS[chosen](tidy.rows(found))
     if asked.output:
         write_bytes(asked.output, content)
+        print(f"Wrote {asked.output}: {len(found):,} run{'' if len(found) == 1 else 's'}.")
     elif chosen == "parquet" and sys.stdout.isatty():
         raise UserError("A Parquet file isn't text; give --output FILE, or send it to a program.")
     else:

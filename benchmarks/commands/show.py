@@ -82,10 +82,15 @@ def check(asked: Show) -> None:
         cli.known([asked.backend])
     if not asked.run:
         raise UserError("Which runs? Give records, checkpoints or results folders, as `python -m benchmarks run` writes them.")
+    for run in asked.run:
+        if not run.exists():
+            raise UserError(
+                f"There is no record, checkpoint or folder {run}; `python -m benchmarks run` makes the folder results."
+            )
     if asked.train and not (asked.gif or asked.webp):
         raise UserError("--train takes the frames of an animation; add --gif or --webp.")
     if asked.output:
-        cli.writable(asked.output)
+        cli.writable(asked.output, flag="--output")
 
 
 def found(named: tuple[Path, ...]) -> list[Path]:

@@ -47,16 +47,14 @@ def parse(kind: type, arguments: list[str], *, command: str, description: str) -
     return asked
 
 
-def writable(results: Path) -> None:
-    """Raises `UserError` where the folder can't be made or written. Call this before the work that it is for."""
-    there = next(folder for folder in (results, *results.absolute().parents) if os.path.exists(folder))
+def writable(folder: Path, *, flag: str = "--results") -> None:
+    """Raises `UserError` where the flag's folder can't be made or written. Call this before the work that it is for."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise UserError(
-            f"The results folder {results} can't be written ({error.strerror}); give another as --results."
-        ) from error
+        raise UserError(f"The folder {folder} can't be written ({error.strerror}); give another as {flag}.") from error
 
 
 def at_least(asked: Any, **least: int) -> None:

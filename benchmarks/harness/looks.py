@@ -138,6 +138,7 @@ def _asked(
         "samples": samples,
         "seed": seed,
     }
+    _dataset(question, first, path=paths[0])  # so are missing data
     return [Look.from_json(found) for found in processes.ask(target, question, title=f"looking at {paths[-1].name}")]
 
 

@@ -302,6 +302,8 @@ def given(paths: Iterable[Path]) -> dict[Path, Record]:
     """
     records: dict[Path, Record] = {}
     for path in paths:
+        if not path.exists():
+            raise UserError(f"There is no record or folder {path}; `python -m benchmarks run` makes the folder results.")
         if path.is_file() and path.suffix != ".json":
             raise UserError(f"{path} is no record; give a record's .json file, or a folder of records.")
         if not (of_path := found(path) if path.is_dir() else {path: read(path)}):
@@ -322,14 +324,15 @@ def found(folder: Path) -> dict[Path, Record]:
     Raises `UserError` as `read` does, and for a file that isn't named by `name_of`: a copy would be a second row.
     """
     paths = sorted(folder.glob("[!.]*.json"))  # a dot: being written
-    records = {path: read(path) for path in paths if not _is_report(path)}
+    records = {path: read(path) for path in paths if not is_report(path)}
     for path, record in records.items():
         if path.name != name_of(record):
             raise UserError(f"The record {path} is that of {name_of(record)}; give it this name, or remove it.")
     return records
 
 
-def _is_report(path: Path) -> bool:
+def is_report(path: Path) -> bool:
+    """Whether the file is a report, which `parity` and the studies write into a results folder, too."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # `read` says so

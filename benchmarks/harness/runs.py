@@ -167,7 +167,9 @@ def dataset_of(checkpoint: Checkpoint, *, path: Path, place: str | None, data_di
     """The data set of a checkpoint's run; `place` says where its file has moved. Raises `UserError` for other data."""
     dataset = data.load(place or checkpoint.dataset, data_dir=data_dir, binarize=checkpoint.binarize)
     if dataset.sha256 != checkpoint.sha256:
-        raise UserError(f"{path} was trained on other data, {checkpoint.dataset}; give its place as --data.")
+        raise UserError(
+            f"{path} was trained on other data than {place or checkpoint.dataset} holds; give its training's images."
+        )
     return dataset
 
 

@@ -33,7 +33,7 @@ def arguments_of(path: Path, known: Mapping[str, Flag]) -> list[str]:
     for key, value in values.items():
         flag = known.get(key.replace("-", "_"))
         if flag is None or flag.name in NOT_HERE:
-            meant = did_you_mean(key, known)
+            meant = did_you_mean(key, [name.replace("_", "-") for name in known])
             raise UserError(f"The settings file {path} has '{key}', which isn't a flag it can hold; see run --help-all.{meant}")
         words, fits = kind_of(flag.kind)
         listed = value if isinstance(value, list) else [value]

@@ -23,6 +23,7 @@ def of(record: Record) -> Cells:
     timing, test = record["timing"], record["test"]
     iqr, se = timing["examples_per_s_iqr"], test["log_px_se"]
     speed = number(timing["examples_per_s"], ",.0f")
+    cached = " (cached)" if timing["compile_s"] is not None and timing["programs_compiled"] == 0 else ""
     return {
         "family": record["variational"],
         "backend": records.trained_by(record),
@@ -38,7 +39,7 @@ def of(record: Record) -> Cells:
         "examples/s": speed,
         "examples/s (IQR)": speed + ("" if iqr is None else f" ({iqr:,.0f})"),
         "step / floor": number(timing["floor_ratio"], ".2f"),
-        "compile (s)": number(timing["compile_s"], ".1f") + (" (cached)" if timing["programs_compiled"] == 0 else ""),
+        "compile (s)": number(timing["compile_s"], ".1f") + cached,
         "train (min)": number(timing["steady_s"], ".2f" if (timing["steady_s"] or 0) < 60 else ".1f", scale=1 / 60),
         "peak (MiB)": number(record["peak_memory_bytes"], ",.0f", scale=2**-20),
         older.COLUMN: older.reported(record["backend"], record["variational"]),

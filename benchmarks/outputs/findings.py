@@ -255,10 +255,15 @@ def best(runs: Sequence[Scored]) -> str:
     means = {key: statistics.fmean(one.record["test"]["log_px"] for one in own) for key, own in models.items()}
     first = max(means, key=means.__getitem__)
     gaps = [gap for key, own in models.items() if key != first and (gap := difference(models[first], own))]
+    if not gaps:
+        return ""
     near = sum(not gap.beyond_noise(of=len(gaps)) for gap in gaps)
     what, backend = setup(models[first][0]), models[first][0].record["backend"]
     said = f"{what['preset']}, {what['settings']}, {NAMES[backend]} {what['family']}"
-    others = f"{near or 'none'} of the {len(gaps)} other models {'is' if near <= 1 else 'are'} within noise of it"
+    if len(gaps) == 1:
+        others = f"the other model is {'' if near else 'not '}within noise of it"
+    else:
+        others = f"{near or 'none'} of the {len(gaps)} other models {'is' if near <= 1 else 'are'} within noise of it"
     return f"The highest log p(x) is {means[first]:.2f} ({said}); {others}."
 
 

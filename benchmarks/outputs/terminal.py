@@ -45,7 +45,8 @@ def _layouts(table: Table, console: Console) -> list[list[RichTable]]:
     if whole := _ruled(table, console, break_cells=False):
         return [[whole]]
     broken = _ruled(table, console, break_cells=True)
-    return [pieces for pieces in ([broken] if broken else [], _pieces(table, console)) if pieces]
+    pieces = _pieces(table, console) or _pieces(_numbered(table), console)
+    return [layout for layout in ([broken] if broken else [], pieces) if layout]
 
 
 def _ruled(table: Table, console: Console, *, break_cells: bool) -> RichTable | None:
@@ -81,6 +82,12 @@ def _pieces(table: Table, console: Console) -> list[RichTable]:
         pieces.append(piece)
         first = last
     return pieces
+
+
+def _numbered(table: Table) -> Table:
+    """The table with a number for each row; where it has columns that name a row, the number does so in their place."""
+    rows = [(str(i), *row) for i, row in enumerate(table.rows, start=1)]
+    return dataclasses.replace(table, columns=("row", *table.columns), rows=rows, keys=min(table.keys, 1))
 
 
 def _columns(table: Table, places: Sequence[int]) -> Table:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.harness import records, reports
+from benchmarks.harness import records, reports, runs
 from benchmarks.harness.processes import ask
 from benchmarks.outputs import terminal
 from benchmarks.outputs.cells import in_order
 from benchmarks.outputs.table import Part, Table
 from benchmarks.parity import comparison
-from common import checkpoints, data, protocol
+from common import checkpoints, protocol
 from common.checkpoints import Checkpoint
 from common.config import Config, Device, check
 from common.data import Dataset
@@ -68,9 +68,7 @@ def load(path: Path, *, device: Device, data_dir: Path | None) -> tuple[Checkpoi
     """
     checkpoint = checkpoints.load(path)
     config = checkpoint.config.replace(device=device)
-    dataset = data.load(checkpoint.dataset, data_dir=data_dir, binarize=checkpoint.binarize)
-    if dataset.sha256 != checkpoint.sha256:
-        raise UserError(f"{path} was trained on other data than {checkpoint.dataset} now holds.")
+    dataset = runs.dataset_of(checkpoint, path=path, place=None, data_dir=data_dir)
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
     return checkpoint, config, dataset
 

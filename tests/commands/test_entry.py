@@ -63,6 +63,12 @@ def test_a_reader_may_close_stderr_early(arguments: str) -> None:
     assert done.returncode == 141
 
 
+def test_stdout_may_be_closed() -> None:
+    command = f"'{sys.executable}' -m benchmarks run --dry-run --backend jax >&-"
+    done = subprocess.run(command, shell=True, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_head_gets_its_line() -> None:
     command = f"'{sys.executable}' -m benchmarks run --help-all | head -n 1"
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -50,10 +50,12 @@ def test_finished_failed_and_unfinished_runs(tmp_path: Path, capsys: pytest.Capt
 def test_files_that_are_no_runs_are_named_and_hide_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records.write(run(), tmp_path)
     (tmp_path / "notes.json").write_text("{")
+    (tmp_path / "parity.json").write_text('{"report": "parity"}')
     (tmp_path / "export.h5").write_text("keras")
     printed = listed(capsys, tmp_path)
     assert "quick_digits_jax_mean-field" in printed
     assert "notes.json is not JSON" in printed
+    assert "parity.json is passed over: a report, not a record." in printed
     assert f"{tmp_path / 'export.h5'} is passed over" in printed
 
 

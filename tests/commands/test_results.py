@@ -128,7 +128,7 @@ def test_folders_and_single_records_are_rows_of_one_table(folder: Path, capsys: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["absent"], "Cannot read the record absent"),
+        (["absent"], "There is no record or folder absent"),
         (["results/model.h5"], "results/model.h5 is no record"),
         (["."], "The folder . has no record"),
         (["results", "--output", "runs.txt"], "end the name in one of these"),

@@ -113,7 +113,7 @@ def test_labels_say_in_what_runs_differ(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ([], "Which runs?"),
-        (["nowhere.h5"], "There is no checkpoint nowhere.h5"),
+        (["nowhere.h5"], "There is no record, checkpoint or folder nowhere.h5"),
         (["empty"], "There is no checkpoint in empty"),
         (["RUN", "--gif"], "train with --keep-checkpoints, or add --train"),
         (["RUN", "--train"], "add --gif or --webp"),
@@ -122,6 +122,8 @@ def test_labels_say_in_what_runs_differ(tmp_path: Path) -> None:
         (["RUN", "COPY", "--output", "out"], "Two runs' pictures would be"),
         (["DIVERGED"], "diverged"),
         (["RUN", "--data", "mine.h5"], "was trained on other data"),
+        (["RUN", "--data", "moved.h5"], "give the place of an .h5, .npz or .npy file as --data"),
+        (["RUN", "--output", "diverged.h5/out"], "give another as --output"),
     ],
 )
 def test_an_error_is_one_sentence(

@@ -110,7 +110,7 @@ def test_grey_images_need_a_method_and_binary_ones_none(tmp_path):
     splits = {split: (images > 127).astype(np.uint8) for split, images in grey_splits().items()}
     assert load(write(binary, splits), data_dir=None, binarize=None).binarize is None
     for name in (str(binary), "binarized-digits", "binarized-mnist"):
-        with pytest.raises(UserError, match="are binary already; leave out --binarize"):
+        with pytest.raises(UserError, match="are binary already; --binarize is for grey images"):
             load(name, data_dir=None, binarize="threshold")
     with pytest.raises(UserError, match=r"no way to binarize 'treshold'; .* Did you mean threshold\?"):
         load(grey, data_dir=None, binarize="treshold")

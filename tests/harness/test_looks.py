@@ -167,7 +167,7 @@ def test_a_diverged_model_is_refused(tmp_path: Path) -> None:
 
 def test_other_data_and_a_missing_framework_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_checkpoint(tmp_path, "mean-field")
-    with pytest.raises(UserError, match=r"was trained on other data, .*mine\.h5; give its place as --data"):
+    with pytest.raises(UserError, match=r"was trained on other data than binarized-digits holds"):
         looks._of_each(question(path, "binarized-digits"))
 
     lacks = protocol.lacks

@@ -136,6 +136,13 @@ def test_the_best_of_several_settings_is_named_with_those_as_good() -> None:
     )
 
 
+def test_the_best_of_two_is_held_against_the_other_and_never_against_none() -> None:
+    one, other = run("jax", -19.0, latent_size=8), run("jax", -21.0, latent_size=16)
+    assert said(one, other)[0].endswith("; the other model is not within noise of it.")
+    two_seeds = [run("jax", -19.0, latent_size=8, seed=seed) for seed in (0, 1)]
+    assert said(*two_seeds, other) == [], "one seed beside two has no standard error over seeds"
+
+
 def test_many_setups_are_counted() -> None:
     rates = np.geomspace(1e-4, 1e-3, 7).tolist()
     found = [

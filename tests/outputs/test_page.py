@@ -308,6 +308,21 @@ def test_a_name_in_a_chart_stays_text(view: Views, tmp_path: Path) -> None:
     assert BOLD in "".join(plot.locator(".hoverlayer").all_text_contents())
 
 
+def test_a_short_run_is_a_point_and_a_diverged_run_is_no_empty_chart(view: Views, tmp_path: Path) -> None:
+    short, diverged = record("jax", "flow", dataset="short"), record("jax", "flow", dataset="diverged")
+    short["curve"] = {"step": [100], "objective": [-9.0], "elbo": [-9.0], "valid_step": [100], "valid_elbo": [-9.0]}
+    for key in ("elbo", "valid_elbo"):
+        diverged["curve"][key] = [None] * len(diverged["curve"][key])
+    for made in (short, diverged):
+        records.write(made, tmp_path)
+    report.main([str(tmp_path), "--no-pictures"])
+    page = view(file=tmp_path / "report.html")
+    for kind in ("training", "validation"):
+        shown = {name: page.locator(f"figure[data-chart={kind}][data-dataset={name}]") for name in ("short", "diverged")}
+        assert shown["short"].locator(".points path").count() == 1
+        assert "None of the runs shown here has this." in shown["diverged"].inner_text()
+
+
 def test_a_rows_command_is_shown_and_copied(view: Views) -> None:
     page = view()
     page.get_by_role("button", name="every run").click()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,25 @@ def test_a_narrow_terminal_repeats_the_names_of_the_rows() -> None:
         assert max(map(len, file.getvalue().splitlines())) <= max(width, 70)
         assert file.getvalue().count("± 0.25") == 4
         assert pieces == {60: 2, 80: 1, 120: 1}[width]
+
+
+def test_rows_whose_names_do_not_fit_have_numbers() -> None:
+    found = [run(learning_rate=rate, steps=steps, data="a" * 50) for rate, steps in ((0.1, 10), (0.01, 20))]
+    file = io.StringIO()
+    terminal.page(cells.page([*found, run()]), Console(file=file, force_terminal=True, width=60, color_system=None))
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 60
+    headers = [line.split()[0] for line, rule in itertools.pairwise(lines) if rule.startswith("─")]
+    assert len(headers) > 2
+    assert set(headers) == {"row"}
+
+
+def test_a_time_that_is_absent_is_not_cached() -> None:
+    made = run()
+    made["timing"]["programs_compiled"] = 0
+    assert cells.of(made)["compile (s)"] == "-"
+    made["timing"]["compile_s"] = 0.5
+    assert cells.of(made)["compile (s)"] == "0.5 (cached)"
 
 
 def test_committed_records_are_one_table() -> None:

@@ -3,6 +3,7 @@
 const MOST_LINES = 24; // above it a line is a mean over seeds
 const MOST_MARKERS = 30; // of a line
 const MOST_ROWS = 12; // of the throughput chart
+const HEIGHT = 330; // pixels
 const WIDTHS = [4, 2.25, 1]; // points, by backend: where curves coincide, the narrower lies on the wider
 
 let axis = "step";
@@ -26,7 +27,7 @@ function meanOf(runs, pick) {
 
 // A line a run, or, for many runs, a line a group of runs that differ in their seed alone.
 function lines(runs, pick, mode = "lines") {
-  const drawn = runs.filter((run) => pick(run)?.[0].length);
+  const drawn = runs.filter((run) => pick(run)?.[1].some((value) => value !== null)); // a run that diverged has none
   const grouped = drawn.length > MOST_LINES;
   const entries = grouped ? groupsOf(drawn) : drawn.map((run) => [run]);
   const many = entries.length > MOST_LINES;
@@ -37,7 +38,7 @@ function lines(runs, pick, mode = "lines") {
     const [x, y] = grouped ? meanOf(members, pick) : pick(run);
     const name = grouped ? `${run.model}, ${members.length} seed${members.length > 1 ? "s" : ""}` : run.title;
     return {
-      x, y, mode, opacity: many ? 0.6 : 1, name: text(name),
+      x, y, mode: x.length > 1 ? mode : "markers", opacity: many ? 0.6 : 1, name: text(name),
       line: { color: data.colours[run.backend], dash: data.dashes[run.family],
         width: entries.length > 12 ? 1.25 : WIDTHS[order.indexOf(run.backend)] },
       marker: { size: 5 },
@@ -161,9 +162,10 @@ function draw(figure, runs) {
   if (plot.hidden) return;
   const { color, borderTopColor, fontFamily } = getComputedStyle(figure); // the theme's
   const { color: ink, backgroundColor: paper } = getComputedStyle(document.body);
+  plot.style.minHeight = `${layout.height ?? HEIGHT}px`;
   const ruled = { gridcolor: borderTopColor, zeroline: false, linecolor: borderTopColor, automargin: true, ...touch.axes };
   Plotly.react(plot, traces, {
-    height: 330, margin: { l: 50, r: 28, t: 12, b: 45 }, showlegend: false, dragmode: touch.drag,
+    height: HEIGHT, margin: { l: 50, r: 28, t: 12, b: 45 }, showlegend: false, dragmode: touch.drag,
     paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { family: fontFamily, size: 12, color },
     hoverlabel: { bgcolor: paper, bordercolor: borderTopColor, align: "left", namelength: -1, font: { family: fontFamily, color: ink } },
     ...layout, xaxis: axisOf(layout.xaxis, ruled), yaxis: axisOf(layout.yaxis, ruled),
