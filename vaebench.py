@@ -73,6 +73,8 @@ class Model:
 
     def sample(self, n: int, *, seed: int = 0) -> np.ndarray:
         """p(x = 1|z), [n, rows, columns], for n draws z ~ N(0, I)."""
+        _whole("n", n, least=1)
+        _whole("seed", seed, least=0)
         return self.decode(noise.generator(seed, noise.GALLERY).standard_normal((n, self.config.model.latent_size)))
 
     def reconstruct(self, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
@@ -81,6 +83,8 @@ class Model:
 
     def encode(self, images: np.ndarray, *, samples: int = 1, seed: int = 0) -> np.ndarray:
         """z ~ q(z|x), [samples, images, latent], through the whole posterior, a flow's blocks too."""
+        _whole("samples", samples, least=1)
+        _whole("seed", seed, least=0)
         given = self._flat(images)
         draws = noise.generator(seed, noise.RECONSTRUCTION).standard_normal(
             (samples, len(given), self.config.model.latent_size)
@@ -89,7 +93,10 @@ class Model:
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """p(x = 1|z), [images, rows, columns], for latents z [images, latent]."""
-        probabilities = self._scorer.decode(np.asarray(latents, self.config.dtype))
+        given, latent_size = np.asarray(latents, self.config.dtype), self.config.model.latent_size
+        if given.ndim != 2 or given.shape[1] != latent_size or len(given) == 0:
+            raise UserError(f"The latents have the shape {list(given.shape)}; this model's have [images, {latent_size}].")
+        probabilities = self._scorer.decode(given)
         return probabilities.reshape(-1, *self.config.model.image_shape)
 
     def save(self, path: str | Path) -> None:
@@ -165,6 +172,12 @@ def load(
     place, folder = str(data) if data else None, Path(data_dir) if data_dir else None
     find = functools.partial(runs.dataset_of, checkpoint, path=Path(path), place=place, data_dir=folder)
     return Model(checkpoint, backend=name, config=checkpoint.config.replace(device=device), find=find)
+
+
+def _whole(name: str, value: Any, *, least: int) -> None:
+    """Raises `UserError` for a value that isn't a whole number, or is below the least."""
+    if not isinstance(value, int | np.integer) or value < least:
+        raise UserError(f"{name} is {value}; it must be a whole number, {least} or more.")
 
 
 def _progress(backend: str, config: Config, *, shown: bool) -> Progress:

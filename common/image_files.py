@@ -51,7 +51,11 @@ def of_arrays(images: np.ndarray | Mapping[str, Any]) -> tuple[Splits, tuple[int
     if isinstance(images, Mapping):
         found = {name: np.asarray(array) for name, array in images.items()}
         return _flat(_by_name(found, path=path), found.get("image_shape"), path=path)
-    return _flat(_divided(images, path=path), None, path=path)
+    try:
+        array = np.asarray(images)
+    except ValueError as error:  # lists of different lengths
+        raise UserError(f"The images are no array ({error}); give one array, or train, valid and test.") from error
+    return _flat(_divided(array, path=path), None, path=path)
 
 
 def _flat(arrays: Splits, stated: Any, *, path: Path) -> tuple[Splits, tuple[int, int]]:

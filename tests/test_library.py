@@ -115,6 +115,7 @@ def test_arrays_are_data(tmp_path: Path) -> None:
         ({"data": np.zeros((9, 64))}, "arrays in memory has 9 images"),
         ({"data": {"train": np.zeros((9, 64))}}, "arrays in memory has no array 'valid'"),
         ({"data": np.full((200, 64), 0.5)}, "values other than 0 and 1"),
+        ({"data": [[0, 1], [1]]}, "The images are no array"),
     ],
 )
 def test_what_makes_no_sense_is_a_sentence(arguments: dict[str, Any], words: str) -> None:
@@ -135,6 +136,18 @@ def test_images_of_another_kind_are_refused(model: vaebench.Model, images: np.nd
     for method in (model.encode, model.reconstruct, model.evaluate):
         with pytest.raises(UserError, match=re.escape(words)):
             method(images)
+
+
+def test_counts_seeds_and_latents_that_make_no_sense_are_refused(model: vaebench.Model) -> None:
+    for call, words in (
+        (lambda: model.sample(0), "n is 0; it must be a whole number, 1 or more."),
+        (lambda: model.sample(2.5), "n is 2.5"),  # type: ignore[arg-type]
+        (lambda: model.sample(2, seed=-1), "seed is -1; it must be a whole number, 0 or more."),
+        (lambda: model.encode(np.zeros((2, 64)), samples=0), "samples is 0"),
+        (lambda: model.decode(np.zeros((2, 3))), "The latents have the shape [2, 3]; this model's have [images, 2]."),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)):
+            call()
 
 
 def test_the_pages_code_runs_from_an_empty_folder_after_an_editable_install(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def show_plan(plan: Sequence[Planned], grid: Grid, *, as_json: bool) -> None:
     for one in plan:
         values = flat(one.job.config) | {"preset": one.job.preset, "backend": one.job.backend}
         left = "unknown" if one.seconds is None else estimate.words(one.seconds)
-        rows.append([*(str(values[name]) for name in grid.axes), one.state, left, one.job.record.stem])
+        rows.append([*(flags.text(values[name]) for name in grid.axes), one.state, left, one.job.record.stem])
     parts: list[Part] = [f"{grid.size}; {estimate.total(plan)}.", Table(columns=columns, rows=rows, left=columns)]
     if any(one.state != "new" and not one.job.resume for one in plan):
         parts.append("Add --resume to skip what is done and to go on with what is resumable.")

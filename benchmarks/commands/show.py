@@ -28,7 +28,7 @@ class Show:
     ]
     images: Annotated[int, tyro.conf.arg(help="Test images, chosen at random, and their reconstructions.")] = 36
     samples: Annotated[int, tyro.conf.arg(help="Draws of the prior.")] = 36
-    seed: Annotated[int, tyro.conf.arg(help="Of the choice of images and of all noise.")] = 0
+    seed: Annotated[int, tyro.conf.arg(help="Decides which images are drawn, and all noise.")] = 0
     output: Annotated[Path | None, tyro.conf.arg(help="Folder of the pictures; beside each checkpoint by default.")] = None
     gif: Annotated[bool, tyro.conf.arg(help="Also the training, from checkpoints that `run --keep-checkpoints` kept.")] = False
     webp: Annotated[bool, tyro.conf.arg(help="As --gif, as WebP.")] = False

@@ -30,27 +30,41 @@ def known(folder: Path) -> list[Record]:
 
 
 def seconds(job: runs.Job, *, of: Sequence[Record], test_images: int, steps_left: int) -> float | None:
-    """Of importing, compiling, training and testing; None where no record of `of` has the job's backend, family and preset.
+    """Seconds of importing, compiling, training and testing; None where no record of `of` agrees with the job in SAME.
 
-    The record whose training step has the nearest FLOP is scaled: its training by FLOP and steps, its test by FLOP and images.
+    The training of the record whose step has the nearest FLOP is scaled, by FLOP and steps; the test of the record whose test
+    has the nearest FLOP, by FLOP.
     """
     blank = job.blank(dataset=None)
     alike = [record for record in of if all(record[key] == blank[key] for key in SAME)]
     if not alike:
         return None
     step = floor.flop(job.config)
-    record = min(alike, key=lambda record: abs(math.log(step / floor.flop(Config.from_dict(record["config"])))))
-    config, timing, test = Config.from_dict(record["config"]), record["timing"], record["test"]
-    step_s = config.training.batch_size / timing["examples_per_s"] * step / floor.flop(config)
-    ours = _test_flop(job.config, samples=job.config.evaluation.samples) * (job.config.evaluation.images or test_images)
-    theirs = _test_flop(config, samples=test["importance_samples"]) * test["images"]
+    steps = [floor.flop(Config.from_dict(record["config"])) for record in alike]
+    nearest = _nearest(step, steps)
+    timing = alike[nearest]["timing"]
+    batch = alike[nearest]["config"]["training"]["batch_size"]
     before = sum(timing[key] or 0.0 for key in ("import_s", "setup_s", "placement_s", "compile_s"))
-    return float(before + steps_left * step_s + timing["evaluation_s"] * ours / theirs)
+    training = steps_left * batch / timing["examples_per_s"] * step / steps[nearest]
+    evaluation = job.config.evaluation
+    test = _test_flop(job.config, samples=evaluation.samples, images=evaluation.images or test_images)
+    tests = [
+        _test_flop(
+            Config.from_dict(record["config"]), samples=record["test"]["importance_samples"], images=record["test"]["images"]
+        )
+        for record in alike
+    ]
+    nearest = _nearest(test, tests)
+    return float(before + training + alike[nearest]["timing"]["evaluation_s"] * test / tests[nearest])
 
 
-def _test_flop(config: Config, *, samples: int) -> float:
-    """FLOP of an image's test."""
-    return sum(2.0 * m * k * n for m, k, n in floor.forward(config.model, batch=1, samples=samples).values())
+def _nearest(value: float, others: Sequence[float]) -> int:
+    """The place of the number of `others` whose ratio to the value is nearest to 1; of equals the first."""
+    return min(range(len(others)), key=lambda i: abs(math.log(value / others[i])))
+
+
+def _test_flop(config: Config, *, samples: int, images: int) -> float:
+    return images * sum(2.0 * m * k * n for m, k, n in floor.forward(config.model, batch=1, samples=samples).values())
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def flags(configs: Sequence[Config], *, start: Checkpoint | None) -> dict[str, F
         kinds = typing.get_type_hints(type(owner))
         for setting in dataclasses.fields(owner):
             if "help" in setting.metadata:
-                default = " ".join(dict.fromkeys(_text(flat(config)[setting.name]) for config in configs))
+                default = " ".join(dict.fromkeys(text(flat(config)[setting.name]) for config in configs))
                 found[setting.name] = Flag(
                     name=setting.name,
                     kind=kinds[setting.name],
@@ -135,13 +135,14 @@ def flags(configs: Sequence[Config], *, start: Checkpoint | None) -> dict[str, F
     return {name: found[name] for names in GROUPS.values() for name in names}
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """A setting's value as a flag has it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a command asks for: the values of its flags by name, those that aren't given as `Flag.absent`."""
+    """What a command asks for: its flags' values by name, `Flag.absent` for a flag that isn't given."""
 
     values: Values
     start: Checkpoint | None  # of --from
@@ -154,7 +155,7 @@ class Asked:
 
 
 def asked_of(arguments: list[str]) -> Asked:
-    """What the arguments ask for, and those of the --config file that the arguments don't give.
+    """What the arguments ask for; a flag that they don't give is that of the --config file.
 
     Raises `UserError` for a file or a preset that isn't there, and for a flag of several values with none or one value twice.
     """

@@ -56,7 +56,7 @@ def axes_of(asked: Asked) -> dict[str, Sequence[Any]]:
 
 
 def grid_of(asked: Asked) -> Grid:
-    """The runs, checked before any training. Raises `UserError` where one can't succeed, or would be another one again."""
+    """The runs, checked before any training. Raises `UserError` where one can't succeed, or two would be the same."""
     own, axes = asked.values, axes_of(asked)
     if own["threads"] is not None and own["threads"] < 1:
         raise UserError(f"--threads is {own['threads']}; it must be at least 1.")

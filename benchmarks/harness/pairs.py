@@ -4,9 +4,9 @@ For the images i that both runs scored, with d_i = second_i − first_i nats:
 
     difference = mean(d), its standard error = std(d) / √images
 
-An image that is hard for one model is hard for the other: the error of the paired difference is far below √(se₁² + se₂²), which
-is that of the difference of two means over images, and all that is known without results of each image. The error is over test
-images. What another seed would change is not in it.
+An image that is hard for one model is hard for the other: this error is far below √(se₁² + se₂²), the error of the difference
+of two independent means, which is used where a run has no results of each image. Both are over test images: what another seed
+would change is not in them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import presets, reports
-from benchmarks.harness.records import Record, data_name, name_of, trained_by
+from benchmarks.harness.records import Record, data_name, name_of, titled, trained_by
 from common.config import Config
 from common.errors import UserError
 from common.estimators import standard_error
@@ -51,7 +51,8 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Speeds:
-    """Examples a second: `ratio` is second / first; a run's middle half of chunks is about its median ± half its range."""
+    """Examples a second: `ratio` is second / first; the middle half of a run's chunks is about its median ± half its
+    interquartile range."""
 
     ratio: float
     beyond_spread: bool | None  # None where a run has no range
@@ -67,7 +68,7 @@ def difference(first: Record, second: Record, *, scores: tuple[Scores | None, Sc
         if any(record["test"][name] is None for name in QUANTITIES):
             raise UserError(f"{name_of(record)} has no result ({record['status']}); there is nothing to compare.")
     if first["dataset"]["sha256"] != second["dataset"]["sha256"]:
-        names = " and ".join(record["dataset"]["name"] for record in (first, second))
+        names = " and ".join(titled(its["name"], its.get("binarize")) for its in (first["dataset"], second["dataset"]))
         raise UserError(f"The runs are on two data sets, {names}: their results can't be compared.")
     same_k = first["test"]["importance_samples"] == second["test"]["importance_samples"]
     return {name: _difference(first, second, name, scores) for name in (QUANTITIES if same_k else QUANTITIES[:1])}
@@ -118,7 +119,7 @@ class Matching:
 def matching(first: Found, second: Found) -> Matching:
     """The pairs of two sets of runs.
 
-    What has one value in all runs of the first set and another one in all of the second is what is compared: it doesn't count.
+    A setting that has one value in all first runs and another in all second runs is what is compared: a pair may differ in it.
     Raises `UserError` where no run of the first has a counterpart in the second.
     """
     of_first, of_second = ({path: _what(record) for path, record in found.items()} for found in (first, second))
@@ -145,7 +146,7 @@ def matching(first: Found, second: Found) -> Matching:
 
 
 def _telling(runs: list[dict[str, Any]], *, but: Collection[str]) -> list[str]:
-    """The names, each in its turn, that tell apart runs that those before it don't."""
+    """The names, in their order, that tell apart runs in which the names before agree."""
     keys: list[str] = []
     told = 1
     for name in (name for name in runs[0] if name not in but):
@@ -159,7 +160,7 @@ def _key(what: dict[str, Any], apart: Collection[str]) -> tuple[Any, ...]:
 
 
 def _what(record: Record) -> dict[str, Any]:
-    """What a run is: all that its name may have, by name."""
+    """Name → value of all that a run's file name may say."""
     config = Config.from_dict(record["config"])
     settings = presets.flat(config) | {"compile_from": config.training.steps >= config.training.compile_from}
     return {

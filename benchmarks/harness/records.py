@@ -206,6 +206,11 @@ def data_name(dataset: dict[str, Any]) -> str:
     return f"{stem}-{dataset['binarize']}" if dataset.get("binarize") else stem
 
 
+def titled(name: str, binarize: str | None) -> str:
+    """A data set's whole name, and how its grey images became binary."""
+    return f"{name} ({binarize})" if binarize else name
+
+
 def _name(record: Record, changed: dict[str, Any]) -> str:
     parts = [
         record["preset"],

@@ -335,11 +335,11 @@ Origin = tuple[Config, str, str]  # a result's settings, its data set's title an
 
 def _of_record(record: records.Record) -> Origin:
     given = record["dataset"]
-    return Config.from_dict(record["config"]), _titled(given["name"], given["binarize"]), given["sha256"]
+    return Config.from_dict(record["config"]), records.titled(given["name"], given["binarize"]), given["sha256"]
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> Origin:
-    return checkpoint.config, _titled(checkpoint.dataset, checkpoint.binarize), checkpoint.sha256
+    return checkpoint.config, records.titled(checkpoint.dataset, checkpoint.binarize), checkpoint.sha256
 
 
 def _difference(job: Job, origin: Origin, *, dataset: Dataset, may_change: tuple[str, ...] = ()) -> str | None:
@@ -349,11 +349,7 @@ def _difference(job: Job, origin: Origin, *, dataset: Dataset, may_change: tuple
     for setting, value in presets.differing(job.config, config).items():
         if setting not in may_change:
             return f"{setting} {theirs[setting]}, not {value}"
-    return None if sha256 == dataset.sha256 else f"data set {name}, not {_titled(dataset.name, dataset.binarize)}"
-
-
-def _titled(name: str, binarize: str | None) -> str:
-    return f"{name} ({binarize})" if binarize else name
+    return None if sha256 == dataset.sha256 else f"data set {name}, not {records.titled(dataset.name, dataset.binarize)}"
 
 
 def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:

@@ -312,6 +312,10 @@ def test_the_time_of_a_run_is_scaled_from_a_record_of_its_backend_family_and_pre
         for model in (job.config.model, larger.config.model)
     )
     assert seconds(larger) == pytest.approx(6 + 200 * factor + 7 * grown / before)
+    short = job.blank(dataset=None) | {"timing": record["timing"] | {"evaluation_s": 1.0}}
+    short["test"] |= {"importance_samples": 10, "images": 300}
+    mixed = estimate.seconds(job, of=[short, record], test_images=300, steps_left=2000)
+    assert mixed == pytest.approx(6 + 200 + 7), "a short test's fixed time isn't multiplied"
     for stranger in (dataclasses.replace(job, preset="standard"), dataclasses.replace(job, backend="pytorch")):
         assert seconds(stranger) is None
     assert seconds(changed(variational="mean-field")) is None
