@@ -122,7 +122,6 @@ def test_labels_say_in_what_runs_differ(tmp_path: Path) -> None:
         (["RUN", "COPY", "--output", "out"], "Two runs' pictures would be"),
         (["DIVERGED"], "diverged"),
         (["RUN", "--data", "mine.h5"], "was trained on other data"),
-        (["RUN", "--data", "moved.h5"], "give the place of an .h5, .npz or .npy file as --data"),
         (["RUN", "--output", "diverged.h5/out"], "give another as --output"),
     ],
 )

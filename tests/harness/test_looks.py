@@ -169,6 +169,9 @@ def test_other_data_and_a_missing_framework_are_refused(tmp_path: Path, monkeypa
     path = write_checkpoint(tmp_path, "mean-field")
     with pytest.raises(UserError, match=r"was trained on other data than binarized-digits holds"):
         looks._of_each(question(path, "binarized-digits"))
+    monkeypatch.setattr(looks.processes, "ask", lambda *_, **__: pytest.fail("a process was started"))
+    with pytest.raises(UserError, match=r"There is no file .*moved\.h5; give the place"):
+        looks.of(path, **SETTINGS, data="moved.h5", data_dir=None)
 
     lacks = protocol.lacks
     monkeypatch.setattr(protocol, "lacks", lambda name: "torch" if name == "pytorch" else lacks(name))
