@@ -40,7 +40,7 @@ def gradient(
     handle: UInt8[Tensor, "images pixels"],
     indices: Int[np.ndarray, "batch"],
     *,
-    noise: Float[np.ndarray, "samples batch latent"],
+    noise: Float[np.ndarray, "samples batch draws"],
     kl_weight: float,
 ) -> Callable[[int], None]:
     """Compiled where the session's training is, eager where it isn't."""

@@ -59,7 +59,7 @@ def gradient(
     handle: UInt8[tf.Tensor, "images pixels"],
     indices: Int[np.ndarray, "batch"],
     *,
-    noise: Float[np.ndarray, "samples batch latent"],
+    noise: Float[np.ndarray, "samples batch draws"],
     kl_weight: float,
 ) -> Callable[[int], None]:
     """One compiled call a repeat."""

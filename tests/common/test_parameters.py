@@ -91,11 +91,6 @@ def test_a_convolutions_inputs_are_those_of_its_window(distribution: str, deviat
     assert abs(weight.std() / deviation - 1) < 0.02
 
 
-def test_a_convolution_has_no_entry_in_the_floor_yet() -> None:
-    with pytest.raises(NotImplementedError, match=r"encoder\.window is a convolution"):
-        CONVOLUTION.products(20)
-
-
 def test_a_weight_goes_to_pytorchs_axes_and_back() -> None:
     torch = pytest.importorskip("torch")
     from backends.pytorch import layout
