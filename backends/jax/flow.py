@@ -118,7 +118,6 @@ class Flow(nnx.Module):
     def inverse(self, z: Float[Array, "samples batch latent"]) -> Float[Array, "samples batch latent"]:
         """The point that the blocks, without a context, take to z."""
         for i in reversed(range(len(self.blocks))):
-            z = self.blocks[i].inverse(z)
-            if i > 0:
-                z = jnp.flip(z, -1)
+            point = self.blocks[i].inverse(z)
+            z = jnp.flip(point, -1) if i else point
         return z

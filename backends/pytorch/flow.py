@@ -105,7 +105,6 @@ class Flow(nn.Module):
     def inverse(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch latent"]:
         """The point that the blocks, without a context, take to z."""
         for i in reversed(range(len(self.blocks))):
-            z = self.blocks[i].inverse(z)
-            if i > 0:
-                z = z.flip(-1)
+            point = self.blocks[i].inverse(z)
+            z = point.flip(-1) if i else point
         return z

@@ -105,7 +105,6 @@ class Flow(keras.layers.Layer):
     def inverse(self, z: Float[tf.Tensor, "samples batch latent"]) -> Float[tf.Tensor, "samples batch latent"]:
         """The point that the blocks, without a context, take to z."""
         for i in reversed(range(len(self.blocks))):
-            z = self.blocks[i].inverse(z)
-            if i > 0:
-                z = tf.reverse(z, [-1])
+            point = self.blocks[i].inverse(z)
+            z = tf.reverse(point, [-1]) if i else point
         return z
