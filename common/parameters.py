@@ -28,7 +28,9 @@ State = dict[str, np.ndarray]
 
 Kind = Literal["dense", "masked", "convolution"]
 Axes = dict[str, int]  # name → size, in the order of the portable state
-Product = tuple[int, int, int]  # (m, k, n) of the matrix product [m, k]·[k, n]
+# (m, k, n): the matrix product [m, k]·[k, n]. (images, rows, columns, inputs, outputs, 0): a 3 × 3 convolution of
+# [images, rows, columns, inputs]. The same with 1 at the end: the gradient of its weight.
+Product = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,50 @@ class Layer:
         return tuple(self.axes.values())
 
     def products(self, rows: int) -> dict[str, Product]:
-        """The matrix products of a pass forward and backward over this many rows, a masked weight as a dense one.
+        """The products of a pass forward and backward over this many rows, a masked weight as a dense one.
 
-        A convolution's are those of the windows of its image, [rows · places, height · width · in]·[height · width · in, out].
+        A convolution's gradient of its input is a convolution again, from its outputs to its inputs.
         """
-        *window, outputs = self.shape
-        inputs, rows = math.prod(window), rows * math.prod(self.image)
+        *_, inputs, outputs = self.shape
+        if self.kind == "convolution":
+            return {
+                "forward": (rows, *self.image, inputs, outputs, 0),
+                "weight's gradient": (rows, *self.image, inputs, outputs, 1),
+                "input's gradient": (rows, *self.image, outputs, inputs, 0),
+            }
+        rows *= math.prod(self.image)
         return {
             "forward": (rows, inputs, outputs),
             "weight's gradient": (inputs, rows, outputs),
             "input's gradient": (rows, outputs, inputs),
         }
+
+
+def multiplications(product: Product) -> int:
+    """Each with its addition."""
+    if len(product) == 3:
+        return math.prod(product)
+    *sizes, _ = product
+    return 9 * math.prod(sizes)
+
+
+def numbers(product: Product) -> int:
+    """Those that the product must read and write: both factors and the result."""
+    if len(product) == 3:
+        m, k, n = product
+        return m * k + k * n + m * n
+    images, rows, columns, inputs, outputs, _ = product
+    return images * rows * columns * (inputs + outputs) + 9 * inputs * outputs
+
+
+def factor_shapes(product: Product) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of its two factors: matrices, or an image and a kernel, or an image and the gradient of what came out."""
+    if len(product) == 3:
+        m, k, n = product
+        return (m, k), (k, n)
+    images, rows, columns, inputs, outputs, of_weight = product
+    image = (images, rows, columns)
+    return (*image, inputs), ((*image, outputs) if of_weight else (3, 3, inputs, outputs))
 
 
 def dense(name: str, inputs: int, outputs: int, **options: Any) -> Layer:

@@ -19,7 +19,7 @@ import numpy as np
 
 from common.config import Config, Device, Factors, Model
 from common.errors import UserError, unknown
-from common.parameters import State
+from common.parameters import Product, State
 
 # Backend → the packages that its folder imports.
 PACKAGES = {"pytorch": ("torch", "safetensors"), "jax": ("jax", "flax", "optax"), "tensorflow": ("tensorflow", "keras")}
@@ -135,8 +135,8 @@ class Probes(Protocol):
     A launch function does its work `repeats` times and returns when the device is idle.
     """
 
-    def products(self, *, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
-        """The launch function of products [m, k]·[k, n], with factors of this dtype and sums of at least float32."""
+    def products(self, *, products: list[Product], device: Device, dtype: Factors) -> Callable[[int], None]:
+        """The launch function of these products, with factors of this dtype and sums of at least float32."""
 
     def copy(self, *, size: int, device: Device) -> Callable[[int], None]:
         """The launch function of x + 1 over float32: it reads `size` bytes of the device's memory and writes as many."""

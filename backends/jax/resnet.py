@@ -34,8 +34,18 @@ def to_space(x: Float[Array, "images rows columns channels"]) -> Float[Array, "i
     return x.reshape(n, 2 * rows, 2 * columns, channels // 4)
 
 
+@checked
+def convolved(
+    x: Float[Array, "images rows columns inputs"], kernel: Float[Array, "3 3 inputs outputs"]
+) -> Float[Array, "images rows columns outputs"]:
+    """With zeros around the image: as large an image comes out."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, window_strides=(1, 1), padding=((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
 class Convolution(nnx.Module):
-    """3 × 3, with zeros around the image. x, weight and bias are rounded to `factors`, and so are product and sum."""
+    """3 × 3. x, weight and bias are rounded to `factors`, and so are product and sum."""
 
     def __init__(self, inputs: int, outputs: int, *, biases: int, dtype: DTypeLike, factors: DTypeLike, rngs: nnx.Rngs):
         self.factors = factors
@@ -44,10 +54,7 @@ class Convolution(nnx.Module):
 
     @checked
     def product(self, x: Float[Array, "images rows columns inputs"]) -> Float[Array, "images rows columns outputs"]:
-        x, kernel = x.astype(self.factors), self.kernel[...].astype(self.factors)
-        return jax.lax.conv_general_dilated(
-            x, kernel, window_strides=(1, 1), padding=((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        return convolved(x.astype(self.factors), self.kernel[...].astype(self.factors))
 
     @checked
     def __call__(self, x: Float[Array, "images rows columns inputs"]) -> Float[Array, "images rows columns outputs"]:

@@ -31,8 +31,16 @@ def to_space(x: Float[Tensor, "images rows columns channels"]) -> Float[Tensor, 
     return x.reshape(n, 2 * rows, 2 * columns, channels // 4)
 
 
+@checked
+def convolved(
+    x: Float[Tensor, "images rows columns inputs"], kernel: Float[Tensor, "outputs inputs 3 3"]
+) -> Float[Tensor, "images rows columns outputs"]:
+    """With zeros around the image: as large an image comes out."""
+    return F.conv2d(x.permute(0, 3, 1, 2), kernel, padding=1).permute(0, 2, 3, 1)
+
+
 class Convolution(nn.Module):
-    """3 × 3, with zeros around the image. x, weight and bias are in `factors`, and so are product and sum."""
+    """3 × 3. x, weight and bias are in `factors`, and so are product and sum."""
 
     def __init__(self, inputs: int, outputs: int, *, biases: int, factors: torch.dtype):
         super().__init__()
@@ -41,7 +49,7 @@ class Convolution(nn.Module):
 
     @checked
     def product(self, x: Float[Tensor, "images rows columns inputs"]) -> Float[Tensor, "images rows columns outputs"]:
-        return F.conv2d(x.permute(0, 3, 1, 2), self.weight, padding=1).permute(0, 2, 3, 1)
+        return convolved(x, self.weight)
 
     @checked
     def forward(self, x: Float[Tensor, "images rows columns inputs"]) -> Float[Tensor, "images rows columns outputs"]:

@@ -30,8 +30,16 @@ def to_space(x: Float[tf.Tensor, "images rows columns channels"]) -> Float[tf.Te
     return tf.reshape(x, (n, 2 * rows, 2 * columns, channels // 4))
 
 
+@checked
+def convolved(
+    x: Float[tf.Tensor, "images rows columns inputs"], kernel: Float[tf.Tensor, "3 3 inputs outputs"]
+) -> Float[tf.Tensor, "images rows columns outputs"]:
+    """With zeros around the image: as large an image comes out."""
+    return tf.nn.conv2d(x, kernel, strides=1, padding=((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
 class Convolution(keras.layers.Layer):
-    """3 × 3, with zeros around the image. x, weight and bias are rounded to `factors`, and so are product and sum."""
+    """3 × 3. x, weight and bias are rounded to `factors`, and so are product and sum."""
 
     def __init__(self, inputs: int, outputs: int, *, biases: int, dtype: str, factors: str):
         super().__init__(dtype=dtype, autocast=factors == dtype)
@@ -42,8 +50,7 @@ class Convolution(keras.layers.Layer):
 
     @checked
     def product(self, x: Float[tf.Tensor, "images rows columns inputs"]) -> Float[tf.Tensor, "images rows columns outputs"]:
-        x, kernel = tf.cast(x, self.factors), tf.cast(self.kernel, self.factors)
-        return tf.nn.conv2d(x, kernel, strides=1, padding=((0, 0), (1, 1), (1, 1), (0, 0)))
+        return convolved(tf.cast(x, self.factors), tf.cast(self.kernel, self.factors))
 
     @checked
     def call(self, x: Float[tf.Tensor, "images rows columns inputs"]) -> Float[tf.Tensor, "images rows columns outputs"]:

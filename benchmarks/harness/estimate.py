@@ -12,6 +12,7 @@ from benchmarks.harness.records import Record
 from common import checkpoints
 from common.config import Config
 from common.errors import UserError
+from common.parameters import multiplications
 
 SAME = ("backend", "variational", "preset", "device", "precision")  # of a record by which a run's time is judged
 
@@ -50,7 +51,8 @@ def seconds(job: runs.Job, *, of: Sequence[Record], test_images: int, steps_left
 
 def _test_flop(config: Config, *, samples: int) -> float:
     """FLOP of an image's test."""
-    return sum(2.0 * m * k * n for m, k, n in floor.forward(config.model, batch=1, samples=samples).values())
+    products = floor.forward(config.model, batch=1, samples=samples).values()
+    return sum(2.0 * multiplications(product) for product in products)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,32 @@ def test_the_floors_products_stay_the_same() -> None:
     assert floor.products(config) == expected
 
 
+def test_a_convolutional_step_has_its_products() -> None:
+    model = Model(network="resnet", image_shape=(12, 8), latent_size=3, hidden_size=5, channels=2)
+    config = Config(model=model).replace(batch_size=7, objective_samples=4)
+    found = floor.by_layer(model, batch=7, samples=4)
+    assert found["encoder.first"]["forward"] == (7 * 24, 4, 2), "at each place of half the sides"
+    assert found["encoder.coarse.0.first"]["weight's gradient"] == (7, 3, 2, 4, 4, 1)
+    assert found["decoder.out"]["forward"] == (28, 6, 4, 2, 4, 0)
+    assert found["decoder.out"]["input's gradient"] == (28, 6, 4, 4, 2, 0)
+    assert len(floor.products(config)) == 3 * len(found) - 1
+    assert parameters.multiplications((28, 6, 4, 2, 4, 0)) == 28 * 24 * 9 * 2 * 4
+    assert parameters.numbers((28, 6, 4, 2, 4, 1)) == 28 * 24 * 6 + 9 * 2 * 4
+    assert floor.flop(config) == 2 * sum(map(parameters.multiplications, floor.products(config)))
+
+
+def test_the_networks_start_from_their_residual_blocks_skips() -> None:
+    """A block's last weights are 0; all other weights of a residual network are drawn."""
+    model = Model(network="resnet", image_shape=(12, 8), latent_size=3, hidden_size=5, channels=2, prior="flow")
+    values = parameters.initial_parameters(model, training=Training(), pixel_log_odds=np.arange(96.0))
+    for name, value in values.items():
+        if name.endswith(".weight"):
+            last = name.endswith("made.out.weight") or (name.endswith("second.weight") and "made" not in name)
+            assert value.any() != last, name
+    assert np.array_equal(values["decoder.out.bias"], np.arange(96.0))
+    assert parameters.count(model) < sum(value.size for value in values.values())
+
+
 CONVOLUTION = parameters.Layer("encoder.window", "convolution", {"height": 3, "width": 5, "in": 40, "out": 60})
 
 
