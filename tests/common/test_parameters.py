@@ -76,6 +76,14 @@ def test_the_floors_products_stay_the_same() -> None:
     assert floor.products(config) == expected
 
 
+def test_the_rates_warm_up_multiplies_the_schedule() -> None:
+    optimizer = Optimizer(learning_rate=0.1, learning_rate_warm_up=4)
+    plain = schedules.learning_rates(Optimizer(learning_rate=0.1), total_steps=100, first_step=0, steps=8)
+    rates = schedules.learning_rates(optimizer, total_steps=100, first_step=0, steps=8)
+    assert np.allclose(rates / plain, [0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
+    assert np.array_equal(rates[3:], schedules.learning_rates(optimizer, total_steps=100, first_step=3, steps=5))
+
+
 def test_a_convolutional_step_has_its_products() -> None:
     model = Model(network="resnet", image_shape=(12, 8), latent_size=3, hidden_size=5, channels=2)
     config = Config(model=model).replace(batch_size=7, objective_samples=4)
