@@ -72,7 +72,7 @@ def look(runs: Sequence[Run], *, data_dir: Path | None) -> tuple[dict[int, looks
         missing.append(f"Pictures are of the first {MOST_LOOKED_AT} runs.")
     seen: dict[int, looks.Look] = {}
     chosen = list(there.items())[:MOST_LOOKED_AT]
-    for i, path in track(chosen, description="looking at checkpoints", console=Console(stderr=True)):
+    for i, path in track(chosen, "looking at checkpoints", console=Console(stderr=True), disable=not chosen):
         try:
             seen[i] = looks.of(path, images=content.ACROSS, samples=2 * content.ACROSS, seed=SEED, data=None, data_dir=data_dir)
         except UserError as error:
@@ -81,9 +81,13 @@ def look(runs: Sequence[Run], *, data_dir: Path | None) -> tuple[dict[int, looks
 
 
 def parity(folders: Sequence[Path]) -> Parity | None:
-    """The parity report of the folders, else the committed one; None where there is none, or a part is missing from it."""
+    """The parity report of the folders, else the committed one. Raises `UserError` for one that lacks what its table shows."""
     for folder in (*folders, reports.REPORTS):
         if report := reports.read("parity", folder):
+            try:
+                parts = comparison.parts(report)
+            except (LookupError, TypeError, ValueError) as error:
+                raise UserError(f"The report {folder / 'parity.json'} lacks what its table shows; measure it again.") from error
             try:
                 sentence = headline.parity(report)
             except LookupError:  # a report of some rungs alone
@@ -91,5 +95,5 @@ def parity(folders: Sequence[Path]) -> Parity | None:
             source = (
                 "The report that this project publishes." if folder == reports.REPORTS else f"From {folder / 'parity.json'}."
             )
-            return Parity(sentence=sentence, parts=comparison.parts(report), source=source)
+            return Parity(sentence=sentence, parts=parts, source=source)
     return None

@@ -110,6 +110,12 @@ def crowded(others: float | None, machine: dict[str, Any] | None) -> bool:
     return others is not None and cores is not None and others > cores
 
 
+def disturbance() -> float | None:
+    """`runnable` where it is more than the machine's cores; else None."""
+    others = runnable()
+    return others if crowded(others, {"logical_cores": psutil.cpu_count()}) else None
+
+
 def own_threads() -> int:
     """The number of threads of this process now, those of the framework's pools among them."""
     return int(psutil.Process().num_threads())

@@ -117,7 +117,7 @@ def in_process(job: Job, *, folder: Path | None = None, heard: Heard | None = No
     """
     target, where = f"{__name__}:worker", folder or Path.cwd()
     try:
-        variables = threads.variables(job.threads)
+        variables = threads.variables(job.threads, disturbed=environment.disturbance() is not None)
         title = job.record.name
         return int(processes.ask(target, job.as_json(), title=title, folder=where, variables=variables, heard=heard))
     except processes.ProcessError as error:

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import calls, floor
+from benchmarks.harness import calls, floor, threads
 from benchmarks.harness.presets import STANDARD
 from common.config import Config, Device, Precision
 from common.errors import UserError
 
 # The threads of both sides of a verdict wait for one another asleep: threads that wait by spinning make a chunk twenty times as
 # slow where the machine does other work. PyTorch's steps are longer so than in a run: they compare revisions, not runs.
-NO_SPINNING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+NO_SPINNING = threads.SLEEPING
 
 
 @dataclass(frozen=True)

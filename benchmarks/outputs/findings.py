@@ -1,9 +1,9 @@
 """Sentences computed from records: which backend trains faster, whether the backends agree, what the flow gains, what is best.
 
-Runs are compared within a setup: one data set, preset, set of changed settings, family, device and precision. A difference of
-log p(x) is noise where it lies within its own 95 % interval around 0, in which all pairs of a sentence share the 5 %
-(Bonferroni). With several seeds of either side the interval is over seeds (Welch's t); else it is over test images, in pairs of
-the same image where both runs kept them. Nothing is said of runs that can't be compared: on other machines, without a result.
+Runs are compared within a setup: one folder, data set, preset, set of changed settings, family, device and precision. A
+difference of log p(x) is noise where it lies within its own 95 % interval around 0, in which all pairs of a sentence share the
+5 % (Bonferroni). With several seeds of either side the interval is over seeds (Welch's t). Else it is over test images, in
+pairs of the same image where both runs kept them. Nothing is said of runs that can't be compared, on two machines, say.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.harness import environment, pairs, records
 from benchmarks.harness.pairs import Scores
@@ -30,7 +30,13 @@ MANY = 6  # setups from which a sentence counts them, rather than one sentence a
 NOTABLE = 1.15  # a ratio of speeds from which it is said as "1.2 times", below as "5% more"
 WORDS = {2: "two", 3: "three"}
 
-Scored = tuple[Record, Scores | None]  # a record, and its results by image where they are kept
+
+class Scored(NamedTuple):
+    """A record, its results by image where they are kept, and its folder where several are shown."""
+
+    record: Record
+    scores: Scores | None
+    folder: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +63,10 @@ class Difference:
         return abs(self.nats) > float(t.ppf(1 - LEVEL / 2 / of, self.freedom)) * self.error
 
 
-def setup(record: Record) -> dict[str, str]:
+def setup(run: Scored) -> dict[str, str]:
+    record = run.record
     return {
+        "folder": run.folder,
         "data set": records.data_name(record["dataset"]),
         "preset": record["preset"],
         "settings": records.changes(record) or "preset's settings",
@@ -70,10 +78,10 @@ def setup(record: Record) -> dict[str, str]:
 
 def of(found: Sequence[Scored]) -> list[Finding]:
     """The findings: the backends in each setup, or in how many of MANY; what the flow gains; what is best."""
-    done = [one for one in found if one[0]["status"] == "ok" and one[0]["test"]["log_px"] is not None]
+    done = [one for one in found if one.record["status"] == "ok" and one.record["test"]["log_px"] is not None]
     if not done:
         return []
-    varying = [name for name in setup(done[0][0]) if len({setup(record)[name] for record, _ in done}) > 1]
+    varying = [name for name in setup(done[0]) if len({setup(one)[name] for one in done}) > 1]
     setups = grouped(done, varying)
     result = [Finding(about="", sentence=overview(list(setups.values())))]
     levels: tuple[tuple[Callable[[Sequence[Scored]], str], list[str]], ...] = (
@@ -84,6 +92,7 @@ def of(found: Sequence[Scored]) -> list[Finding]:
     for sentence_of, names in levels:
         said = {about: sentence_of(runs) for about, runs in grouped(done, names).items()}
         result += [Finding(about=about, sentence=sentence) for about, sentence in said.items() if sentence]
+    result.append(Finding(about="", sentence=disturbed([one.record for one in done])))
     return [finding for finding in result if finding.sentence]
 
 
@@ -91,14 +100,21 @@ def grouped(runs: Sequence[Scored], names: Sequence[str]) -> dict[str, list[Scor
     """The runs that agree in the data and in these parts of `setup`, by these parts in words."""
     groups: dict[tuple[str, ...], list[Scored]] = {}
     for one in runs:
-        what = setup(one[0])
-        groups.setdefault((*(what[name] for name in names), one[0]["dataset"]["sha256"] or ""), []).append(one)
+        what = setup(one)
+        groups.setdefault((*(what[name] for name in names), one.record["dataset"]["sha256"] or ""), []).append(one)
     return {", ".join(filter(None, key[:-1])): own for key, own in groups.items()}
+
+
+def disturbed(runs: Sequence[Record]) -> str:
+    """How many runs have a speed that isn't compared."""
+    count = sum(not quiet(run) for run in runs if run["timing"]["examples_per_s"])
+    noun = f"{count} of {len(runs)} runs" if len(runs) > 1 else "the run"
+    return f"Other programs used the machine's cores beside {noun}: such speeds aren't compared." if count else ""
 
 
 def backends(runs: Sequence[Scored]) -> str:
     """`speed` and `agreement` of one setup's runs, in a sentence."""
-    return _sentence([str(part) for part in (speed([record for record, _ in runs]), agreement(runs)) if part])
+    return _sentence([str(part) for part in (speed([run.record for run in runs]), agreement(runs)) if part])
 
 
 def _sentence(parts: Sequence[str]) -> str:
@@ -108,7 +124,7 @@ def _sentence(parts: Sequence[str]) -> str:
 
 def overview(setups: Sequence[Sequence[Scored]]) -> str:
     """In how many setups which backend is the fastest, and in how many the backends agree."""
-    speeds = [one for runs in setups if (one := speed([record for record, _ in runs]))]
+    speeds = [one for runs in setups if (one := speed([run.record for run in runs]))]
     agreements = [each for runs in setups if (each := agreement(runs))]
     if max(len(speeds), len(agreements)) < MANY:
         return ""
@@ -137,10 +153,8 @@ def machine(record: Record) -> str:
 
 
 def quiet(record: Record) -> bool:
-    """Whether the run has a speed and its spread, and no other programs took its cores."""
-    timing, place = record["timing"], record["environment"]
-    timed = timing["examples_per_s"] and timing["examples_per_s_iqr"] is not None
-    return bool(timed) and not environment.crowded(place.get("runnable"), place["machine"])
+    """Whether no other programs used the machine's cores when the run began."""
+    return not environment.crowded(record["environment"].get("runnable"), record["environment"]["machine"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +177,8 @@ class Speed:
 
 def speed(runs: Sequence[Record]) -> Speed | None:
     """Each backend by the median over its seeds; None where fewer than two have a `quiet` run, or on several machines."""
-    timed = [run for run in runs if quiet(run)]
+    rated = [run for run in runs if run["timing"]["examples_per_s"] and run["timing"]["examples_per_s_iqr"] is not None]
+    timed = [run for run in rated if quiet(run)]
     rates = {name: [run["timing"] for run in timed if run["backend"] == name] for name in BACKENDS}
     middles = {name: statistics.median(rate["examples_per_s"] for rate in own) for name, own in rates.items() if own}
     if len(middles) < 2 or len({machine(run) for run in timed}) > 1:
@@ -200,7 +215,7 @@ class Agreement:
 
 
 def agreement(runs: Sequence[Scored]) -> Agreement | None:
-    trained = {name: own for name in BACKENDS if (own := [run for run in runs if run[0]["backend"] == name])}
+    trained = {name: own for name in BACKENDS if (own := [run for run in runs if run.record["backend"] == name])}
     found = {pair: gap for pair in combinations(trained, 2) if (gap := difference(*(trained[name] for name in pair)))}
     if not found:
         return None
@@ -215,7 +230,9 @@ def gain(runs: Sequence[Scored]) -> str:
     """How far the flow's log p(x) is above the mean-field posterior's, where that is so in each backend that trained both."""
     gaps = {}
     for name in BACKENDS:
-        plain, flow = ([run for run in runs if (run[0]["backend"], run[0]["variational"]) == (name, each)] for each in FAMILIES)
+        plain, flow = (
+            [run for run in runs if (run.record["backend"], run.record["variational"]) == (name, each)] for each in FAMILIES
+        )
         if plain and flow and (gap := difference(plain, flow)):
             gaps[name] = gap
     if not gaps or not all(gap.nats > 0 and gap.beyond_noise(of=len(gaps)) for gap in gaps.values()):
@@ -229,19 +246,18 @@ def gain(runs: Sequence[Scored]) -> str:
 
 def best(runs: Sequence[Scored]) -> str:
     """The model of the highest log p(x) on a data set, where presets or settings differ, and how many others are as good."""
-    recipes, tests = ({key(one) for one, _ in runs} for key in (_recipe, _test))
+    recipes, tests = ({key(one.record) for one in runs} for key in (_recipe, _test))
     if len(recipes) < 2 or len(tests) > 1:
         return ""
     models: dict[str, list[Scored]] = {}
     for one in runs:
-        models.setdefault(json.dumps([setup(one[0]), one[0]["backend"]]), []).append(one)
-    means = {key: statistics.fmean(one["test"]["log_px"] for one, _ in own) for key, own in models.items()}
+        models.setdefault(json.dumps([setup(one), one.record["backend"]]), []).append(one)
+    means = {key: statistics.fmean(one.record["test"]["log_px"] for one in own) for key, own in models.items()}
     first = max(means, key=means.__getitem__)
     gaps = [gap for key, own in models.items() if key != first and (gap := difference(models[first], own))]
     near = sum(not gap.beyond_noise(of=len(gaps)) for gap in gaps)
-    record = models[first][0][0]
-    what = setup(record)
-    said = f"{what['preset']}, {what['settings']}, {NAMES[record['backend']]} {what['family']}"
+    what, backend = setup(models[first][0]), models[first][0].record["backend"]
+    said = f"{what['preset']}, {what['settings']}, {NAMES[backend]} {what['family']}"
     others = f"{near or 'none'} of the {len(gaps)} other models {'is' if near <= 1 else 'are'} within noise of it"
     return f"The highest log p(x) is {means[first]:.2f} ({said}); {others}."
 
@@ -265,12 +281,12 @@ def difference(first: Sequence[Scored], second: Sequence[Scored]) -> Difference 
     if min(len(first), len(second)) == 1:
         if len(first) != len(second):
             return None
-        ((one, of_one),), ((other, of_other),) = first, second
-        gap = pairs.difference(one, other, scores=(of_one, of_other)).get("log_px")
+        (one,), (other,) = first, second
+        gap = pairs.difference(one.record, other.record, scores=(one.scores, other.scores)).get("log_px")
         if gap is None or gap.error is None:
             return None
         return Difference(nats=gap.mean, error=gap.error, over="pairs of test images" if gap.paired else "test images")
-    values = [[record["test"]["log_px"] for record, _ in runs] for runs in (first, second)]
+    values = [[run.record["test"]["log_px"] for run in runs] for runs in (first, second)]
     parts = [statistics.variance(own) / len(own) for own in values]
     error = math.sqrt(sum(parts))
     if not error:

@@ -48,6 +48,16 @@ def resumed(job: runs.Job) -> runs.Job:
     return dataclasses.replace(job, resume=True)
 
 
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """Signals as in a terminal: a shell's background jobs ignore SIGINT, and so do the processes that they start."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("gathered", "round_trip"):

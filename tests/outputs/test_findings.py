@@ -25,11 +25,11 @@ def run(backend: str, log_px: float, *, rate: float = 1000.0, family: Any = "flo
     made["test"] |= {"importance_samples": 1000}
     own = np.random.default_rng(sum(map(ord, f"{backend}{family}{settings}"))).normal(scale=0.01, size=100)
     scores = (log_px + np.linspace(-5, 5, 100) + own - own.mean()).astype(np.float32)
-    return made, {"image": np.arange(100, dtype=np.int32), "elbo": scores, "log_px": scores}
+    return Scored(made, {"image": np.arange(100, dtype=np.int32), "elbo": scores, "log_px": scores})
 
 
 def unpaired(scored: Scored) -> Scored:
-    return scored[0], None
+    return scored._replace(scores=None)
 
 
 def said(*found: Scored) -> list[str]:
@@ -62,8 +62,9 @@ def test_speeds_on_two_machines_are_not_compared() -> None:
 def test_a_speed_beside_other_programs_is_not_compared() -> None:
     beside = run("jax", -20, rate=5000)
     beside[0]["environment"]["runnable"] = 9.0
-    (sentence,) = said(run("pytorch", -20), beside)
-    assert "second" not in sentence
+    agreement, reason = said(run("pytorch", -20), beside)
+    assert "second" not in agreement
+    assert reason == "Other programs used the machine's cores beside 1 of 2 runs: such speeds aren't compared."
 
 
 @pytest.mark.parametrize(("paired", "noise"), [(True, False), (False, True)])
@@ -84,6 +85,19 @@ def test_with_several_seeds_noise_is_that_of_the_seeds() -> None:
     assert "log p(x) of JAX is 1.00 ± 0.08 nats above that of PyTorch, more than noise over seeds." in sentence
 
 
+def test_two_seeds_are_little_evidence() -> None:
+    """Three standard errors over two seeds each: Student's t with two degrees of freedom asks for 4.3."""
+    found = [
+        run(backend, base + gap, seed=seed)
+        for backend, base in (("pytorch", -20), ("jax", -19.58))
+        for seed, gap in enumerate((0, 0.2))
+    ]
+    assert "agree within 0.42 nats of log p(x), which is noise (its standard error over seeds is 0.14)" in said(*found)[0]
+    assert (
+        "more than noise over seeds" in said(*found[:2], *(run("jax", -19 + gap, seed=i) for i, gap in enumerate((0, 0.2))))[0]
+    )
+
+
 def test_many_pairs_share_one_chance_of_error() -> None:
     """2.2 standard errors are beyond the noise of one pair, and within that of the largest of three."""
     gap = 2.2 * np.hypot(0.5, 0.5)
@@ -99,6 +113,12 @@ def test_nothing_is_said_of_one_run_or_of_runs_that_cannot_be_compared() -> None
     other[0]["dataset"] = {"name": "digits", "sha256": "cd"}
     assert said() == said(failed) == said(run("pytorch", -20)) == []
     assert said(run("pytorch", -20), failed) == said(run("pytorch", -20), other) == []
+
+
+def test_a_copy_in_another_folder_is_no_other_seed() -> None:
+    first, second = (run("pytorch", -20)._replace(folder=folder) for folder in "ab")
+    other = run("jax", -20.12)._replace(folder="a")
+    assert "over pairs of test images" in said(first, second, other)[0]
 
 
 def test_the_flows_gain_is_said_where_every_backend_has_it() -> None:

@@ -24,7 +24,7 @@ LOW = ("--precision", "bfloat16")
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def work(job: runs.Job, *, folder: Path | None = None) -> int:
+    def work(job: runs.Job, *, folder: Path | None = None, heard: Any = None) -> int:
         return runs.worker(job.as_json())
 
     monkeypatch.setattr(runs, "in_process", work)

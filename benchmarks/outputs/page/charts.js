@@ -10,24 +10,25 @@ let axis = "step";
 // Plotly reads some HTML in its texts: a name stays text.
 const text = (value) => String(value).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
-const groupsOf = (runs) => Map.groupBy ? Map.groupBy(runs, (run) => run.model) : runs.reduce(
-  (groups, run) => groups.set(run.model, [...(groups.get(run.model) ?? []), run]), new Map());
+function groupsOf(runs) {
+  const groups = new Map();
+  for (const run of runs) groups.set(run.model, [...(groups.get(run.model) ?? []), run]);
+  return [...groups.values()];
+}
 
+// [x, y], each the mean over the runs, as far as all of them go.
 function meanOf(runs, pick) {
   const points = runs.map(pick);
   const shortest = points.reduce((a, b) => (a[0].length <= b[0].length ? a : b));
-  const mean = (i) => {
-    const values = points.map(([, y]) => y[i]);
-    return values.includes(null) ? null : values.reduce((a, b) => a + b, 0) / values.length;
-  };
-  return [shortest[0], shortest[0].map((_, i) => mean(i))];
+  const mean = (values) => (values.includes(null) ? null : values.reduce((a, b) => a + b, 0) / values.length);
+  return [0, 1].map((part) => shortest[part].map((_, i) => mean(points.map((each) => each[part][i]))));
 }
 
 // A line a run, or, for many runs, a line a group of runs that differ in their seed alone.
-function lines(runs, pick, { shape = "linear", mode = "lines" } = {}) {
+function lines(runs, pick, mode = "lines") {
   const drawn = runs.filter((run) => pick(run)?.[0].length);
   const grouped = drawn.length > MOST_LINES;
-  const entries = grouped ? [...groupsOf(drawn).values()] : drawn.map((run) => [run]);
+  const entries = grouped ? groupsOf(drawn) : drawn.map((run) => [run]);
   const many = entries.length > MOST_LINES;
   const order = Object.keys(data.colours);
   const sorted = [...entries].sort(([a], [b]) => order.indexOf(a.backend) - order.indexOf(b.backend));
@@ -37,7 +38,7 @@ function lines(runs, pick, { shape = "linear", mode = "lines" } = {}) {
     const name = grouped ? `${run.model}, ${members.length} seed${members.length > 1 ? "s" : ""}` : run.title;
     return {
       x, y, mode, opacity: many ? 0.6 : 1, name: text(name),
-      line: { color: data.colours[run.backend], dash: data.dashes[run.family], shape,
+      line: { color: data.colours[run.backend], dash: data.dashes[run.family],
         width: entries.length > 12 ? 1.25 : WIDTHS[order.indexOf(run.backend)] },
       marker: { size: 5 },
       hovertemplate: "%{fullData.name}: %{y:.2f}<extra></extra>",
@@ -55,7 +56,8 @@ function curve(runs, key) {
     const x = xOf(run, steps);
     return x ? [x, values] : null;
   };
-  const { traces, note, few } = lines(runs, pick, { mode: key === "validation" && runs[0].validation[0].length <= MOST_MARKERS ? "lines+markers" : "lines" });
+  const marked = key === "validation" && runs.every((run) => run.validation[0].length <= MOST_MARKERS);
+  const { traces, note, few } = lines(runs, pick, marked ? "lines+markers" : "lines");
   // From the lowest value that any run has after a tenth of its steps: the first steps are far below.
   const later = runs.flatMap((run) => run[key][1].filter((value, i) => value !== null && run[key][0][i] >= run[key][0].at(-1) / 10));
   const low = Math.min(...later), high = Math.max(...later);
@@ -77,14 +79,18 @@ const broken = (name) => (innerWidth < 600 ? name.replace(" ", "<br>") : name).r
 function throughput(runs) {
   const timed = runs.filter((run) => run.speed.median);
   const models = new Set(timed.map((run) => run.model)).size;
-  const nameOf = (run) => broken(text(models > MOST_ROWS ? `${run.backend} ${run.family}` : run.model));
+  const own = (run) => run.model.replace(`, ${run.what.device}`, ""); // the chart is a device's
+  const nameOf = (run) => broken(text(models > MOST_ROWS ? `${run.backend} ${run.family}` : own(run)));
   const names = [...new Set(timed.map(nameOf))].reverse();
   const coloured = (run) => data.colours[run.backend];
-  const y = timed.map(nameOf);
   const floors = timed.filter((run) => run.speed.floor);
-  const hover = (run) => `${text(run.title)}<br>%{x:,.0f} examples/s, IQR ${Math.round(run.speed.iqr).toLocaleString("en")}<extra></extra>`;
+  const iqr = (run) => Math.round(run.speed.iqr).toLocaleString("en");
+  const hover = (run) => `${text(run.title)}<br>%{x:,.0f} examples/s, IQR ${iqr(run)}<extra></extra>`;
   const traces = [
-    { x: timed.map((run) => run.speed.median), y, mode: "markers", marker: { size: 9, color: timed.map(coloured) }, hovertemplate: timed.map(hover) },
+    {
+      x: timed.map((run) => run.speed.median), y: timed.map(nameOf), mode: "markers",
+      marker: { size: 9, color: timed.map(coloured) }, hovertemplate: timed.map(hover),
+    },
     {
       x: floors.map((run) => run.speed.floor), y: floors.map(nameOf), mode: "markers",
       marker: { symbol: "line-ns-open", size: 20, line: { width: 2 }, color: floors.map(coloured) },
@@ -95,7 +101,10 @@ function throughput(runs) {
       const own = timed.filter((run) => run.backend === backend);
       return {
         x: own.map((run) => run.speed.median), y: own.map(nameOf), mode: "markers", hoverinfo: "skip", marker: { opacity: 0 },
-        error_x: { type: "data", array: own.map((run) => run.speed.iqr / 2), color, thickness: 5, width: 0 },
+        error_x: {
+          type: "data", array: own.map((run) => run.speed.iqr / 2), color, thickness: 5, width: 0,
+          symmetric: false, arrayminus: own.map((run) => Math.min(run.speed.iqr / 2, run.speed.median)),
+        },
       };
     }),
   ];
@@ -112,7 +121,8 @@ function throughput(runs) {
 }
 
 function samples(runs) {
-  const { traces, note, few } = lines(runs, (run) => run.bySamples && [run.bySamples.samples, run.bySamples.log_px], { mode: "lines+markers" });
+  const pick = ({ bySamples }) => bySamples && [bySamples.samples, bySamples.log_px];
+  const { traces, note, few } = lines(runs, pick, "lines+markers");
   return {
     traces, note,
     layout: {
@@ -150,12 +160,12 @@ function draw(figure, runs) {
   plot.hidden = traces.length === 0;
   if (plot.hidden) return;
   const { color, borderTopColor, fontFamily } = getComputedStyle(figure); // the theme's
-  const paper = getComputedStyle(document.body).backgroundColor;
+  const { color: ink, backgroundColor: paper } = getComputedStyle(document.body);
   const ruled = { gridcolor: borderTopColor, zeroline: false, linecolor: borderTopColor, automargin: true, ...touch.axes };
   Plotly.react(plot, traces, {
     height: 330, margin: { l: 50, r: 28, t: 12, b: 45 }, showlegend: false, dragmode: touch.drag,
     paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { family: fontFamily, size: 12, color },
-    hoverlabel: { bgcolor: paper, bordercolor: borderTopColor, align: "left", namelength: -1, font: { family: fontFamily, color: getComputedStyle(document.body).color } },
+    hoverlabel: { bgcolor: paper, bordercolor: borderTopColor, align: "left", namelength: -1, font: { family: fontFamily, color: ink } },
     ...layout, xaxis: axisOf(layout.xaxis, ruled), yaxis: axisOf(layout.yaxis, ruled),
   }, { responsive: true, displaylogo: false, displayModeBar: false });
 }

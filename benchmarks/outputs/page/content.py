@@ -16,6 +16,7 @@ from benchmarks.harness.looks import Look
 from benchmarks.harness.pairs import Scores
 from benchmarks.harness.records import Record
 from benchmarks.outputs import cells, figures, findings, pictures, sweeps, tidy
+from benchmarks.outputs.findings import Scored
 from benchmarks.outputs.sweeps import Run
 from benchmarks.outputs.table import Part, Table
 from common.protocol import BACKENDS
@@ -35,7 +36,6 @@ SECTIONS = {
     "parity": "Parity",
     "machine": "Machine",
 }
-UNFILTERED = ("seed", "folder")  # columns of `Run.what` without a filter
 # Field of `Look` → its words.
 IMAGES = {"originals": "Test images", "reconstructions": "Their reconstructions", "samples": "Samples of the prior"}
 # Column of `cells.of` → the place of its number in a record.
@@ -104,9 +104,9 @@ def page(
         "title": f"{len(runs)} run{'s' if len(runs) > 1 else ''} on {where}",
         "subtitle": " · ".join(hardware),
         "sections": SECTIONS,
-        "findings": findings.of([(record, scores.get(i)) for i, record in enumerate(found)]),
+        "findings": findings.of([Scored(run.record, scores.get(i), run.what["folder"]) for i, run in enumerate(runs)]),
         "most_findings": MOST_FINDINGS,
-        "filters": [{"name": name, "choices": _choices(runs, name)} for name in differing if name not in UNFILTERED],
+        "filters": [{"name": name, "choices": _choices(runs, name)} for name in differing if name != "seed"],
         "columns": [*columns, *status, *NUMBERS],
         "left": [*columns, *status],
         "rows": [
@@ -172,6 +172,7 @@ def _row(row: Run, members: Sequence[int], *, columns: Sequence[str], views: str
         "status": record["status"],
         "reason": " ".join((record["reason"] or "").split()),
         "warning": _warning(record),
+        "several_backends": len(record["trained"]) > 1,
         "numbers": {column: (texts[column], record[section][key]) for column, (section, key) in NUMBERS.items()},
         "command": command_line.of(record, seeds=seeds),
     }
@@ -188,15 +189,15 @@ def _warning(record: Record) -> str:
 
 def _remarks(rows: Sequence[tuple[Run, list[int]]]) -> list[str]:
     """The lines under the table."""
-    uneven = "Dotted: the machine was not quiet, and the times are uneven; the row's command stands with the warning."
+    uneven = "Dotted: the times are uneven, since the machine was not quiet; the warning stands below the row's command."
     means = [row for row, members in rows if len(members) > 1]
     return [*(sweeps.errors(means) if means else []), *([uneven] if any(_warning(row.record) for row, _ in rows) else [])]
 
 
 def _settings(run: Run, differing: Sequence[str]) -> str:
     """What a run's name needs beside family, backend and seed: "learning-rate 0.001, cuda"."""
-    plain = ("preset", "device", "precision")
-    apart = ("data set", "family", "backend", "seed", "folder")
+    plain = ("folder", "preset", "device", "precision")
+    apart = ("data set", "family", "backend", "seed")
     parts = [str(run.what[name]) if name in plain else f"{name} {run.what[name]}" for name in differing if name not in apart]
     return ", ".join(parts)
 
