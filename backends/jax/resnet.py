@@ -35,6 +35,12 @@ def to_space(x: Float[Array, "images rows columns channels"]) -> Float[Array, "i
 
 
 @checked
+def silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """x·σ(x) (Elfwing et al. 2018), of a bfloat16 x computed in float32 and rounded once."""
+    return nnx.silu(x.astype(jnp.promote_types(x.dtype, jnp.float32))).astype(x.dtype)
+
+
+@checked
 def convolved(
     x: Float[Array, "images rows columns inputs"], kernel: Float[Array, "3 3 inputs outputs"]
 ) -> Float[Array, "images rows columns outputs"]:
@@ -73,7 +79,7 @@ class Residual(nnx.Module):
     def __call__(
         self, h: Float[Array, "images rows columns channels"], kept: Float[Array, "*images channels"] | None
     ) -> Float[Array, "images rows columns channels"]:
-        hidden = nnx.silu(self.first(nnx.silu(h)))
+        hidden = silu(self.first(silu(h)))
         if kept is not None:
             hidden = hidden * kept.reshape(-1, 1, 1, kept.shape[-1]).astype(hidden.dtype)
         return h + self.second(hidden)
@@ -100,8 +106,8 @@ class Encoder(nnx.Module):
         h = self.down(to_channels(h))
         for i, block in enumerate(self.coarse):
             h = block(h, masks.get(f"coarse.{i}.first"))
-        h = nnx.silu(h).reshape(*x.shape[:-1], -1)
-        h = dropped(nnx.silu(self.hidden(h)), masks, "hidden")
+        h = silu(h).reshape(*x.shape[:-1], -1)
+        h = dropped(silu(self.hidden(h)), masks, "hidden")
         return self.out(h).astype(x.dtype)
 
 
@@ -121,12 +127,12 @@ class Decoder(nnx.Module):
 
     @checked
     def __call__(self, z: Float[Array, "*rows inputs"], masks: Masks) -> Float[Array, "*rows outputs"]:
-        h = dropped(nnx.silu(self.first(z)), masks, "first")
+        h = dropped(silu(self.first(z)), masks, "first")
         h = self.hidden(h).reshape(-1, *self.image)
         for i, block in enumerate(self.coarse):
             h = block(h, masks.get(f"coarse.{i}.first"))
         h = to_space(self.up(h))
         for i, block in enumerate(self.fine):
             h = block(h, masks.get(f"fine.{i}.first"))
-        h = to_space(self.out.product(nnx.silu(h))).reshape(*z.shape[:-1], -1)
+        h = to_space(self.out.product(silu(h))).reshape(*z.shape[:-1], -1)
         return (h + self.out.bias[...].astype(h.dtype)).astype(z.dtype)

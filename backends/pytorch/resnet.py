@@ -32,6 +32,12 @@ def to_space(x: Float[Tensor, "images rows columns channels"]) -> Float[Tensor, 
 
 
 @checked
+def silu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """x·σ(x) (Elfwing et al. 2018), of a bfloat16 x computed in float32 and rounded once."""
+    return F.silu(x)
+
+
+@checked
 def convolved(
     x: Float[Tensor, "images rows columns inputs"], kernel: Float[Tensor, "outputs inputs 3 3"]
 ) -> Float[Tensor, "images rows columns outputs"]:
@@ -68,7 +74,7 @@ class Residual(nn.Module):
     def forward(
         self, h: Float[Tensor, "images rows columns channels"], kept: Float[Tensor, "*images channels"] | None
     ) -> Float[Tensor, "images rows columns channels"]:
-        hidden = F.silu(self.first(F.silu(h)))
+        hidden = silu(self.first(silu(h)))
         if kept is not None:
             hidden = hidden * kept.reshape(-1, 1, 1, kept.shape[-1]).to(hidden.dtype)
         return h + self.second(hidden)
@@ -96,8 +102,8 @@ class Encoder(nn.Module):
         h = self.down(to_channels(h))
         for i, block in enumerate(self.coarse):
             h = block(h, masks.get(f"coarse.{i}.first"))
-        h = F.silu(h).reshape(*x.shape[:-1], -1)
-        h = dropped(F.silu(self.hidden(h)), masks, "hidden")
+        h = silu(h).reshape(*x.shape[:-1], -1)
+        h = dropped(silu(self.hidden(h)), masks, "hidden")
         return self.out(h).to(x.dtype)
 
 
@@ -118,12 +124,12 @@ class Decoder(nn.Module):
 
     @checked
     def forward(self, z: Float[Tensor, "*rows inputs"], masks: Masks) -> Float[Tensor, "*rows outputs"]:
-        h = dropped(F.silu(self.first(z.to(self.factors))), masks, "first")
+        h = dropped(silu(self.first(z.to(self.factors))), masks, "first")
         h = self.hidden(h).reshape(-1, *self.image)
         for i, block in enumerate(self.coarse):
             h = block(h, masks.get(f"coarse.{i}.first"))
         h = to_space(self.up(h))
         for i, block in enumerate(self.fine):
             h = block(h, masks.get(f"fine.{i}.first"))
-        h = to_space(self.out.product(F.silu(h))).reshape(*z.shape[:-1], -1)
+        h = to_space(self.out.product(silu(h))).reshape(*z.shape[:-1], -1)
         return (h + self.out.bias).to(z.dtype)

@@ -31,10 +31,18 @@ def to_space(x: Float[tf.Tensor, "images rows columns channels"]) -> Float[tf.Te
 
 
 @checked
+def silu(x: Float[tf.Tensor, "*shape"]) -> Float[tf.Tensor, "*shape"]:
+    """x·σ(x) (Elfwing et al. 2018), of a bfloat16 x computed in float32 and rounded once."""
+    return tf.cast(tf.nn.silu(tf.cast(x, tf.float32) if x.dtype == tf.bfloat16 else x), x.dtype)
+
+
+@checked
 def convolved(
     x: Float[tf.Tensor, "images rows columns inputs"], kernel: Float[tf.Tensor, "3 3 inputs outputs"]
 ) -> Float[tf.Tensor, "images rows columns outputs"]:
     """With zeros around the image: as large an image comes out."""
+    if tf.executing_eagerly() and x.dtype == tf.bfloat16:  # outside XLA, TensorFlow sums the weight's gradient less exactly
+        return tf.cast(convolved(tf.cast(x, tf.float32), tf.cast(kernel, tf.float32)), tf.bfloat16)
     return tf.nn.conv2d(x, kernel, strides=1, padding=((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
@@ -69,7 +77,7 @@ class Residual(keras.layers.Layer):
     def call(
         self, h: Float[tf.Tensor, "images rows columns channels"], kept: Float[tf.Tensor, "*images channels"] | None
     ) -> Float[tf.Tensor, "images rows columns channels"]:
-        hidden = tf.nn.silu(self.first(tf.nn.silu(h)))
+        hidden = silu(self.first(silu(h)))
         if kept is not None:
             hidden = hidden * tf.cast(tf.reshape(kept, (-1, 1, 1, kept.shape[-1])), hidden.dtype)
         return h + self.second(hidden)
@@ -97,8 +105,8 @@ class Encoder(keras.layers.Layer):
         h = self.down(to_channels(h))
         for i, block in enumerate(self.coarse):
             h = block(h, masks.get(f"coarse.{i}.first"))
-        h = tf.reshape(tf.nn.silu(h), (*x.shape[:-1], math.prod(h.shape[1:])))
-        h = dropped(tf.nn.silu(self.hidden(h)), masks, "hidden")
+        h = tf.reshape(silu(h), (*x.shape[:-1], math.prod(h.shape[1:])))
+        h = dropped(silu(self.hidden(h)), masks, "hidden")
         return tf.cast(self.out(h), x.dtype)
 
 
@@ -118,12 +126,12 @@ class Decoder(keras.layers.Layer):
 
     @checked
     def call(self, z: Float[tf.Tensor, "*rows inputs"], masks: Masks) -> Float[tf.Tensor, "*rows outputs"]:
-        h = dropped(tf.nn.silu(self.first(z)), masks, "first")
+        h = dropped(silu(self.first(z)), masks, "first")
         h = tf.reshape(self.hidden(h), (math.prod(z.shape[:-1]), *self.image))
         for i, block in enumerate(self.coarse):
             h = block(h, masks.get(f"coarse.{i}.first"))
         h = to_space(self.up(h))
         for i, block in enumerate(self.fine):
             h = block(h, masks.get(f"fine.{i}.first"))
-        h = tf.reshape(to_space(self.out.product(tf.nn.silu(h))), (*z.shape[:-1], self.out.bias.shape[0]))
+        h = tf.reshape(to_space(self.out.product(silu(h))), (*z.shape[:-1], self.out.bias.shape[0]))
         return tf.cast(h + tf.cast(self.out.bias, h.dtype), z.dtype)
