@@ -57,11 +57,11 @@ def test_changed_settings_of_every_kind_are_flags(tmp_path: Path) -> None:
 
 
 def test_the_threads_of_a_run_are_a_flag(tmp_path: Path) -> None:
-    variables = threads.variables(2)
+    variables = threads.variables(2, disturbed=False)
     made = records.blank(presets.QUICK, backend="jax", dataset_name="binarized-digits", dataset_sha256=None, preset="quick")
     made["environment"]["threads"] = {"cores": 2, "variables": variables}
     (job,) = asked(command_line.of(made), tmp_path)
-    assert threads.variables(job.threads) == variables
+    assert threads.variables(job.threads, disturbed=False) == variables
 
 
 def test_a_data_sets_name_is_one_word_of_the_shell() -> None:
