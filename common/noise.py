@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import zlib
 
@@ -57,8 +58,8 @@ def training_noise(*, seed: int, first_step: int, steps: int, shape: tuple[int, 
 
 
 def dropped_below(rate: float) -> float:
-    """Φ⁻¹(rate), below which a standard normal draw drops its unit: that is, with probability `rate` > 0."""
-    return statistics.NormalDist().inv_cdf(rate)
+    """Φ⁻¹(rate), below which a standard normal draw drops its unit: that is, with probability `rate`."""
+    return statistics.NormalDist().inv_cdf(rate) if rate else -math.inf
 
 
 def noise_blocks(samples: range) -> range:

@@ -43,6 +43,7 @@ class VAE(nn.Module):
         options: Any = {"dtype": dtype, "factors": factors}
         self.latent, self.draws = model.latent_size, parameters.noise_size(model)
         self.dropout, self.dropped = model.dropout, parameters.dropped(model)
+        self.threshold = dropped_below(model.dropout)
         encoder, decoder = protocol.network(NETWORKS, model, backend="pytorch")
         flow, prior = model.variational == "flow", model.prior == "flow"
         sizes = (model.latent_size, model.hidden_size)
@@ -62,7 +63,7 @@ class VAE(nn.Module):
         masks: dict[str, Masks] = {"encoder": {}, "decoder": {}}
         if noise.shape[-1] == self.latent:
             return masks
-        kept = noise >= dropped_below(self.dropout)
+        kept = noise >= self.threshold
         scaled = kept.to(noise.dtype) / (1 - self.dropout)
         first = self.latent
         for name, units in self.dropped.items():

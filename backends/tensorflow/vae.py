@@ -41,6 +41,7 @@ class VAE(keras.layers.Layer):
         options: Any = {"dtype": dtype, "factors": factors}
         self.latent, self.draws = model.latent_size, parameters.noise_size(model)
         self.dropout, self.dropped = model.dropout, parameters.dropped(model)
+        self.threshold = dropped_below(model.dropout)
         encoder, decoder = protocol.network(NETWORKS, model, backend="tensorflow")
         flow, prior = model.variational == "flow", model.prior == "flow"
         sizes = (model.latent_size, model.hidden_size)
@@ -60,7 +61,7 @@ class VAE(keras.layers.Layer):
         masks: dict[str, Masks] = {"encoder": {}, "decoder": {}}
         if noise.shape[-1] == self.latent:
             return masks
-        kept = noise >= dropped_below(self.dropout)
+        kept = noise >= self.threshold
         scaled = tf.cast(kept, noise.dtype) / (1 - self.dropout)
         first = self.latent
         for name, units in self.dropped.items():
