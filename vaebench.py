@@ -72,10 +72,11 @@ class Model:
         return runs.evaluate(backend, self.checkpoint.selected(), config=config, dataset=dataset, progress=shown)
 
     def sample(self, n: int, *, seed: int = 0) -> np.ndarray:
-        """p(x = 1|z), [n, rows, columns], for n draws z ~ N(0, I)."""
+        """p(x = 1|z), [n, rows, columns], for n draws z ~ p(z)."""
         _whole("n", n, least=1)
         _whole("seed", seed, least=0)
-        return self.decode(noise.generator(seed, noise.GALLERY).standard_normal((n, self.config.model.latent_size)))
+        draws = noise.generator(seed, noise.GALLERY).standard_normal((n, self.config.model.latent_size))
+        return self.decode(self._scorer.prior(draws.astype(self.config.dtype)))
 
     def reconstruct(self, images: np.ndarray, *, seed: int = 0) -> np.ndarray:
         """p(x = 1|z), [images, rows, columns], for one z ~ q(z|x) an image."""

@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args, get_type_hints
 from common.errors import UserError, did_you_mean
 
 Variational = Literal["mean-field", "flow"]
-Network = Literal["mlp"]
+Network = Literal["mlp", "resnet"]
+Prior = Literal["standard", "flow"]
 InitialWeights = Literal["lecun-normal", "glorot", "torch-linear"]
 Dtype = Literal["float32", "float64"]
 Precision = Literal["full", "tf32", "bfloat16"]
@@ -46,6 +47,11 @@ class Model:
     latent_size: int = setting(128, "Dimensions of z.")
     hidden_size: int = setting(512, "Width of every hidden layer.")
     flow_depth: int = setting(2, "Inverse autoregressive blocks (flow only).")
+    prior: Prior = setting("standard", "p(z): a standard normal, or autoregressive blocks over one.")
+    prior_depth: int = setting(4, "Autoregressive blocks of the prior (prior flow only).")
+    channels: int = setting(32, "Channels at half the image's sides, twice as many at a quarter (resnet only).")
+    blocks: int = setting(1, "Residual blocks at either resolution, in the encoder and in the decoder (resnet only).")
+    dropout: float = setting(0.0, "Probability that training drops a hidden unit of the networks, or a block's channel.")
 
     @property
     def pixels(self) -> int:
@@ -68,6 +74,9 @@ class Optimizer:
     rmsprop_centered: bool = setting(False, "RMSprop: subtract the squared mean gradient from the second moment.")
     rmsprop_initial_accumulator: float = setting(0.0, "RMSprop: second moment before the first step.")
     weight_decay: float = setting(0.0, "Decoupled: each step first scales the parameters by 1 - learning rate * this.")
+    decayed: Literal["all", "weights"] = setting("all", "Parameters that decay: all, or weights alone, without biases.")
+    learning_rate_warm_up: int = setting(0, "Steps over which the learning rate grows linearly to its schedule; 0 for none.")
+    clip: float = setting(0.0, "Largest norm of the whole gradient: a longer one is scaled to it; 0 for none.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,12 +156,14 @@ class Config:
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON: a dictionary a section.
 
-        A model has its `pixels`, its `image_shape` only where that isn't `square_or_row` of them, and its `network` only where
-        that isn't the default: files from before the setting say the same.
+        A model has its `pixels`, and its `image_shape` only where that isn't `square_or_row` of them. A setting of LATER is
+        there only where it isn't the default: files from before it say the same.
         """
         values = dataclasses.asdict(self)
-        if self.model.network == Model.network:
-            del values["model"]["network"]
+        for section, names in LATER.items():
+            for name in names:
+                if values[section][name] == getattr(DEFAULTS[section], name):
+                    del values[section][name]
         rows, columns = values["model"].pop("image_shape")
         values["model"]["pixels"] = rows * columns
         if (rows, columns) != square_or_row(rows * columns):
@@ -195,6 +206,12 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     for section, kind in (("model", Model), ("optimizer", Optimizer), ("training", Training), ("evaluation", Evaluation))
 }
 TOP = ("dtype", "precision", "device")  # settings of no section
+DEFAULTS: dict[str, Any] = {"model": Model(), "optimizer": Optimizer(), "training": Training(), "evaluation": Evaluation()}
+# Settings that files from before them lack.
+LATER = {
+    "model": ("network", "prior", "prior_depth", "channels", "blocks", "dropout"),
+    "optimizer": ("decayed", "learning_rate_warm_up", "clip"),
+}
 
 
 # (what a number must be, the settings that must be so, whether a number is so).
@@ -202,7 +219,8 @@ RULES: tuple[tuple[str, tuple[str, ...], Callable[[float], bool]], ...] = (
     (
         "at least 1",
         (
-            *("latent_size", "hidden_size", "flow_depth", "batch_size", "steps", "objective_samples", "chunk"),
+            *("latent_size", "hidden_size", "flow_depth", "prior_depth", "channels", "blocks"),
+            *("batch_size", "steps", "objective_samples", "chunk"),
             *("log_interval", "validation_interval", "samples", "image_batch", "sample_block"),
         ),
         lambda value: value >= 1,
@@ -211,7 +229,7 @@ RULES: tuple[tuple[str, tuple[str, ...], Callable[[float], bool]], ...] = (
         "a finite number, 0 or more",
         (
             *("warm_up", "compile_from", "seed", "images", "weight_decay"),
-            *("learning_rate", "rmsprop_initial_accumulator"),
+            *("learning_rate", "learning_rate_warm_up", "clip", "rmsprop_initial_accumulator"),
         ),
         lambda value: 0 <= value < math.inf,
     ),
@@ -219,7 +237,7 @@ RULES: tuple[tuple[str, tuple[str, ...], Callable[[float], bool]], ...] = (
     ("a finite number above 0", ("adam_epsilon", "rmsprop_epsilon"), lambda value: 0 < value < math.inf),
     (
         "at least 0 and below 1",
-        ("ema_decay", "adam_beta1", "adam_beta2", "rmsprop_decay"),
+        ("ema_decay", "dropout", "adam_beta1", "adam_beta2", "rmsprop_decay"),
         lambda value: 0 <= value < 1,
     ),
 )
@@ -248,13 +266,20 @@ KINDS = {
 
 
 # The start of a setting's name → (a choice, the value of the choice that reads such settings).
-READERS = {"flow_": ("variational", "flow"), "adam_": ("optimizer", "adam"), "rmsprop_": ("optimizer", "rmsprop")}
+READERS = {
+    "flow_": ("variational", "flow"),
+    "prior_": ("prior", "flow"),
+    "channels": ("network", "resnet"),
+    "blocks": ("network", "resnet"),
+    "adam_": ("optimizer", "adam"),
+    "rmsprop_": ("optimizer", "rmsprop"),
+}
 
 
 def unread(name: str, config: Config) -> str | None:
     """The choice of the config that makes the setting change nothing, "mean-field" for flow_depth; None where it is read."""
     for start, (choice, reader) in READERS.items():
-        chosen = str(getattr(config.model if choice == "variational" else config.optimizer, choice))
+        chosen = str(getattr(config.optimizer if choice == "optimizer" else config.model, choice))
         if name.startswith(start) and chosen != reader:
             return chosen
     return None
@@ -262,7 +287,7 @@ def unread(name: str, config: Config) -> str | None:
 
 def check(config: Config, *, train_images: int, test_images: int) -> None:
     """Raise `UserError` for the first setting that makes no sense alone or with a data set of these sizes."""
-    training, evaluation = config.training, config.evaluation
+    training, evaluation, model = config.training, config.evaluation, SECTIONS["model"]
     settings = {name: value for section in SECTIONS for name, value in vars(getattr(config, section)).items()}
     settings |= {name: getattr(config, name) for name in TOP}
     for name, (condition, fits) in KINDS.items():
@@ -270,8 +295,14 @@ def check(config: Config, *, train_images: int, test_images: int) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {settings[name]}; it must be {condition}.")
     for condition, names, fits in RULES:
         for name in names:
-            if not fits(settings[name]) and (name != "flow_depth" or config.model.variational == "flow"):
+            if not fits(settings[name]) and (name not in model or unread(name, config) is None):
                 raise UserError(f"--{name.replace('_', '-')} is {settings[name]}; it must be {condition}.")
+    rows, columns = config.model.image_shape
+    if config.model.network == "resnet" and (rows % 4 or columns % 4):
+        raise UserError(
+            f"--network resnet halves the image's sides twice, and {rows} × {columns} aren't both divisible by 4; "
+            "use --network mlp, or pad the images."
+        )
     if config.precision != "full" and config.dtype != "float32":
         raise UserError(f"--precision {config.precision} is for --dtype float32, not {config.dtype}; leave one of the two out.")
     if config.precision == "tf32" and config.device != "cuda":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import zlib
 
 import numpy as np
@@ -50,9 +52,14 @@ def generator(seed: int, stream: str, *position: int) -> np.random.Generator:
 
 
 def training_noise(*, seed: int, first_step: int, steps: int, shape: tuple[int, int, int], dtype: str) -> np.ndarray:
-    """Standard normal draws [steps, samples, batch, latent] for steps first_step …, each a function of (seed, step) alone."""
+    """Standard normal draws [steps, samples, batch, draws] for steps first_step …, each a function of (seed, step) alone."""
     draws = [generator(seed, TRAINING_NOISE, first_step + t).standard_normal(shape) for t in range(steps)]
     return np.stack(draws).astype(dtype)
+
+
+def dropped_below(rate: float) -> float:
+    """Φ⁻¹(rate), below which a standard normal draw drops its unit: that is, with probability `rate`."""
+    return statistics.NormalDist().inv_cdf(rate) if rate else -math.inf
 
 
 def noise_blocks(samples: range) -> range:

@@ -11,9 +11,10 @@ The portable state is a flat dictionary of arrays:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,7 +28,9 @@ State = dict[str, np.ndarray]
 
 Kind = Literal["dense", "masked", "convolution"]
 Axes = dict[str, int]  # name → size, in the order of the portable state
-Product = tuple[int, int, int]  # (m, k, n) of the matrix product [m, k]·[k, n]
+# (m, k, n): the matrix product [m, k]·[k, n]. (images, rows, columns, inputs, outputs, 0): a 3 × 3 convolution of
+# [images, rows, columns, inputs]. The same with 1 at the end: the gradient of its weight.
+Product = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,18 @@ class Layer:
 
     dense          in, out                   x·weight + bias
     masked         in, out                   x·(weight ∘ mask) + bias, the mask of the weight's shape
-    convolution    height, width, in, out    the weight moves over the image
+    convolution    height, width, in, out    the weight moves over the image, with zeros around it: as large an image comes out
     """
 
     name: str
     kind: Kind
     axes: Axes
     bias: bool = True
+    biases: int | None = None  # where they aren't one an output
     mask: np.ndarray | None = None
+    image: tuple[int, int] = (1, 1)  # rows and columns, at each of which the layer is applied
+    zero: bool = False  # whether the weight starts at 0
+    dropout: bool = False  # whether training drops units after the layer and its activation; of a convolution, whole channels
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,13 +58,18 @@ class Layer:
         return tuple(self.axes.values())
 
     def products(self, rows: int) -> dict[str, Product]:
-        """The matrix products of a pass forward and backward over this many rows, a masked weight as a dense one.
+        """The products of a pass forward and backward over this many rows, a masked weight as a dense one.
 
-        Raises `NotImplementedError` for a convolution, which isn't one matrix product.
+        A convolution's gradient of its input is a convolution again, from its outputs to its inputs.
         """
+        *_, inputs, outputs = self.shape
         if self.kind == "convolution":
-            raise NotImplementedError(f"{self.name} is a convolution: the floor of a step has no entry for it yet.")
-        inputs, outputs = self.shape
+            return {
+                "forward": (rows, *self.image, inputs, outputs, 0),
+                "weight's gradient": (rows, *self.image, inputs, outputs, 1),
+                "input's gradient": (rows, *self.image, outputs, inputs, 0),
+            }
+        rows *= math.prod(self.image)
         return {
             "forward": (rows, inputs, outputs),
             "weight's gradient": (inputs, rows, outputs),
@@ -65,26 +77,119 @@ class Layer:
         }
 
 
-def dense(name: str, inputs: int, outputs: int, *, bias: bool = True) -> Layer:
-    return Layer(name, "dense", {"in": inputs, "out": outputs}, bias=bias)
+def multiplications(product: Product) -> int:
+    """Each with its addition."""
+    if len(product) == 3:
+        return math.prod(product)
+    *sizes, _ = product
+    return 9 * math.prod(sizes)
 
 
-def masked(name: str, mask: np.ndarray) -> Layer:
+def numbers(product: Product) -> int:
+    """Those that the product must read and write: both factors and the result."""
+    if len(product) == 3:
+        m, k, n = product
+        return m * k + k * n + m * n
+    images, rows, columns, inputs, outputs, _ = product
+    return images * rows * columns * (inputs + outputs) + 9 * inputs * outputs
+
+
+def factor_shapes(product: Product) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of its two factors: matrices, or an image and a kernel, or an image and the gradient of what came out."""
+    if len(product) == 3:
+        m, k, n = product
+        return (m, k), (k, n)
+    images, rows, columns, inputs, outputs, of_weight = product
+    image = (images, rows, columns)
+    return (*image, inputs), ((*image, outputs) if of_weight else (3, 3, inputs, outputs))
+
+
+def dense(name: str, inputs: int, outputs: int, **options: Any) -> Layer:
+    return Layer(name, "dense", {"in": inputs, "out": outputs}, **options)
+
+
+def masked(name: str, mask: np.ndarray, **options: Any) -> Layer:
     inputs, outputs = mask.shape
-    return Layer(name, "masked", {"in": inputs, "out": outputs}, mask=mask)
+    return Layer(name, "masked", {"in": inputs, "out": outputs}, mask=mask, **options)
 
 
-def mlp(name: str, inputs: int, hidden: int, outputs: int) -> list[Layer]:
+def convolution(name: str, inputs: int, outputs: int, **options: Any) -> Layer:
+    return Layer(name, "convolution", {"height": 3, "width": 3, "in": inputs, "out": outputs}, **options)
+
+
+def mlp(name: str, model: Model, inputs: int, outputs: int) -> list[Layer]:
+    hidden = model.hidden_size
     return [
-        dense(f"{name}.first", inputs, hidden),
-        dense(f"{name}.second", hidden, hidden),
+        dense(f"{name}.first", inputs, hidden, dropout=True),
+        dense(f"{name}.second", hidden, hidden, dropout=True),
         dense(f"{name}.out", hidden, outputs),
     ]
 
 
-# The setting `network` → its layers, from the prefix of their names (encoder or decoder) and three sizes. NAME.first sees the
-# input: the floor leaves out its gradient of the pixels.
-NETWORKS: dict[str, Callable[[str, int, int, int], list[Layer]]] = {"mlp": mlp}
+def residual(name: str, model: Model, resolution: Literal["fine", "coarse"]) -> list[Layer]:
+    """The blocks at a resolution; a block whose second convolution is 0 changes nothing."""
+    divisor, channels = {"fine": (2, model.channels), "coarse": (4, 2 * model.channels)}[resolution]
+    rows, columns = model.image_shape
+    image = (rows // divisor, columns // divisor)
+    return [
+        layer
+        for i in range(model.blocks)
+        for layer in (
+            convolution(f"{name}.{resolution}.{i}.first", channels, channels, image=image, dropout=True),
+            convolution(f"{name}.{resolution}.{i}.second", channels, channels, image=image, zero=True),
+        )
+    ]
+
+
+def resnet(name: str, model: Model, inputs: int, outputs: int) -> list[Layer]:
+    """The encoder halves the image's sides twice, and the decoder doubles them twice: 2 × 2 places are the channels of one."""
+    hidden, channels = model.hidden_size, model.channels
+    rows, columns = model.image_shape
+    half, quarter = (rows // 2, columns // 2), (rows // 4, columns // 4)
+    flat = math.prod(quarter) * 2 * channels
+    if name == "encoder":
+        return [
+            dense(f"{name}.first", 4, channels, image=half),
+            *residual(name, model, "fine"),
+            dense(f"{name}.down", 4 * channels, 2 * channels, image=quarter),
+            *residual(name, model, "coarse"),
+            dense(f"{name}.hidden", flat, hidden, dropout=True),
+            dense(f"{name}.out", hidden, outputs),
+        ]
+    return [
+        dense(f"{name}.first", inputs, hidden, dropout=True),
+        dense(f"{name}.hidden", hidden, flat),
+        *residual(name, model, "coarse"),
+        dense(f"{name}.up", 2 * channels, 4 * channels, image=quarter),
+        *residual(name, model, "fine"),
+        convolution(f"{name}.out", channels, 4, image=half, biases=outputs),
+    ]
+
+
+# The setting `network` → its layers, from the prefix of their names (encoder or decoder), the model and the numbers of inputs
+# and outputs. NAME.first sees the input: the floor leaves out its gradient of the pixels. `decoder.out` has a bias a pixel.
+NETWORKS: dict[str, Callable[[str, Model, int, int], list[Layer]]] = {"mlp": mlp, "resnet": resnet}
+
+
+def autoregressive(name: str, model: Model, depth: int, *, context: bool) -> list[Layer]:
+    latent, hidden = model.latent_size, model.hidden_size
+    masks = made_masks(latent_size=latent, hidden_size=hidden)
+    return [
+        layer
+        for i in range(depth)
+        for layer in (
+            masked(f"{name}.blocks.{i}.made.first", masks["first"]),
+            *([dense(f"{name}.blocks.{i}.made.context", latent, hidden, bias=False)] if context else []),
+            masked(f"{name}.blocks.{i}.made.second", masks["second"]),
+            masked(f"{name}.blocks.{i}.made.out", masks["out"], zero=True),
+        )
+    ]
+
+
+def depths(model: Model) -> dict[str, int]:
+    """The number of autoregressive blocks of the posterior's flow and of the prior, where the model has them."""
+    flow = {"flow": model.flow_depth} if model.variational == "flow" else {}
+    return flow | ({"prior": model.prior_depth} if model.prior == "flow" else {})
 
 
 def layers(model: Model) -> list[Layer]:
@@ -94,22 +199,29 @@ def layers(model: Model) -> list[Layer]:
     """
     if model.network not in NETWORKS:
         raise UserError(f"There is no network '{model.network}' in this checkout; use the code that the model was made with.")
-    pixels, hidden, latent = model.pixels, model.hidden_size, model.latent_size
-    flow = model.variational == "flow"
-    network = NETWORKS[model.network]
-    encoder = network("encoder", pixels, hidden, (3 if flow else 2) * latent)
-    masks = made_masks(latent_size=latent, hidden_size=hidden)
-    blocks = [
-        layer
-        for i in range(model.flow_depth if flow else 0)
-        for layer in (
-            masked(f"flow.blocks.{i}.made.first", masks["first"]),
-            dense(f"flow.blocks.{i}.made.context", latent, hidden, bias=False),
-            masked(f"flow.blocks.{i}.made.second", masks["second"]),
-            masked(f"flow.blocks.{i}.made.out", masks["out"]),
-        )
-    ]
-    return encoder + blocks + network("decoder", latent, hidden, pixels)
+    network, depth = NETWORKS[model.network], depths(model)
+    encoder = network("encoder", model, model.pixels, (3 if "flow" in depth else 2) * model.latent_size)
+    flow = autoregressive("flow", model, depth.get("flow", 0), context=True)
+    prior = autoregressive("prior", model, depth.get("prior", 0), context=False)
+    return encoder + flow + prior + network("decoder", model, model.latent_size, model.pixels)
+
+
+def dropped(model: Model) -> dict[str, int]:
+    """Layer → number of its units, or channels, that dropout can drop, in order; nothing where `dropout` is 0."""
+    return {layer.name: layer.axes["out"] for layer in layers(model) if layer.dropout and model.dropout}
+
+
+def noise_size(model: Model) -> int:
+    """The size of the last axis of training noise: z's draws, then those of `dropped`, in order.
+
+    The encoder, which is evaluated once an image, reads its draws from the first sample.
+    """
+    return model.latent_size + sum(dropped(model).values())
+
+
+def decays(name: str, optimizer: Optimizer) -> bool:
+    """Whether weight decay shrinks the parameter of this name."""
+    return optimizer.decayed == "all" or name.endswith(".weight")
 
 
 def axes(model: Model) -> dict[str, Axes]:
@@ -118,10 +230,10 @@ def axes(model: Model) -> dict[str, Axes]:
     for layer in layers(model):
         result[f"{layer.name}.weight"] = layer.axes
         if layer.bias:
-            result[f"{layer.name}.bias"] = {"out": layer.axes["out"]}
-    if model.variational == "flow":
-        for i in range(model.flow_depth):
-            result[f"flow.blocks.{i}.gate_bias"] = {"out": model.latent_size}
+            result[f"{layer.name}.bias"] = {"out": layer.biases or layer.axes["out"]}
+    for name, depth in depths(model).items():
+        for i in range(depth):
+            result[f"{name}.blocks.{i}.gate_bias"] = {"out": model.latent_size}
     return result
 
 
@@ -159,11 +271,11 @@ def initial_parameters(model: Model, *, training: Training, pixel_log_odds: np.n
     """Name → initial value, float64, a function of (seed, name).
 
     Biases are 0, with two exceptions: with `data_bias` the decoder's output bias is the data's log-odds [pixels], and gate_bias
-    is 2. MADE's output weights are 0, so that a block starts as z ← σ(2)·z exactly.
+    is 2. MADE's output weights are 0, so that a block starts as z ← σ(2)·z exactly; a residual block's last weights are too.
     """
     values = {name: np.zeros(shape) for name, shape in shapes(model).items()}
     for layer in layers(model):
-        if not layer.name.endswith("made.out"):
+        if not layer.zero:
             name = f"{layer.name}.weight"
             draws = generator(training.seed, initial_values(name))
             values[name] = initial_weight(layer, distribution=training.initial_weights, draws=draws)

@@ -19,7 +19,7 @@ import numpy as np
 
 from common.config import Config, Device, Factors, Model
 from common.errors import UserError, unknown
-from common.parameters import State
+from common.parameters import Product, State
 
 # Backend → the packages that its folder imports.
 PACKAGES = {"pytorch": ("torch", "safetensors"), "jax": ("jax", "flax", "optax"), "tensorflow": ("tensorflow", "keras")}
@@ -55,13 +55,20 @@ class Scorer(Protocol):
     def inspect(self, handle: Any, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float) -> dict[str, np.ndarray]:
         """Every quantity of the model by name, and `gradient/NAME` of the objective for every parameter.
 
-        A training session inspects the trained parameters, not their moving average.
+        A training session inspects the trained parameters, not their moving average. The noise is [samples, batch, latent], or
+        with dropout, as in training, [samples, batch, draws].
         """
 
     def encode(self, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """z ~ q(z|x), [samples, batch, latent], through the whole posterior (a flow's blocks too), by the judged parameters.
 
         For images [batch, pixels] and standard normal noise [samples, batch, latent].
+        """
+
+    def prior(self, noise: np.ndarray) -> np.ndarray:
+        """z ~ p(z), [batch, latent], by the judged parameters, from standard normal noise [batch, latent].
+
+        The noise itself, or with a flow u = f(z) the z where f is the noise: block by block and latent by latent.
         """
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
@@ -91,7 +98,10 @@ class Session(Scorer, Protocol):
         """A chunk of steps: (objective [steps], elbo [steps]), each the minibatch's mean before its step; the ELBO has β = 1.
 
         indices [steps, batch], learning_rates [steps], kl_weights [steps]. The noise is drawn on the device, a function of
-        (seed, step), unless given: [steps, samples, batch, latent]. Returns when the device is idle.
+        (seed, step), unless given: [steps, samples, batch, draws]. Returns when the device is idle.
+
+        `draws` is `parameters.noise_size`: z's draws and, with dropout, one for each unit of `parameters.dropped`, which is
+        dropped where its draw is below `noise.dropped_below`. The encoder's are those of the first sample. No other call drops.
         """
 
     def state(self) -> State:
@@ -103,8 +113,9 @@ class Backend(Protocol):
 
     The config says model, device, dtype and precision. With precision "bfloat16", each layer of the encoder, the decoder and
     MADE rounds its input, weights and bias to bfloat16, sums their products in float32 and returns bfloat16; a network's output
-    is cast back to the dtype. Everything else is computed in the dtype: moments, z, densities, the objective. With "tf32" the
-    device rounds the factors of float32 products; a process can't have sessions with and without it: see common/tf32.py.
+    is cast back to the dtype. A convolution's product is rounded before its bias is added, and after. Everything else is
+    computed in the dtype: moments, z, densities, the objective. With "tf32" the device rounds the factors of float32 products
+    and convolutions; a process can't have sessions with and without it: see common/tf32.py.
     """
 
     EXPORT_SUFFIX: str  # of the files of `Scorer.export`
@@ -124,8 +135,8 @@ class Probes(Protocol):
     A launch function does its work `repeats` times and returns when the device is idle.
     """
 
-    def products(self, *, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
-        """The launch function of products [m, k]·[k, n], with factors of this dtype and sums of at least float32."""
+    def products(self, *, products: list[Product], device: Device, dtype: Factors) -> Callable[[int], None]:
+        """The launch function of these products, with factors of this dtype and sums of at least float32."""
 
     def copy(self, *, size: int, device: Device) -> Callable[[int], None]:
         """The launch function of x + 1 over float32: it reads `size` bytes of the device's memory and writes as many."""
@@ -151,8 +162,12 @@ DEFAULT_PROBES: dict[str, Callable[..., Any]] = {
 }
 
 
-def network(networks: Mapping[str, Any], model: Model, *, backend: str) -> Any:
-    """The backend's class for the model's network. Raises `UserError` where the backend hasn't written that network."""
+def network(networks: Mapping[str, tuple[Any, Any]], model: Model, *, backend: str) -> tuple[Any, Any]:
+    """The backend's classes of the encoder and the decoder.
+
+    Either is made from the model and the numbers of inputs and outputs. Raises `UserError` where the backend hasn't written the
+    network.
+    """
     if model.network not in networks:
         raise UserError(f"Backend '{backend}' has no network '{model.network}', only {', '.join(networks)}; choose another.")
     return networks[model.network]

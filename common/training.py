@@ -14,7 +14,7 @@ from common.clock import timed
 from common.config import Config
 from common.data import Dataset, minibatches
 from common.noise import VALIDATION, seed_for, training_noise
-from common.parameters import judged
+from common.parameters import judged, noise_size
 from common.protocol import Scorer, Session
 from common.schedules import kl_weights, learning_rates
 
@@ -106,7 +106,7 @@ def chunk(config: Config, *, images: int, first_step: int, steps: int) -> dict[s
     training, window = config.training, {"first_step": first_step, "steps": steps}
     noise = None
     if training.noise == "shared":
-        shape = (training.objective_samples, training.batch_size, config.model.latent_size)
+        shape = (training.objective_samples, training.batch_size, noise_size(config.model))
         noise = training_noise(seed=training.seed, shape=shape, dtype=config.dtype, **window)
     return {
         "indices": minibatches(images=images, batch_size=training.batch_size, seed=training.seed, **window),

@@ -52,7 +52,7 @@ def test_a_network_in_one_framework_is_named_and_counted_and_breaks_no_other(tmp
 
     refused = command(copy, *run, "--backend", "pytorch", "--network", "deep")
     assert refused.returncode == 2
-    assert "Backend 'pytorch' has no network 'deep', only mlp; choose another." in refused.stderr
+    assert "Backend 'pytorch' has no network 'deep', only mlp, resnet; choose another." in refused.stderr
     done = command(copy, *run, "--backend", "pytorch")
     assert done.returncode == 0, done.stderr
     mirror = [sys.executable, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(copy)]

@@ -9,7 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from backends.jax.bfloat16 import bfloat16_linear
-from backends.jax.shapes import checked
+from backends.jax.shapes import Masks, checked
+from common.config import Model
 
 
 class Linear(nnx.Linear):
@@ -29,17 +30,24 @@ class Linear(nnx.Linear):
         return result.reshape(*x.shape[:-1], -1)
 
 
+@checked
+def dropped(x: Float[Array, "*rows units"], masks: Masks, layer: str) -> Float[Array, "*rows units"]:
+    """x times the layer's mask; x itself where no mask is given, as in evaluation."""
+    return x * masks[layer].astype(x.dtype) if layer in masks else x
+
+
 class MLP(nnx.Module):
     """inputs → hidden → hidden → outputs, ReLU between; computes in dtype `factors` and returns x's dtype."""
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, *, dtype: DTypeLike, factors: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, model: Model, inputs: int, outputs: int, *, dtype: DTypeLike, factors: DTypeLike, rngs: nnx.Rngs):
         options: Any = {"use_bias": True, "dtype": dtype, "factors": factors, "rngs": rngs}
+        hidden = model.hidden_size
         self.first = Linear(inputs, hidden, **options)
         self.second = Linear(hidden, hidden, **options)
         self.out = Linear(hidden, outputs, **options)
 
     @checked
-    def __call__(self, x: Float[Array, "*rows inputs"]) -> Float[Array, "*rows outputs"]:
-        hidden = nnx.relu(self.first(x))
-        hidden = nnx.relu(self.second(hidden))
+    def __call__(self, x: Float[Array, "*rows inputs"], masks: Masks) -> Float[Array, "*rows outputs"]:
+        hidden = dropped(nnx.relu(self.first(x)), masks, "first")
+        hidden = dropped(nnx.relu(self.second(hidden)), masks, "second")
         return self.out(hidden).astype(x.dtype)

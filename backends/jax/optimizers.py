@@ -7,6 +7,7 @@ import optax
 
 from backends.jax.shapes import Quantities, checked
 from common import config
+from common.parameters import decays
 
 
 def create(settings: config.Optimizer) -> optax.GradientTransformation:
@@ -21,7 +22,20 @@ def create(settings: config.Optimizer) -> optax.GradientTransformation:
         )
     else:
         scaled = optax.scale_by_adam(b1=settings.adam_beta1, b2=settings.adam_beta2, eps=settings.adam_epsilon)
-    return optax.chain(scaled, optax.add_decayed_weights(settings.weight_decay))
+    decayed = optax.add_decayed_weights(
+        settings.weight_decay, mask=lambda parameters: {name: decays(name, settings) for name in parameters}
+    )
+    return optax.chain(scaled, decayed)
+
+
+@checked
+def clipped(gradients: Quantities, settings: config.Optimizer) -> Quantities:
+    """g·clip/max(‖g‖, clip), ‖g‖ the norm of all gradients together; g itself where `clip` is 0 (Pascanu et al. 2013)."""
+    if not settings.clip:
+        return gradients
+    norm = jnp.sqrt(sum(jnp.square(gradient).sum() for gradient in gradients.values()))
+    factor = settings.clip / jnp.maximum(norm, settings.clip)
+    return {name: factor * gradient for name, gradient in gradients.items()}
 
 
 MOMENTS = {"first_moment": "mu", "second_moment": "nu"}

@@ -9,21 +9,35 @@ from jax import Array
 from jaxtyping import Float, Int, UInt8
 
 from backends.jax import compiling, devices
+from backends.jax.resnet import convolved
 from backends.jax.session import Session
 from backends.jax.shapes import checked
 from common.config import Device, Factors
+from common.parameters import Product, factor_shapes
 
 
-def products(*, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
+def products(*, products: list[Product], device: Device, dtype: Factors) -> Callable[[int], None]:
     """One compiled call a repeat; every product is an output, so that XLA removes none."""
     where, draws = devices.select(device), np.random.default_rng(0)
     factor = devices.rounded(dtype)
     summed = jnp.promote_types(factor, jnp.float32)
-    factors = [
-        (draws.standard_normal((m, k)).astype(factor), draws.standard_normal((k, n)).astype(factor)) for m, k, n in products
-    ]
+
+    def product(left: Array, right: Array, sizes: Product) -> Array:
+        if len(sizes) == 3:
+            return jnp.matmul(left, right, preferred_element_type=summed)
+        *_, inputs, outputs, of_weight = sizes
+        if not of_weight:
+            return convolved(left, right)
+        weight = jax.ShapeDtypeStruct((3, 3, inputs, outputs), factor)
+        return jax.linear_transpose(lambda kernel: convolved(left, kernel), weight)(right)[0]
+
+    factors = [[draws.standard_normal(shape).astype(factor) for shape in factor_shapes(sizes)] for sizes in products]
     placed = jax.device_put(factors, where)
-    multiply = jax.jit(lambda pairs: [jnp.matmul(left, right, preferred_element_type=summed) for left, right in pairs])
+
+    def every(pairs: list[list[Array]]) -> list[Array]:
+        return [product(left, right, sizes) for (left, right), sizes in zip(pairs, products, strict=True)]
+
+    multiply = jax.jit(every)
 
     def launch(repeats: int) -> None:
         for _ in range(repeats):
@@ -52,7 +66,7 @@ def gradient(
     handle: UInt8[Array, "images pixels"],
     indices: Int[np.ndarray, "batch"],
     *,
-    noise: Float[np.ndarray, "samples batch latent"],
+    noise: Float[np.ndarray, "samples batch draws"],
     kl_weight: float,
 ) -> Callable[[int], None]:
     """One compiled call a repeat."""

@@ -17,7 +17,7 @@ from backends.jax.shapes import checked
 from backends.jax.vae import VAE, log_weights, objective
 from common.config import Config
 from common.noise import EVALUATION_NOISE, NOISE_BLOCK, TRAINING_NOISE, noise_blocks, seed_for
-from common.parameters import State, group
+from common.parameters import State, group, noise_size
 
 EXPORT_SUFFIX = ".msgpack"
 
@@ -113,7 +113,7 @@ class Scorer:
         handle: UInt8[Array, "images pixels"],
         indices: Int[np.ndarray, "batch"],
         *,
-        noise: Float[np.ndarray, "samples batch latent"],
+        noise: Float[np.ndarray, "samples batch draws"],
         kl_weight: float,
     ) -> dict[str, np.ndarray]:
         gradient = jax.jit(jax.value_and_grad(self._objective, has_aux=True), compiler_options=EXACTLY)
@@ -127,7 +127,7 @@ class Scorer:
     def _objective(
         self, parameters: dict[str, Array], x: Array, noise: Array, kl_weight: Array | float
     ) -> tuple[Array, dict[str, Array]]:
-        """The objective and every quantity, from images x [batch, pixels] and noise [samples, batch, latent]."""
+        """The objective and every quantity, from images x [batch, pixels] and noise [samples, batch, draws]."""
         quantities = self._vae(parameters)(x, noise)
         return objective(log_weights(quantities, kl_weight)), quantities
 
@@ -135,11 +135,15 @@ class Scorer:
     def encode(
         self, images: Real[np.ndarray, "batch pixels"], noise: Float[np.ndarray, "samples batch latent"]
     ) -> Float[np.ndarray, "samples batch latent"]:
-        return np.asarray(self._vae(self._judged).posterior(self.given(images), self.given(noise))["z"])
+        return np.asarray(self._vae(self._judged).posterior(self.given(images), self.given(noise), {})["z"])
+
+    @checked
+    def prior(self, noise: Float[np.ndarray, "batch latent"]) -> Float[np.ndarray, "batch latent"]:
+        return np.asarray(self._vae(self._judged).prior_sample(self.given(noise)))
 
     @checked
     def decode(self, latents: Float[np.ndarray, "batch latent"]) -> Float[np.ndarray, "batch pixels"]:
-        logits = self._vae(self._judged).decoder(jnp.asarray(latents, self.dtype))
+        logits = self._vae(self._judged).decoder(jnp.asarray(latents, self.dtype), {})
         return np.asarray(jax.nn.sigmoid(logits))
 
     def export(self, file: Path) -> None:
@@ -186,7 +190,7 @@ class Session(Scorer):
         learning_rates: Float[np.ndarray, "steps"],
         kl_weights: Float[np.ndarray, "steps"],
         seed: int,
-        noise: Float[np.ndarray, "steps samples batch latent"] | None,
+        noise: Float[np.ndarray, "steps samples batch draws"] | None,
     ) -> tuple[Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
         steps = len(indices)
         chunk = {
@@ -208,7 +212,7 @@ class Session(Scorer):
     def _chunk(self, carry: Any, handle: Array, key: Array, chunk: dict[str, Array]) -> Any:
         """A chunk of steps: (parameters, moments, moving average) after them, and (objective [steps], elbo [steps])."""
         batch = chunk["rows"].shape[1]
-        shape = (self.training.objective_samples, batch, self.model.latent_size)
+        shape = (self.training.objective_samples, batch, noise_size(self.model))
 
         def step(carry: Any, t: dict[str, Array]) -> Any:
             parameters, moments, ema = carry
@@ -216,7 +220,7 @@ class Session(Scorer):
             noise = t["noise"] if "noise" in t else jax.random.normal(jax.random.fold_in(key, t["step"]), shape, self.dtype)
             gradient = jax.value_and_grad(self._objective, has_aux=True)
             (value, quantities), ascent = gradient(parameters, x, noise, t["kl_weight"])
-            descent = jax.tree.map(jnp.negative, ascent)
+            descent = optimizers.clipped(jax.tree.map(jnp.negative, ascent), self.config.optimizer)
             updates, moments = self.optimizer.update(descent, moments, parameters)
             parameters = jax.tree.map(lambda p, u: p - t["learning_rate"] * u, parameters, updates)
             if ema:

@@ -5,21 +5,29 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backends.pytorch.shapes import checked
+from backends.pytorch.shapes import Masks, checked
+from common.config import Model
+
+
+@checked
+def dropped(x: Float[Tensor, "*rows units"], masks: Masks, layer: str) -> Float[Tensor, "*rows units"]:
+    """x times the layer's mask; x itself where no mask is given, as in evaluation."""
+    return x * masks[layer].to(x.dtype) if layer in masks else x
 
 
 class MLP(nn.Module):
     """inputs → hidden → hidden → outputs, ReLU between; computes in dtype `factors` and returns x's dtype."""
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, *, factors: torch.dtype):
+    def __init__(self, model: Model, inputs: int, outputs: int, *, factors: torch.dtype):
         super().__init__()
+        hidden = model.hidden_size
         self.factors = factors
         self.first = nn.Linear(inputs, hidden, dtype=factors)
         self.second = nn.Linear(hidden, hidden, dtype=factors)
         self.out = nn.Linear(hidden, outputs, dtype=factors)
 
     @checked
-    def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
-        hidden = F.relu(self.first(x.to(self.factors)))
-        hidden = F.relu(self.second(hidden))
+    def forward(self, x: Float[Tensor, "*rows inputs"], masks: Masks) -> Float[Tensor, "*rows outputs"]:
+        hidden = dropped(F.relu(self.first(x.to(self.factors))), masks, "first")
+        hidden = dropped(F.relu(self.second(hidden)), masks, "second")
         return self.out(hidden).to(x.dtype)

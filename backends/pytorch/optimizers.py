@@ -1,19 +1,19 @@
 """The update rules of common/config.py, and the moments of the portable state in and out of an optimizer."""
 
-from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from backends.pytorch.shapes import Quantities, checked
 from common import config
+from common.parameters import decays
 
 
 class RMSprop(torch.optim.Optimizer):
     """g/(√v + ε) or g/√(v + ε), which `torch.optim.RMSprop` lacks; centered: v − m² in place of v. Decoupled weight decay."""
 
-    def __init__(self, parameters: Iterable[Tensor], settings: config.Optimizer):
-        super().__init__(parameters, {"lr": settings.learning_rate})
+    def __init__(self, groups: list[dict[str, Any]], settings: config.Optimizer):
+        super().__init__(groups, {"lr": settings.learning_rate})
         self.settings = settings
 
     @torch.no_grad()
@@ -30,8 +30,8 @@ class RMSprop(torch.optim.Optimizer):
                 else:
                     v = second.clone()
                 root = v.add_(epsilon).sqrt_() if self.settings.rmsprop_epsilon_in_root else v.sqrt_().add_(epsilon)
-                if self.settings.weight_decay:
-                    parameter.mul_(1 - lr * self.settings.weight_decay)
+                if group["weight_decay"]:
+                    parameter.mul_(1 - lr * group["weight_decay"])
                 parameter.addcdiv_(
                     gradient, root.div_(-lr)
                 )  # in a graph the rate is a tensor, which addcdiv's `value` can't be
@@ -40,18 +40,34 @@ class RMSprop(torch.optim.Optimizer):
 @checked
 def create(parameters: Quantities, settings: config.Optimizer, *, fused: bool) -> torch.optim.Optimizer:
     """The optimizer of these parameters (name → tensor), Adam by PyTorch's own kernel (`fused`) or by single operations."""
+    by_decay = {
+        settings.weight_decay: [value for name, value in parameters.items() if decays(name, settings)],
+        0.0: [value for name, value in parameters.items() if not decays(name, settings)],
+    }
+    if not settings.weight_decay:
+        by_decay = {0.0: list(parameters.values())}
+    groups: list[dict[str, Any]] = [{"params": values, "weight_decay": decay} for decay, values in by_decay.items() if values]
     if settings.optimizer == "rmsprop":
-        return RMSprop(parameters.values(), settings)
+        return RMSprop(groups, settings)
     return torch.optim.AdamW(
-        parameters.values(),
+        groups,
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         eps=settings.adam_epsilon,
-        weight_decay=settings.weight_decay,
         fused=fused,
         foreach=not fused,
         capturable=any(parameter.is_cuda for parameter in parameters.values()),
     )
+
+
+@checked
+def clipped(gradients: Quantities, settings: config.Optimizer) -> Quantities:
+    """g·clip/max(‖g‖, clip), ‖g‖ the norm of all gradients together; g itself where `clip` is 0 (Pascanu et al. 2013)."""
+    if not settings.clip:
+        return gradients
+    norm = torch.stack(torch._foreach_norm(list(gradients.values()))).norm()
+    factor = settings.clip / norm.clamp(min=settings.clip)
+    return {name: factor * gradient for name, gradient in gradients.items()}
 
 
 MOMENTS = {

@@ -10,20 +10,38 @@ from torch import Tensor
 
 from backends.pytorch import compiling, devices
 from backends.pytorch.graphs import repeated
+from backends.pytorch.resnet import convolved
 from backends.pytorch.session import Session
 from backends.pytorch.shapes import checked
 from backends.pytorch.vae import log_weights, objective
 from common.config import Device, Factors
+from common.parameters import Product, factor_shapes
 
 
-def products(*, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
-    """Each product writes into a buffer of its own, allocated beforehand."""
+def products(*, products: list[Product], device: Device, dtype: Factors) -> Callable[[int], None]:
+    """Each product of matrices writes into a buffer of its own, allocated beforehand."""
     where: dict[str, Any] = {"dtype": devices.rounded(dtype), "device": devices.select(device)}
-    factors = [(torch.randn(m, k, **where), torch.randn(k, n, **where), torch.empty(m, n, **where)) for m, k, n in products]
+
+    def product(sizes: Product) -> Callable[[], Tensor]:
+        left, right = (torch.randn(shape, **where) for shape in factor_shapes(sizes))
+        if len(sizes) == 3:
+            result = torch.empty(len(left), right.shape[1], **where)
+            return lambda: torch.mm(left, right, out=result)
+        *_, inputs, outputs, of_weight = sizes
+        if not of_weight:
+            kernel = right.permute(3, 2, 0, 1).contiguous()
+            return lambda: convolved(left, kernel)
+        image, gradient = left.permute(0, 3, 1, 2), right.permute(0, 3, 1, 2)
+        pair, weight = [1, 1], torch.empty(outputs, inputs, 3, 3, **where)
+        backward = torch.ops.aten.convolution_backward
+        only: Any = [False, True, False]  # of the weight
+        return lambda: backward(gradient, image, weight, None, pair, pair, pair, False, [0, 0], 1, only)[1]
+
+    calls = [product(sizes) for sizes in products]
 
     def once() -> None:
-        for left, right, result in factors:
-            torch.mm(left, right, out=result)
+        for call in calls:
+            call()
 
     return repeated(once, device=where["device"])
 
@@ -40,7 +58,7 @@ def gradient(
     handle: UInt8[Tensor, "images pixels"],
     indices: Int[np.ndarray, "batch"],
     *,
-    noise: Float[np.ndarray, "samples batch latent"],
+    noise: Float[np.ndarray, "samples batch draws"],
     kl_weight: float,
 ) -> Callable[[int], None]:
     """Compiled where the session's training is, eager where it isn't."""

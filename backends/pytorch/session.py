@@ -16,7 +16,7 @@ from backends.pytorch.shapes import checked
 from backends.pytorch.vae import VAE, log_weights, objective
 from common.config import Config
 from common.noise import EVALUATION_NOISE, NOISE_BLOCK, TRAINING_NOISE, noise_blocks, seed_for
-from common.parameters import State, axes, group
+from common.parameters import State, axes, group, noise_size
 
 EXPORT_SUFFIX = ".safetensors"
 # Images whose evaluation noise is drawn at once: a GPU draws for a thousand in the time of one, a core doesn't.
@@ -116,7 +116,7 @@ class Scorer:
         handle: UInt8[Tensor, "images pixels"],
         indices: Int[np.ndarray, "batch"],
         *,
-        noise: Float[np.ndarray, "samples batch latent"],
+        noise: Float[np.ndarray, "samples batch draws"],
         kl_weight: float,
     ) -> dict[str, np.ndarray]:
         quantities = self.vae(self.images(handle, indices), self.given(noise))
@@ -133,12 +133,17 @@ class Scorer:
     def encode(
         self, images: Real[np.ndarray, "batch pixels"], noise: Float[np.ndarray, "samples batch latent"]
     ) -> Float[np.ndarray, "samples batch latent"]:
-        return self.judged.posterior(self.given(images), self.given(noise))["z"].cpu().numpy()
+        return self.judged.posterior(self.given(images), self.given(noise), {})["z"].cpu().numpy()
+
+    @torch.no_grad()
+    @checked
+    def prior(self, noise: Float[np.ndarray, "batch latent"]) -> Float[np.ndarray, "batch latent"]:
+        return self.judged.prior_sample(self.given(noise)).cpu().numpy()
 
     @torch.no_grad()
     @checked
     def decode(self, latents: Float[np.ndarray, "batch latent"]) -> Float[np.ndarray, "batch pixels"]:
-        return torch.sigmoid(self.judged.decoder(self.given(latents))).cpu().numpy()
+        return torch.sigmoid(self.judged.decoder(self.given(latents), {})).cpu().numpy()
 
     def export(self, file: Path) -> None:
         """The `state_dict`, in the config's dtype, as safetensors."""
@@ -187,11 +192,11 @@ class Session(Scorer):
         learning_rates: Float[np.ndarray, "steps"],
         kl_weights: Float[np.ndarray, "steps"],
         seed: int,
-        noise: Float[np.ndarray, "steps samples batch latent"] | None,
+        noise: Float[np.ndarray, "steps samples batch draws"] | None,
     ) -> tuple[Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
         steps, batch = indices.shape
         rows = torch.as_tensor(indices, device=self.device)
-        shape = (self.training.objective_samples, batch, self.model.latent_size)
+        shape = (self.training.objective_samples, batch, noise_size(self.model))
         # All seeds before the first step: between steps each takes several times as long.
         seeds = [seed_for(seed, TRAINING_NOISE, first_step + t) for t in range(steps)]
         results = torch.empty(steps, 2, dtype=self.dtype, device=self.device)
@@ -221,11 +226,15 @@ class Session(Scorer):
         return torch.tensor(value, dtype=self.dtype, device=self.device)
 
     def _step(self, x: Tensor, epsilon: Tensor, kl_weight: Tensor, learning_rate: float | Tensor) -> Tensor:
-        """One step, from images x [batch, pixels] and noise [samples, batch, latent]; objective and ELBO, [2]."""
+        """One step, from images x [batch, pixels] and noise [samples, batch, draws]; objective and ELBO, [2]."""
         values, gradients = self.value_and_gradients(x, epsilon, kl_weight)
-        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
-            parameter.grad = gradient.to(self.dtype)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        # A convolution's gradient is in another order in memory than its weight, and PyTorch's fused Adam goes by memory alone.
+        ordered = (gradient.to(self.dtype).contiguous() for gradient in gradients)
+        descent = dict(zip(self.parameters, ordered, strict=True))
+        for name, gradient in optimizers.clipped(descent, self.config.optimizer).items():
+            self.parameters[name].grad = gradient
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = learning_rate
         self.update()
         self.round_parameters()
         if self.ema:

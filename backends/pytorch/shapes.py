@@ -10,6 +10,7 @@ from torch import Tensor
 from common import shapes
 
 Quantities = dict[str, Float[Tensor, "..."]]
+Masks = dict[str, Float[Tensor, "..."]]  # layer → 0 where dropout drops a unit, else 1/(1 − dropout), [*rows, units]
 
 
 def checked(function: shapes.Function) -> shapes.Function:

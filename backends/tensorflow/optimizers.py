@@ -4,16 +4,17 @@ import keras
 import tensorflow as tf
 from jaxtyping import Float
 
-from backends.tensorflow.shapes import checked
+from backends.tensorflow.shapes import Quantities, checked
 from common import config
-from common.parameters import State
+from common.parameters import State, decays
 
 
 class Optimizer(keras.optimizers.Optimizer):
     """Moments of the gradient, in the parameters' dtype; decoupled weight decay. `rate` is the learning rate of the step."""
 
-    def __init__(self, settings: config.Optimizer, dtype: str):
+    def __init__(self, settings: config.Optimizer, names: list[str], dtype: str):
         super().__init__(learning_rate=self._rate)
+        self.decay = [settings.weight_decay if decays(name, settings) else 0.0 for name in names]
         self.rate: tf.Variable = tf.Variable(settings.learning_rate, dtype=dtype, trainable=False)
         self.settings = settings
 
@@ -33,7 +34,7 @@ class Optimizer(keras.optimizers.Optimizer):
     ) -> None:
         i = self._get_variable_index(variable)
         direction = self.direction(gradient, self.first[i], self.second[i])
-        self.assign(variable, (1 - learning_rate * self.settings.weight_decay) * variable - learning_rate * direction)
+        self.assign(variable, (1 - learning_rate * self.decay[i]) * variable - learning_rate * direction)
 
     @checked
     def direction(
@@ -84,9 +85,19 @@ class RMSprop(Optimizer):
         return gradient / (tf.sqrt(v + epsilon) if self.settings.rmsprop_epsilon_in_root else tf.sqrt(v) + epsilon)
 
 
-def create(settings: config.Optimizer, dtype: str) -> Optimizer:
-    """The optimizer, not yet built on its variables."""
-    return {"adam": Adam, "rmsprop": RMSprop}[settings.optimizer](settings, dtype)
+def create(settings: config.Optimizer, names: list[str], dtype: str) -> Optimizer:
+    """The optimizer of parameters of these names, not yet built on its variables."""
+    return {"adam": Adam, "rmsprop": RMSprop}[settings.optimizer](settings, names, dtype)
+
+
+@checked
+def clipped(gradients: Quantities, settings: config.Optimizer) -> Quantities:
+    """g·clip/max(‖g‖, clip), ‖g‖ the norm of all gradients together; g itself where `clip` is 0 (Pascanu et al. 2013)."""
+    if not settings.clip:
+        return gradients
+    norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(gradient)) for gradient in gradients.values()]))
+    factor = settings.clip / tf.maximum(norm, settings.clip)
+    return {name: factor * gradient for name, gradient in gradients.items()}
 
 
 def load_moments(

@@ -10,23 +10,40 @@ import tensorflow as tf
 from jaxtyping import Float, Int, UInt8
 
 from backends.tensorflow import devices
+from backends.tensorflow.resnet import convolved
 from backends.tensorflow.session import Session
 from backends.tensorflow.shapes import checked
 from backends.tensorflow.vae import log_weights, objective
 from common.config import Device, Factors
+from common.parameters import Product, factor_shapes
 
 
-def products(*, products: list[tuple[int, int, int]], device: Device, dtype: Factors) -> Callable[[int], None]:
+def products(*, products: list[Product], device: Device, dtype: Factors) -> Callable[[int], None]:
     """One compiled call a repeat; every product is an output, so that XLA removes none."""
     where, draws = devices.select(device), np.random.default_rng(0)
     factor = devices.rounded(dtype)
     summed = tf.float32 if factor == "bfloat16" else None
     with tf.device(where):
-        factors = [
-            (tf.constant(draws.standard_normal((m, k)), factor), tf.constant(draws.standard_normal((k, n)), factor))
-            for m, k, n in products
-        ]
-    multiply = tf.function(lambda: [tf.matmul(left, right, output_type=summed) for left, right in factors], jit_compile=True)
+        factors = [[tf.constant(draws.standard_normal(shape), factor) for shape in factor_shapes(sizes)] for sizes in products]
+
+    def product(left: tf.Tensor, right: tf.Tensor, sizes: Product) -> tf.Tensor:
+        if len(sizes) == 3:
+            return tf.matmul(left, right, output_type=summed)
+        *_, inputs, outputs, of_weight = sizes
+        if not of_weight:
+            return convolved(left, right)
+        return tf.raw_ops.Conv2DBackpropFilter(
+            input=left,
+            filter_sizes=(3, 3, inputs, outputs),
+            out_backprop=right,
+            strides=(1, 1, 1, 1),
+            padding="SAME",
+        )
+
+    def every() -> list[tf.Tensor]:
+        return [product(left, right, sizes) for (left, right), sizes in zip(factors, products, strict=True)]
+
+    multiply = tf.function(every, jit_compile=True, autograph=False)
 
     def launch(repeats: int) -> None:
         with tf.device(where):
@@ -59,7 +76,7 @@ def gradient(
     handle: UInt8[tf.Tensor, "images pixels"],
     indices: Int[np.ndarray, "batch"],
     *,
-    noise: Float[np.ndarray, "samples batch latent"],
+    noise: Float[np.ndarray, "samples batch draws"],
     kl_weight: float,
 ) -> Callable[[int], None]:
     """One compiled call a repeat."""

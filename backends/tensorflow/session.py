@@ -15,7 +15,7 @@ from backends.tensorflow.shapes import checked
 from backends.tensorflow.vae import VAE, log_weights, objective
 from common.config import Config
 from common.noise import EVALUATION_NOISE, NOISE_BLOCK, TRAINING_NOISE, noise_blocks, seed_for
-from common.parameters import State, group, shapes
+from common.parameters import State, group, noise_size, shapes
 
 EXPORT_SUFFIX = ".weights.h5"
 # A session owns its variables, so that it traces each of its functions once for each shape. TensorFlow counts the traces of all
@@ -120,7 +120,7 @@ class Scorer:
         handle: UInt8[tf.Tensor, "images pixels"],
         indices: Int[np.ndarray, "batch"],
         *,
-        noise: Float[np.ndarray, "samples batch latent"],
+        noise: Float[np.ndarray, "samples batch draws"],
         kl_weight: float,
     ) -> dict[str, np.ndarray]:
         with tf.device(self.device), tf.GradientTape() as tape:
@@ -136,12 +136,17 @@ class Scorer:
         self, images: Real[np.ndarray, "batch pixels"], noise: Float[np.ndarray, "samples batch latent"]
     ) -> Float[np.ndarray, "samples batch latent"]:
         with tf.device(self.device):
-            return self.judged.posterior(self.given(images), self.given(noise))["z"].numpy()
+            return self.judged.posterior(self.given(images), self.given(noise), {})["z"].numpy()
+
+    @checked
+    def prior(self, noise: Float[np.ndarray, "batch latent"]) -> Float[np.ndarray, "batch latent"]:
+        with tf.device(self.device):
+            return self.judged.prior_sample(self.given(noise)).numpy()
 
     @checked
     def decode(self, latents: Float[np.ndarray, "batch latent"]) -> Float[np.ndarray, "batch pixels"]:
         with tf.device(self.device):
-            return tf.sigmoid(self.judged.decoder(self.given(latents))).numpy()
+            return tf.sigmoid(self.judged.decoder(self.given(latents), {})).numpy()
 
     def export(self, file: Path) -> None:
         """Keras's weights."""
@@ -166,7 +171,7 @@ class Session(Scorer):
         if self.training.ema_decay:
             self.judged, self.ema = self._network(group(state, "ema"))
         with tf.device(self.device):
-            self.optimizer = optimizers.create(config.optimizer, config.dtype)
+            self.optimizer = optimizers.create(config.optimizer, list(self.parameters), config.dtype)
             self.optimizer.build(list(self.parameters.values()))
         optimizers.load_moments(
             self.optimizer, self.parameters, group(state, "optimizer"), int(state["step"]), config.optimizer
@@ -182,7 +187,7 @@ class Session(Scorer):
         learning_rates: Float[np.ndarray, "steps"],
         kl_weights: Float[np.ndarray, "steps"],
         seed: int,
-        noise: Float[np.ndarray, "steps samples batch latent"] | None,
+        noise: Float[np.ndarray, "steps samples batch draws"] | None,
     ) -> tuple[Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
         with tf.device(self.device):
             objectives, elbos = self._chunk(
@@ -209,7 +214,7 @@ class Session(Scorer):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """A chunk of steps: objective [steps] and elbo [steps]."""
         steps, batch = rows.shape
-        shape = (self.training.objective_samples, batch, self.model.latent_size)
+        shape = (self.training.objective_samples, batch, noise_size(self.model))
         parameters = list(self.parameters.values())
 
         def step(t: tf.Tensor, objectives: tf.TensorArray, elbos: tf.TensorArray) -> Any:
@@ -223,9 +228,10 @@ class Session(Scorer):
                 quantities = self.vae(x, epsilon)
                 value = objective(log_weights(quantities, kl_weights[t]))
                 loss = -value
-            gradients = tape.gradient(loss, [p.value for p in parameters])
+            gradients = tape.gradient(loss, {name: p.value for name, p in self.parameters.items()})
+            descent = optimizers.clipped(gradients, self.config.optimizer)
             self.optimizer.rate.assign(learning_rates[t])
-            self.optimizer.apply(gradients, parameters)
+            self.optimizer.apply([descent[name] for name in self.parameters], parameters)
             for name, average in self.ema.items():
                 average.assign(average + (1 - self.training.ema_decay) * (self.parameters[name] - average))
             elbo = tf.reduce_mean(log_weights(quantities, 1.0))

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from common import shapes
 
 Quantities = dict[str, Float[tf.Tensor, "..."]]
+Masks = dict[str, Float[tf.Tensor, "..."]]  # layer → 0 where dropout drops a unit, else 1/(1 − dropout), [*rows, units]
 
 
 def checked(function: shapes.Function) -> shapes.Function:

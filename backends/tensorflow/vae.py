@@ -1,6 +1,7 @@
 """The variational autoencoder (Kingma and Welling 2014): log weights and the training objective, in nats per image."""
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -8,11 +9,17 @@ from jaxtyping import Float
 
 from backends.tensorflow.flow import Flow
 from backends.tensorflow.networks import MLP
-from backends.tensorflow.shapes import Quantities, checked
-from common import protocol
+from backends.tensorflow.resnet import Decoder, Encoder
+from backends.tensorflow.shapes import Masks, Quantities, checked
+from common import parameters, protocol
 from common.config import Model
+from common.noise import dropped_below
 
-NETWORKS = {"mlp": MLP}  # the setting `network` → the class of the encoder and the decoder
+# The setting `network` → the classes of the encoder and the decoder.
+NETWORKS = {
+    "mlp": (MLP, MLP),
+    "resnet": (Encoder, Decoder),
+}
 
 
 @checked
@@ -27,54 +34,105 @@ def standard_normal_log_density(x: Float[tf.Tensor, "*rows latent"]) -> Float[tf
 
 
 class VAE(keras.layers.Layer):
-    """p(z) = N(0, I), p(x|z) = Bernoulli(decoder(z)); q(z|x) is Gaussian, or a flow over one with context h."""
+    """p(x|z) = Bernoulli(decoder(z)); q(z|x) is Gaussian, or a flow over one with context h; p(z) = N(0, I), or a flow."""
 
     def __init__(self, model: Model, *, dtype: str, factors: str):
         super().__init__(dtype=dtype)
-        options = {"dtype": dtype, "factors": factors}
-        self.latent = model.latent_size
-        flow = model.variational == "flow"
-        network = protocol.network(NETWORKS, model, backend="tensorflow")
-        self.encoder = network(model.pixels, model.hidden_size, (3 if flow else 2) * model.latent_size, **options)
-        self.flow = Flow(model.latent_size, model.hidden_size, model.flow_depth, **options) if flow else None
-        self.decoder = network(model.latent_size, model.hidden_size, model.pixels, **options)
+        options: Any = {"dtype": dtype, "factors": factors}
+        self.latent, self.draws = model.latent_size, parameters.noise_size(model)
+        self.dropout, self.dropped = model.dropout, parameters.dropped(model)
+        self.threshold = dropped_below(model.dropout)
+        encoder, decoder = protocol.network(NETWORKS, model, backend="tensorflow")
+        flow, prior = model.variational == "flow", model.prior == "flow"
+        sizes = (model.latent_size, model.hidden_size)
+        self.encoder = encoder(model, model.pixels, (3 if flow else 2) * model.latent_size, **options)
+        self.flow = Flow(*sizes, model.flow_depth, has_context=True, **options) if flow else None
+        self.prior = Flow(*sizes, model.prior_depth, has_context=False, **options) if prior else None
+        self.decoder = decoder(model, model.latent_size, model.pixels, **options)
 
     @checked
-    def encode(self, x: Float[tf.Tensor, "batch pixels"]) -> dict[str, Float[tf.Tensor, "batch {self.latent}"]]:
+    def masks(
+        self, noise: Float[tf.Tensor, "samples batch {self.latent}"] | Float[tf.Tensor, "samples batch {self.draws}"]
+    ) -> dict[str, Masks]:
+        """The masks of dropout of `encoder` and `decoder`, from all draws of a step of training; none from those of z alone.
+
+        A unit is dropped where its draw is below Φ⁻¹(dropout); a unit that is kept is multiplied by 1/(1 − dropout).
+        """
+        masks: dict[str, Masks] = {"encoder": {}, "decoder": {}}
+        if noise.shape[-1] == self.latent:
+            return masks
+        kept = noise >= self.threshold
+        scaled = tf.cast(kept, noise.dtype) / (1 - self.dropout)
+        first = self.latent
+        for name, units in self.dropped.items():
+            network, _, layer = name.partition(".")
+            mask = scaled[..., first : first + units]
+            masks[network][layer] = mask[0] if network == "encoder" else mask
+            first += units
+        return masks
+
+    @checked
+    def encode(self, x: Float[tf.Tensor, "batch pixels"], masks: Masks) -> dict[str, Float[tf.Tensor, "batch {self.latent}"]]:
         """loc, scale and, for a flow, context, [batch, latent] each: q's Gaussian base is N(loc, scale²)."""
-        out = self.encoder(x)
+        out = self.encoder(x, masks)
         loc, s, *context = tf.split(out, out.shape[-1] // self.latent, axis=-1)
         return {"loc": loc, "scale": softplus(s)} | ({"context": context[0]} if context else {})
 
     @checked
     def posterior(
-        self, x: Float[tf.Tensor, "batch pixels"], noise: Float[tf.Tensor, "samples batch {self.latent}"]
+        self, x: Float[tf.Tensor, "batch pixels"], noise: Float[tf.Tensor, "samples batch {self.latent}"], masks: Masks
     ) -> Quantities:
         """By name: z ~ q(z|x), [samples, batch, latent], its density log_q, [samples, batch], and the quantities before."""
-        quantities = self.encode(x)
+        quantities = self.encode(x, masks)
         loc, scale = quantities["loc"], quantities["scale"]
         z = loc + scale * noise
         log_q = standard_normal_log_density(noise) - tf.reduce_sum(tf.math.log(scale), -1)
         quantities |= {"base_z": z, "base_log_q": log_q}
         if self.flow is not None:
-            quantities |= self.flow(z, quantities["context"])
-            z, log_q = quantities["z"], log_q - quantities["log_det"]
+            found = self.flow(z, quantities["context"])
+            z, log_q = found.pop("z"), log_q - found["log_det"]
+            quantities |= {name if name == "log_det" else f"flow.{name}": value for name, value in found.items()}
         return quantities | {
             "z": z,
             "log_q": log_q,
         }
 
     @checked
-    def call(self, x: Float[tf.Tensor, "batch pixels"], noise: Float[tf.Tensor, "samples batch {self.latent}"]) -> Quantities:
-        """Every quantity by name: those of `posterior`, logits [samples, batch, pixels] and the densities [samples, batch]."""
-        quantities = self.posterior(x, noise)
+    def prior_density(self, z: Float[tf.Tensor, "samples batch {self.latent}"]) -> Quantities:
+        """log p(z), [samples, batch], as `log_p_z`; of a flow, each block's z and log_det too: u = f(z) is N(0, I)."""
+        if self.prior is None:
+            return {"log_p_z": standard_normal_log_density(z)}
+        found = self.prior(z, None)
+        log_p_z = standard_normal_log_density(found.pop("z")) + found["log_det"]
+        return {f"prior.{name}": value for name, value in found.items()} | {"log_p_z": log_p_z}
+
+    @checked
+    def prior_sample(self, noise: Float[tf.Tensor, "batch {self.latent}"]) -> Float[tf.Tensor, "batch {self.latent}"]:
+        """z ~ p(z): the noise, or f⁻¹ of it."""
+        return noise if self.prior is None else self.prior.inverse(noise[None])[0]
+
+    @checked
+    def call(
+        self,
+        x: Float[tf.Tensor, "batch pixels"],
+        noise: Float[tf.Tensor, "samples batch {self.latent}"] | Float[tf.Tensor, "samples batch {self.draws}"],
+    ) -> Quantities:
+        """Every quantity by name: those of `posterior`, logits [samples, batch, pixels] and the densities [samples, batch].
+
+        Dropout is on where the noise has its draws.
+        """
+        masks = self.masks(noise)
+        quantities = self.posterior(x, noise[..., : self.latent], masks["encoder"])
         z = quantities["z"]
-        logits = self.decoder(z)
-        return quantities | {
-            "logits": logits,
-            "log_p_x_given_z": tf.reduce_sum(x * logits - softplus(logits), -1),
-            "log_p_z": standard_normal_log_density(z),
-        }
+        logits = self.decoder(z, masks["decoder"])
+        return (
+            quantities
+            | self.prior_density(z)
+            | {
+                "logits": logits,
+                "log_p_x_given_z": tf.reduce_sum(x * logits - softplus(logits), -1),
+            }
+        )
 
 
 @checked

@@ -18,7 +18,7 @@ def measure(names: list[str]) -> tuple[Rungs, Broken]:
     """(the rungs that hold, the pairs that break). A backend whose process crashes breaks all pairs."""
     holds: list[parity.Worst] = []
     broken: Broken = {}
-    images = ladder.random_images(ladder.SMALL.model.pixels)
+    images = ladder.small_images()
     try:
         for scenario, results in parity.climbed(names, ladder.small(), images=images, threads=1):
             for pair in itertools.combinations(results, 2):

@@ -29,7 +29,7 @@ TURN_SECONDS = 0.15  # about how long a turn repeats its call
 
 Work = Callable[[], object]
 Launch = Callable[[int], None]  # does so many steps
-Products = Sequence[Sequence[int]]  # (m, k, n) of [m, k]·[k, n] each
+Products = Sequence[Sequence[int]]  # as `Product` of common/parameters.py
 
 
 def steps_a_call(kind: str, batch: int) -> int:

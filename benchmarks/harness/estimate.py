@@ -12,6 +12,7 @@ from benchmarks.harness.records import Record
 from common import checkpoints
 from common.config import Config
 from common.errors import UserError
+from common.parameters import multiplications
 
 SAME = ("backend", "variational", "preset", "device", "precision")  # of a record by which a run's time is judged
 
@@ -64,7 +65,8 @@ def _nearest(value: float, others: Sequence[float]) -> int:
 
 
 def _test_flop(config: Config, *, samples: int, images: int) -> float:
-    return images * sum(2.0 * m * k * n for m, k, n in floor.forward(config.model, batch=1, samples=samples).values())
+    products = floor.forward(config.model, batch=1, samples=samples).values()
+    return images * sum(2.0 * multiplications(product) for product in products)
 
 
 @dataclass(frozen=True)

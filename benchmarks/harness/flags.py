@@ -26,8 +26,14 @@ from common.protocol import BACKENDS
 GROUPS = {
     "what": ("preset", "backend", "variational", "seed", "data", "binarize", "data_dir"),
     "length": ("steps", "batch_size", "device", "threads", "warm_up", "log_interval", "validation_interval", "selection"),
-    "model": ("latent_size", "hidden_size", "flow_depth", "network", "initial_weights", "data_bias"),
-    "optimizer": ("learning_rate", "optimizer", "schedule", "weight_decay", "ema_decay", "objective_samples"),
+    "model": (
+        *("latent_size", "hidden_size", "flow_depth", "network", "channels", "blocks", "prior", "prior_depth", "dropout"),
+        *("initial_weights", "data_bias"),
+    ),
+    "optimizer": (
+        *("learning_rate", "learning_rate_warm_up", "optimizer", "schedule", "clip", "weight_decay", "decayed", "ema_decay"),
+        "objective_samples",
+    ),
     "evaluation": ("samples", "images"),
     "output": (
         *("results", "resume", "from", "config", "save_config", "dry_run", "quiet", "json"),

@@ -1,4 +1,7 @@
-"""The floor of a training step: its matrix products alone, timed in the run's own backend, between the run's own chunks."""
+"""The floor of a training step: its products alone, of matrices and convolutions, timed in the run's own backend.
+
+It is timed between the run's own chunks.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import math
 import time
 
 from common.config import Config, Model
-from common.parameters import Product, layers, shapes
+from common.parameters import Product, layers, multiplications, numbers, shapes
 from common.protocol import Probes
 
 REPEATS = 3  # steps a measurement
@@ -35,8 +38,8 @@ def products(config: Config) -> list[Product]:
 
 
 def flop(config: Config) -> float:
-    """FLOP of one training step's matrix products; a multiplication with its addition counts as two."""
-    return sum(2.0 * m * k * n for m, k, n in products(config))
+    """FLOP of one training step's products; a multiplication with its addition counts as two."""
+    return sum(2.0 * multiplications(product) for product in products(config))
 
 
 def moved(config: Config) -> float:
@@ -45,7 +48,7 @@ def moved(config: Config) -> float:
     Of each product its two factors and its result. Of each parameter seven numbers: Adam reads the value, the gradient and two
     moments, and writes the value and both moments.
     """
-    factors = sum(m * k + k * n + m * n for m, k, n in products(config))
+    factors = sum(numbers(product) for product in products(config))
     parameters = sum(math.prod(shape) for shape in shapes(config.model).values())
     return float(WORD * (factors + 7 * parameters))
 

@@ -3,7 +3,7 @@
 A model is looked at in a fresh process, in one backend; arrays come back as plain JSON.
 
 An image's reconstruction is p(x = 1|z) for one draw z ~ q(z|x) of the whole posterior, a flow's blocks included. A sample is
-p(x = 1|z) for z ~ N(0, I). Both are stored as grey values, round(255 p). Test images are drawn at random without replacement,
+p(x = 1|z) for z ~ p(z). Both are stored as grey values, round(255 p). Test images are drawn at random without replacement,
 since a data set's file can be sorted by class. Each draw is a function of the seed and its stream in common/noise.py.
 """
 
@@ -244,7 +244,7 @@ def take(
         image_shape=(rows, columns),
         originals=(255 * originals).reshape(-1, rows, columns),
         reconstructions=decoded(scorer.encode(originals, draw.astype(config.dtype))[0]),
-        samples=decoded(prior(config, samples=samples, seed=seed)),
+        samples=decoded(scorer.prior(base(config, samples=samples, seed=seed).astype(config.dtype))),
         kl=kl,
         active=active(z),
     )
@@ -255,7 +255,7 @@ def take(
     labels = labels_of(dataset)
     return dataclasses.replace(
         look,
-        manifold=decoded(manifold()),
+        manifold=decoded(scorer.prior(manifold().astype(config.dtype))),
         means=z.mean(axis=0).astype(np.float32),
         labels=None if labels is None else labels[measured],
     )
@@ -268,13 +268,16 @@ def grey(probabilities: np.ndarray) -> np.ndarray:
     return np.round(255 * np.asarray(probabilities)).astype(np.uint8)
 
 
-def prior(config: Config, *, samples: int, seed: int) -> np.ndarray:
-    """Draws of N(0, I), float64 [samples, latent], the same for every model of this latent size."""
+def base(config: Config, *, samples: int, seed: int) -> np.ndarray:
+    """Draws of N(0, I), float64 [samples, latent], the same for every model of this latent size; a prior makes z of them."""
     return noise.generator(seed, noise.GALLERY).standard_normal((samples, config.model.latent_size))
 
 
 def manifold() -> np.ndarray:
-    """The grid of normal quantiles at (i + ½) / MANIFOLD, [MANIFOLD², 2], by rows from the top: z_1 rises right, z_2 up."""
+    """The grid of normal quantiles at (i + ½) / MANIFOLD, [MANIFOLD², 2], by rows from the top: z_1 rises right, z_2 up.
+
+    A flow prior makes its z of them.
+    """
     points = [statistics.NormalDist().inv_cdf((i + 0.5) / MANIFOLD) for i in range(MANIFOLD)]
     return np.array([(right, up) for up in reversed(points) for right in points])
 

@@ -430,10 +430,10 @@ def checked(job: Job, *, dataset: Dataset | None = None) -> Job:
     and results that `refuse_overwriting` protects. `dataset`: the job's, where the caller has read it.
     """
     dataset = dataset or job.dataset()
-    check(job.config, train_images=len(dataset.train), test_images=len(dataset.test))
+    shaped = dataclasses.replace(job, config=job.config.replace(image_shape=dataset.image_shape))
+    check(shaped.config, train_images=len(dataset.train), test_images=len(dataset.test))
     known([job.backend])
     writable(Path(job.results))
-    shaped = dataclasses.replace(job, config=job.config.replace(image_shape=dataset.image_shape))
     refuse_overwriting(shaped, dataset=dataset)
     return shaped
 

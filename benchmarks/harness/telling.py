@@ -43,7 +43,7 @@ def images(session: Scorer, checkpoint: Checkpoint, *, dataset: Dataset) -> None
     config = checkpoint.config
     shown = dataset.valid[:IMAGES]
     draws = generator(0, PREVIEWS).standard_normal((2, IMAGES, config.model.latent_size)).astype(config.dtype)
-    latents = {"samples": draws[0], "reconstructions": session.encode(shown, draws[1:, : len(shown)])[0]}
+    latents = {"samples": session.prior(draws[0]), "reconstructions": session.encode(shown, draws[1:, : len(shown)])[0]}
     shape = (-1, *config.model.image_shape)
     greys = {name: np.round(255 * session.decode(z)).astype(np.uint8).reshape(shape) for name, z in latents.items()}
     events.tell("images", step=int(checkpoint.state["step"]), **{name: packed(grey) for name, grey in greys.items()})

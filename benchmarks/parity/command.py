@@ -86,7 +86,7 @@ def present(named: tuple[str, ...], *, device: Device) -> tuple[list[str], dict[
 def climb(backends: list[str], asked: Parity) -> dict[str, Any]:
     """Climb and compare; the report's content. Raises `BrokenRungError` for the first rung that doesn't hold."""
     if asked.sizes == "small":
-        name, images = ladder.RANDOM, ladder.random_images(ladder.SMALL.model.pixels)
+        name, images = ladder.RANDOM, ladder.small_images()
         parcels = [ladder.small(ladder.SMALL.replace(device=asked.device))]
         threads = 1  # the products of small sizes gain nothing from threads, which would wait for one another most of the time
     else:

@@ -7,6 +7,7 @@ The arrays depend on the scenario and the images alone: backends that are the sa
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -19,7 +20,7 @@ from benchmarks.parity import device_noise
 from common import data, estimators
 from common.config import Config, Model
 from common.noise import LADDER_EVALUATION, LADDER_FORWARD, LADDER_START, generator
-from common.parameters import State, fresh_state, initial_parameters
+from common.parameters import State, fresh_state, initial_parameters, noise_size
 from common.protocol import Backend, Session
 from common.training import chunk
 
@@ -65,7 +66,14 @@ class Scenario:
         trained = tuple(f"steps-{n}" for n in TRAINED)
         if not self.whole:
             return ("parameters", *trained)
-        noise = ("device-noise",) if (self.config.model.variational, self.config.dtype) == ("mean-field", "float64") else ()
+        model = self.config.model
+        today = (model.variational, self.config.dtype, model.network, model.prior) == (
+            "mean-field",
+            "float64",
+            "mlp",
+            "standard",
+        )
+        noise = ("device-noise",) if today else ()
         return ("parameters", *FORWARD, *trained, "evaluation", *noise)
 
 
@@ -104,10 +112,27 @@ def scenario(family: str, rule: str, factors: str, *, sizes: Config, whole: bool
     settings = {"steps": TRAINED[-1] + before, "warm_up": 50, "objective_samples": 2, "ema_decay": 0.9, "noise": "shared"}
     settings |= precision | (rules() | {SMOOTH_RULE: SMOOTH})[rule]
     config = sizes.replace(variational=family, **settings)
-    return Scenario(name=f"{family} {rule} {factors}", config=config, steps_before=before, chunks=chunks, whole=whole)
+    name = " ".join([*_named(sizes), family, rule, factors])
+    return Scenario(name=name, config=config, steps_before=before, chunks=chunks, whole=whole)
+
+
+def _named(sizes: Config) -> list[str]:
+    """What the model has beside today's settings, as words of a scenario's name."""
+    model = sizes.model
+    return [word for word, there in (("resnet", model.network == "resnet"), ("prior", model.prior == "flow")) if there]
 
 
 SMALL = Config(model=Model(image_shape=(3, 4))).replace(latent_size=4, hidden_size=11, flow_depth=2, batch_size=20)
+# Convolutional sizes, with twice as many rows as half the columns, so that no axis passes for another.
+RESNET = {
+    "network": "resnet",
+    "image_shape": (12, 8),
+    "channels": 3,
+    "dropout": 0.2,
+    "clip": 0.5,
+    "learning_rate_warm_up": 20,
+    "decayed": "weights",
+}
 STEP_BY_STEP = (1,) * TRAINED[-1]
 IN_CHUNKS = (1, *(9,) * 11)  # two lengths reach every step of TRAINED, and each length is compiled
 
@@ -122,7 +147,25 @@ def small(sizes: Config = SMALL) -> list[Scenario]:
     return [
         scenario(*names, sizes=sizes, whole=names in whole, chunks=IN_CHUNKS if names == whole[0] else STEP_BY_STEP)
         for names in whole + rest
-    ] + [scenario("flow", "adam", "bfloat16", sizes=many_images, whole=True, chunks=(1,))]
+    ] + [
+        scenario("flow", "adam", "bfloat16", sizes=many_images, whole=True, chunks=(1,)),
+        *convolutional(sizes.replace(**RESNET), chunks=STEP_BY_STEP),
+    ]
+
+
+def convolutional(sizes: Config, *, chunks: Sequence[int]) -> list[Scenario]:
+    """The residual network with either posterior and either prior, and the MLP with a flow prior; all with dropout."""
+    with_prior, mlp = sizes.replace(prior="flow"), sizes.replace(prior="flow", network="mlp")
+    names = [
+        (sizes, "mean-field", "adam", "float64"),
+        (sizes, "flow", "adam", "float64"),
+        (with_prior, "mean-field", "adam-decay", "float64"),
+        (with_prior, "flow", "adam-decay", "float64"),
+        (mlp, "mean-field", "adam-decay", "float64"),
+        # A first step by a twentieth of the rate, on a shortened gradient, would leave some float32 weights as they are.
+        (with_prior.replace(learning_rate_warm_up=0, clip=0.0), "flow", SMOOTH_RULE, "float32"),
+    ]
+    return [scenario(*name, sizes=own, whole=True, chunks=chunks) for own, *name in names]
 
 
 def standard(sizes: Config) -> list[Scenario]:
@@ -137,16 +180,24 @@ def standard(sizes: Config) -> list[Scenario]:
     return [
         scenario(*name, sizes=compiled if name[1] in whole else sizes, whole=name[1] in whole, chunks=IN_CHUNKS)
         for name in names
-    ]
+    ] + convolutional(sizes.replace(**RESNET | {"image_shape": sizes.model.image_shape}), chunks=IN_CHUNKS)
 
 
 RANDOM = "seeded random images"
 
 
 def random_images(pixels: int) -> State:
-    """Images of 0 and 1 in place of a data set, uint8 [images, pixels]: `train`, fifteen small minibatches, and `test`."""
+    """Images of 0 and 1 in place of a data set, uint8 [images, pixels]: `train`, fifteen small minibatches, and `test`.
+
+    A scenario of smaller images takes their first pixels.
+    """
     draws = np.random.default_rng(0)
     return {split: (draws.random((n, pixels)) < 0.3).astype(np.uint8) for split, n in (("train", 310), ("test", 51))}
+
+
+def small_images() -> State:
+    """`random_images` for every scenario of `small`."""
+    return random_images(max(scenario.config.model.pixels for scenario in small()))
 
 
 def start(scenario: Scenario, train: np.ndarray) -> State:
@@ -156,7 +207,7 @@ def start(scenario: Scenario, train: np.ndarray) -> State:
     initial = initial_parameters(config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(train))
 
     def moved(value: np.ndarray) -> np.ndarray:
-        inputs = value.shape[0] if value.ndim == 2 else 10
+        inputs = math.prod(value.shape[:-1]) if value.ndim > 1 else 10
         return value + 0.3 / np.sqrt(inputs) * draws.standard_normal(value.shape)
 
     parameters = {name: moved(value) for name, value in initial.items()}
@@ -177,6 +228,7 @@ def start(scenario: Scenario, train: np.ndarray) -> State:
 def climb(backend: Backend, scenario: Scenario, *, train: np.ndarray, test: np.ndarray) -> Iterator[tuple[str, State]]:
     """Rung by rung, in the order of `scenario.rungs`: (rung, name → array). Images are [images, pixels] of 0 and 1."""
     config = scenario.config
+    train, test = (np.ascontiguousarray(images[:, : config.model.pixels]) for images in (train, test))
     session = backend.create(config, start(scenario, train))
     yield "parameters", session.state()
     if scenario.whole:
@@ -189,20 +241,26 @@ def climb(backend: Backend, scenario: Scenario, *, train: np.ndarray, test: np.n
 
 
 def forward(session: Session, config: Config, train: np.ndarray) -> Iterator[tuple[str, State]]:
-    """One pass and its gradients, on given noise, for each k; and the session's other ways to the same quantities."""
+    """One pass and its gradients, on given noise, for each k; and the session's other ways to the same quantities.
+
+    Dropout is on in the pass, and nowhere else.
+    """
     rows = np.arange(config.training.batch_size, dtype=np.int32)
     handle = session.place(train)
-    shape = (max(SAMPLES), len(rows), config.model.latent_size)
+    shape = (max(SAMPLES), len(rows), noise_size(config.model))
     noise = generator(0, LADDER_FORWARD).standard_normal(shape).astype(config.dtype)
     found: dict[str, State] = {rung: {} for rung in FORWARD}
     rung_of = {name: rung for rung, names in FORWARD.items() for name in names}
-    rung_of |= {"gradient": "gradients", "flow": "posterior"}
+    rung_of |= {"gradient": "gradients", "flow": "posterior", "prior": "densities"}
     for k in SAMPLES:
         for name, value in session.inspect(handle, rows, noise=noise[:k], kl_weight=KL_WEIGHT).items():
             group = name.partition("/")[0].partition(".")[0]
             found[rung_of[group]][f"k={k}/{name}"] = value
+    noise = noise[..., : config.model.latent_size]  # nothing else drops units
     found["posterior"]["encode"] = session.encode(train[rows], noise)
     found["decoder"]["decode"] = session.decode(noise[0])
+    if config.model.prior == "flow":
+        found["densities"]["prior"] = session.prior(noise[0])
     log_weights = session.log_weights(handle, rows, samples=range(max(SAMPLES)), seed=0, noise=noise)
     found["log-weights"]["log_weights, β=1"] = log_weights
     yield from found.items()

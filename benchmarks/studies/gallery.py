@@ -55,8 +55,8 @@ def measure(point: Point) -> Result:
     checkpoint = checkpoints.load(Path(point["checkpoint"]))
     model = checkpoint.config.model
     scorer = protocol.load(checkpoint.backend).score(checkpoint.config, checkpoint.selected())
-    draws = looks.prior(checkpoint.config, samples=point["samples"], seed=point["seed"])
-    grey = looks.grey(scorer.decode(draws.astype(checkpoint.config.dtype)))
+    draws = looks.base(checkpoint.config, samples=point["samples"], seed=point["seed"])
+    grey = looks.grey(scorer.decode(scorer.prior(draws.astype(checkpoint.config.dtype))))
     return {
         "backend": checkpoint.backend,
         "variational": model.variational,

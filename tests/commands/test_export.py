@@ -17,7 +17,7 @@ from benchmarks.__main__ import main
 from benchmarks.commands.export import FORMATS
 from common import checkpoints, protocol
 from common.checkpoints import Checkpoint
-from tests.parity.conftest import IMAGES, deviation, random_state, small
+from tests.parity.conftest import deviation, random_state, small
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 
@@ -33,17 +33,27 @@ def write_checkpoint(folder: Path, family: str, **settings: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("family", [pytest.param("mean-field", marks=pytest.mark.slow), "flow"])
+CONVOLUTIONAL = {"network": "resnet", "prior": "flow", "image_shape": (12, 8), "channels": 3, "data_bias": False}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [pytest.param("mean-field", {}, marks=pytest.mark.slow), ("flow", {}), ("mean-field", CONVOLUTIONAL)],
+    ids=["mean-field", "flow", "convolutional"],
+)
 @pytest.mark.parametrize("to", FORMATS)
-def test_a_plain_script_reproduces_the_model(tmp_path: Path, to: str, family: str) -> None:
-    path = write_checkpoint(tmp_path, family)
+def test_a_plain_script_reproduces_the_model(tmp_path: Path, to: str, family: str, changes: dict[str, object]) -> None:
+    path = write_checkpoint(tmp_path, family, **changes)
     assert main(["export", str(path), "--to", to]) == 0
     backend = protocol.load(FORMATS[to])
-    images, noise = IMAGES[:9], np.random.default_rng(4).normal(size=(9, 4))
+    pixels = checkpoints.load(path).config.model.pixels
+    images = (np.random.default_rng(3).random((9, pixels)) < 0.3).astype(np.uint8)
+    noise = np.random.default_rng(4).normal(size=(9, 4))
     np.savez(tmp_path / "inputs.npz", images=images, noise=noise)
     script = shutil.copy(EXAMPLES / f"load_{to}.py", tmp_path)
     # Isolated: neither the checkout nor PYTHONPATH is searched for modules.
-    command = [sys.executable, "-I", "-W", "error", script, f"{family}{backend.EXPORT_SUFFIX}", "inputs.npz", "outputs.npz"]
+    files = [script, f"{family}{backend.EXPORT_SUFFIX}", "inputs.npz", "outputs.npz"]
+    command = [sys.executable, "-I", "-W", "error", *files, *(["12", "8"] if changes else [])]
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -55,8 +65,8 @@ def test_a_plain_script_reproduces_the_model(tmp_path: Path, to: str, family: st
     reference = protocol.load("pytorch").score(checkpoint.config, checkpoint.selected())
     rows = np.arange(9, dtype=np.int32)
     expected = reference.inspect(reference.place(images), rows, noise=noise[None], kl_weight=1.0)
-    z, log_q = expected["z"][0], expected["log_q"][0]
-    expected = {"loc": loc, "scale": scale, "z": z, "log_q": log_q, "probabilities": session.decode(z)}
+    z, log_q, log_p_z = (expected[name][0] for name in ("z", "log_q", "log_p_z"))
+    expected = {"loc": loc, "scale": scale, "z": z, "log_q": log_q, "log_p_z": log_p_z, "probabilities": session.decode(z)}
     with np.load(tmp_path / "outputs.npz") as found:
         assert sorted(found) == sorted(expected)
         for name, value in expected.items():

@@ -139,6 +139,7 @@ def test_a_flag_changes_its_setting_and_no_other(jobs: list[runs.Job], tmp_path:
     owners = [getattr(Config(), section) for section in SECTIONS] + [Config()]
     default = next(getattr(owner, setting) for owner in owners if hasattr(owner, setting))
     choices = {"optimizer": "rmsprop", "schedule": "constant", "initial_weights": "glorot", "noise": "shared"}
+    choices |= {"prior": "flow", "decayed": "weights"}
     choices |= {"selection": "best-validation", "dtype": "float64", "precision": "bfloat16", "device": "cuda"}
     flag = f"--{setting.replace('_', '-')}"
     if isinstance(default, bool):
@@ -149,6 +150,7 @@ def test_a_flag_changes_its_setting_and_no_other(jobs: list[runs.Job], tmp_path:
         arguments = [flag, str(value)]
     # Choices with which every setting is read.
     first = {"optimizer": "rmsprop" if setting.startswith("rmsprop") else "adam", "variational": "flow"}
+    first |= {"network": "resnet", "prior": "flow"}
     choices_made = [text for name, value in first.items() if name != setting for text in (f"--{name}", value)]
     assert main(["run", "--preset", "standard", "--results", str(tmp_path), *choices_made, *arguments]) == 2
     assert jobs[0].config == Config().replace(image_shape=(8, 8), **first | {setting: value})

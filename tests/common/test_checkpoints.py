@@ -95,14 +95,20 @@ def _items(file: h5py.File) -> list[tuple[str, h5py.Group | h5py.Dataset]]:
     return items
 
 
-@pytest.mark.parametrize("family", ["mean-field", "flow"])
-def test_the_page_has_the_parameters_of_a_model(family: str) -> None:
-    model = CONFIG.replace(variational=family).model
+@pytest.mark.parametrize("network", ["mlp", "resnet"])
+@pytest.mark.parametrize(("family", "prior"), [("mean-field", "standard"), ("flow", "standard"), ("mean-field", "flow")])
+def test_the_page_has_the_parameters_of_a_model(family: str, prior: str, network: str) -> None:
+    model = CONFIG.replace(variational=family, prior=prior, network=network, channels=5, blocks=2).model
     sizes = {"pixels": model.pixels, "hidden": model.hidden_size, "latent": model.latent_size}
     sizes |= {"2·latent": 2 * model.latent_size, "ENCODED": (3 if family == "flow" else 2) * model.latent_size}
-    blocks = range(model.flow_depth if family == "flow" else 0)
+    sizes |= {"C": 5, "2·C": 10, "4·C": 20, "FLAT": 2 * 2 * 10, "3": 3, "4": 4}
+    depths = {"flow": model.flow_depth * (family == "flow"), "prior": model.prior_depth * (prior == "flow")}
+    rows = table("Parameters")
+    if network == "resnet":
+        rows = [row for row in rows if "coder" not in row[0]] + table("Parameters of the residual network")
     documented = {}
-    for name, shape in table("Parameters"):
+    for name, shape in rows:
+        blocks = range(depths.get(name.partition(".")[0], model.blocks))
         for each in [name.replace(".I.", f".{i}.") for i in blocks] if ".I." in name else [name]:
             documented[each] = tuple(sizes[size] for size in re.findall(r"[^\[\], ]+", shape))
     assert documented == shapes(model)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from common.config import Config, Model, check, square_or_row
+from common.config import Config, Model, check, square_or_row, unread
 from common.errors import UserError
 
 
@@ -64,3 +64,38 @@ def test_a_value_of_another_type_is_refused(setting: str, value: Any, words: str
     check(Config().replace(learning_rate=1), train_images=1000, test_images=100)
     with pytest.raises(UserError, match=words):
         check(Config().replace(**{setting: value}), train_images=1000, test_images=100)
+
+
+def test_settings_of_later_are_in_the_config_only_where_they_change_something() -> None:
+    """So that records and checkpoints from before say the same as new ones."""
+    plain = Config().as_dict()
+    later = {"prior": "flow", "prior_depth": 2, "channels": 8, "blocks": 2, "dropout": 0.1}
+    later |= {"decayed": "weights", "learning_rate_warm_up": 5, "clip": 1.0}
+    config = Config().replace(**later)
+    flat = config.as_dict()["model"] | config.as_dict()["optimizer"]
+    for name, value in later.items():
+        assert flat[name] == value
+        assert name not in plain["model"] | plain["optimizer"]
+    assert Config.from_dict(json.loads(json.dumps(config.as_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"network": "resnet", "image_shape": (28, 30)}, "28 × 30 aren't both divisible by 4; use --network mlp"),
+        ({"network": "resnet", "channels": 0}, "--channels is 0; it must be at least 1"),
+        ({"network": "resnet", "blocks": 0}, "--blocks is 0; it must be at least 1"),
+        ({"prior": "flow", "prior_depth": 0}, "--prior-depth is 0; it must be at least 1"),
+        ({"dropout": 1.0}, "--dropout is 1.0; it must be at least 0 and below 1"),
+        ({"clip": -1.0}, "--clip is -1.0; it must be a finite number, 0 or more"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        check(Config().replace(**changes), train_images=1000, test_images=100)
+
+
+def test_settings_that_arent_read_may_be_anything() -> None:
+    config = Config().replace(image_shape=(27, 29), channels=0, blocks=0, prior_depth=0)
+    check(config, train_images=1000, test_images=100)
+    assert [unread(name, config) for name in ("channels", "blocks", "prior_depth")] == ["mlp", "mlp", "standard"]

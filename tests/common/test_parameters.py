@@ -76,6 +76,40 @@ def test_the_floors_products_stay_the_same() -> None:
     assert floor.products(config) == expected
 
 
+def test_the_rates_warm_up_multiplies_the_schedule() -> None:
+    optimizer = Optimizer(learning_rate=0.1, learning_rate_warm_up=4)
+    plain = schedules.learning_rates(Optimizer(learning_rate=0.1), total_steps=100, first_step=0, steps=8)
+    rates = schedules.learning_rates(optimizer, total_steps=100, first_step=0, steps=8)
+    assert np.allclose(rates / plain, [0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
+    assert np.array_equal(rates[3:], schedules.learning_rates(optimizer, total_steps=100, first_step=3, steps=5))
+
+
+def test_a_convolutional_step_has_its_products() -> None:
+    model = Model(network="resnet", image_shape=(12, 8), latent_size=3, hidden_size=5, channels=2)
+    config = Config(model=model).replace(batch_size=7, objective_samples=4)
+    found = floor.by_layer(model, batch=7, samples=4)
+    assert found["encoder.first"]["forward"] == (7 * 24, 4, 2), "at each place of half the sides"
+    assert found["encoder.coarse.0.first"]["weight's gradient"] == (7, 3, 2, 4, 4, 1)
+    assert found["decoder.out"]["forward"] == (28, 6, 4, 2, 4, 0)
+    assert found["decoder.out"]["input's gradient"] == (28, 6, 4, 4, 2, 0)
+    assert len(floor.products(config)) == 3 * len(found) - 1
+    assert parameters.multiplications((28, 6, 4, 2, 4, 0)) == 28 * 24 * 9 * 2 * 4
+    assert parameters.numbers((28, 6, 4, 2, 4, 1)) == 28 * 24 * 6 + 9 * 2 * 4
+    assert floor.flop(config) == 2 * sum(map(parameters.multiplications, floor.products(config)))
+
+
+def test_the_networks_start_from_their_residual_blocks_skips() -> None:
+    """A block's last weights are 0; all other weights of a residual network are drawn."""
+    model = Model(network="resnet", image_shape=(12, 8), latent_size=3, hidden_size=5, channels=2, prior="flow")
+    values = parameters.initial_parameters(model, training=Training(), pixel_log_odds=np.arange(96.0))
+    for name, value in values.items():
+        if name.endswith(".weight"):
+            last = name.endswith("made.out.weight") or (name.endswith("second.weight") and "made" not in name)
+            assert value.any() != last, name
+    assert np.array_equal(values["decoder.out.bias"], np.arange(96.0))
+    assert parameters.count(model) < sum(value.size for value in values.values())
+
+
 CONVOLUTION = parameters.Layer("encoder.window", "convolution", {"height": 3, "width": 5, "in": 40, "out": 60})
 
 
@@ -89,11 +123,6 @@ def test_a_convolutions_inputs_are_those_of_its_window(distribution: str, deviat
     weight = parameters.initial_weight(CONVOLUTION, distribution=distribution, draws=draws)  # type: ignore[arg-type]
     assert weight.shape == (3, 5, 40, 60)
     assert abs(weight.std() / deviation - 1) < 0.02
-
-
-def test_a_convolution_has_no_entry_in_the_floor_yet() -> None:
-    with pytest.raises(NotImplementedError, match=r"encoder\.window is a convolution"):
-        CONVOLUTION.products(20)
 
 
 def test_a_weight_goes_to_pytorchs_axes_and_back() -> None:

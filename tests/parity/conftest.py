@@ -83,7 +83,7 @@ def climbed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[st
     with FileLock(f"{folder}.lock"):
         if not jobs.exists():
             folder.mkdir(exist_ok=True)
-            images = ladder.random_images(ladder.SMALL.model.pixels)
+            images = ladder.small_images()
             done = comparison.measure(BACKENDS, SCENARIOS, images=images, folder=folder, threads=1)
             jobs.write_text(json.dumps({backend: asdict(job) for backend, job in done.items()}))
     return {backend: Job.from_dict(values) for backend, values in json.loads(jobs.read_text()).items()}

@@ -42,7 +42,7 @@ def test_the_objective_is_what_numpy_says(backend: str, family: str) -> None:
 def test_a_network_that_a_backend_has_not_written_is_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(parameters.NETWORKS, "other", parameters.mlp)
     config = small("flow", network="other")
-    with pytest.raises(UserError, match=f"Backend '{backend}' has no network 'other', only mlp"):
+    with pytest.raises(UserError, match=f"Backend '{backend}' has no network 'other', only mlp, resnet"):
         session(backend, config, random_state(config))
 
 

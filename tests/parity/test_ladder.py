@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from itertools import combinations
+from dataclasses import replace
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -33,7 +34,14 @@ def test_the_small_ladder_has_every_rung_family_precision_and_rule() -> None:
     assert {rung for scenario in SCENARIOS for rung in scenario.rungs} == comparison.RUNGS.keys()
     kinds = {(scenario.config.model.variational, scenario.config.factors) for scenario in SCENARIOS if scenario.whole}
     assert kinds >= {("mean-field", "float64"), ("flow", "float64"), ("flow", "float32"), ("flow", "bfloat16")}
-    rules = {scenario.config.optimizer for scenario in SCENARIOS}
+    rules = {replace(scenario.config.optimizer, decayed="all", learning_rate_warm_up=0, clip=0.0) for scenario in SCENARIOS}
+    kinds = {
+        (scenario.config.model.network, scenario.config.model.variational, scenario.config.model.prior)
+        for scenario in SCENARIOS
+        if scenario.whole and scenario.config.dtype == "float64"
+    }
+    assert kinds >= {("resnet", *each) for each in product(("mean-field", "flow"), ("standard", "flow"))}
+    assert ("mlp", "mean-field", "flow") in kinds
     assert len(rules) == len(ladder.rules()) + 1  # and float32's own
 
 

@@ -51,7 +51,7 @@ def public(backend: str, file: str) -> dict[str, list[str]]:
                 name = ONE_CALL.get(node.name, node.name)
                 if name in ("__init__", "forward") or not name.startswith("_"):
                     arguments = [a.arg for a in (*node.args.args, *node.args.kwonlyargs)]
-                    drop = FRAMEWORKS_OWN_ARGUMENTS if file in ("networks.py", "flow.py", "vae.py") else set()
+                    drop = FRAMEWORKS_OWN_ARGUMENTS if file in ("networks.py", "resnet.py", "flow.py", "vae.py") else set()
                     own = f"{file}: {prefix}{name}" in OWN_ARGUMENTS
                     found[prefix + name] = [] if own else [a for a in arguments if a not in drop]
 

@@ -32,13 +32,13 @@ def mutation(**changes: str) -> Mutation:
 
 
 def test_a_fault_that_is_none_slips_through(climbed: dict[str, Job], tmp_path: Path) -> None:
-    same = "hidden = F.relu(self.second(hidden))"
+    same = "F.relu(self.second(hidden))"
     with pytest.raises(AssertionError, match="none slips through"):
         catch(mutation(rung="gradients", before=same, after=same), climbed, tmp_path)
 
 
 def test_a_fault_that_breaks_another_rung_is_not_caught(climbed: dict[str, Job], tmp_path: Path) -> None:
-    fault = mutation(rung="decoder", before="hidden = F.relu(self.second(hidden))", after="hidden = self.second(hidden)")
+    fault = mutation(rung="decoder", before="F.relu(self.second(hidden))", after="self.second(hidden)")
     with pytest.raises(AssertionError, match="encoder"):
         catch(fault, climbed, tmp_path)
 

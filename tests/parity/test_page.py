@@ -45,7 +45,24 @@ def test_its_program_gives_a_backends_log_weights(page: dict[str, Any], family: 
     found = session.log_weights(session.place(IMAGES), rows, samples=range(3), seed=0, noise=noise)
     parameters, settings = page["judged"](tmp_path / "run.h5")
     assert settings["model"]["variational"] == family
-    assert deviation(page["log_weights"](parameters, IMAGES[:20], noise), found) < 1e-12
+    assert deviation(page["log_weights"](parameters, IMAGES[:20], noise, (3, 4)), found) < 1e-12
+
+
+@pytest.mark.parametrize("prior", ["standard", "flow"])
+@pytest.mark.parametrize("network", ["mlp", "resnet"])
+def test_its_program_has_each_network_and_prior(page: dict[str, Any], family: str, network: str, prior: str) -> None:
+    config = small(
+        family, network=network, prior=prior, image_shape=(12, 8), channels=3, blocks=2, prior_depth=2, data_bias=False
+    )
+    parameters = {
+        name.removeprefix("parameters/"): value for name, value in random_state(config).items() if "parameters" in name
+    }
+    images = (np.random.default_rng(0).random((20, 96)) < 0.3).astype(np.uint8)
+    noise = np.random.default_rng(0).standard_normal((3, 20, config.model.latent_size))
+    session = load("pytorch").score(config, parameters)
+    rows = np.arange(20, dtype=np.int32)
+    found = session.log_weights(session.place(images), rows, samples=range(3), seed=0, noise=noise)
+    assert deviation(page["log_weights"](parameters, images, noise, (12, 8)), found) < 1e-12
 
 
 @pytest.mark.parametrize("images", [0, 1, 7, 50])

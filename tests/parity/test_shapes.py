@@ -159,7 +159,7 @@ def test_a_wrong_shape_is_named(name: str, compiled: bool, x: np.ndarray, noise:
         Exception, match=rf"parameters of backends\.{name}\.vae\.VAE\.\w+\.\s+.*parameter '{argument}'"
     ) as error:
         STEPS[name](s, x, noise, compiled=compiled)
-    assert re.search(r"Expected type: <class '[\w.]*Float\[", str(error.value))
+    assert re.search(r"Expected type: .*\bFloat\[", str(error.value))
 
 
 def test_a_wrong_result_is_named(backend: str) -> None:

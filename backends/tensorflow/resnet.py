@@ -1,0 +1,137 @@
+"""The convolutional residual network: its blocks begin with the activation (He et al. 2016b), and nothing is normalized.
+
+An image is [images, rows, columns, channels] throughout.
+"""
+
+import math
+
+import keras
+import tensorflow as tf
+from jaxtyping import Float
+
+from backends.tensorflow.networks import Linear, dropped
+from backends.tensorflow.shapes import Masks, checked
+from common.config import Model
+
+
+@checked
+def to_channels(x: Float[tf.Tensor, "images rows columns channels"]) -> Float[tf.Tensor, "images half_rows half_columns more"]:
+    """Half the sides: the channels of a place are those of its 2 × 2 places, row by row."""
+    n, rows, columns, channels = x.shape
+    x = tf.transpose(tf.reshape(x, (n, rows // 2, 2, columns // 2, 2, channels)), (0, 1, 3, 2, 4, 5))
+    return tf.reshape(x, (n, rows // 2, columns // 2, 4 * channels))
+
+
+@checked
+def to_space(x: Float[tf.Tensor, "images rows columns channels"]) -> Float[tf.Tensor, "images twice_rows twice_columns fewer"]:
+    """The inverse of `to_channels`."""
+    n, rows, columns, channels = x.shape
+    x = tf.transpose(tf.reshape(x, (n, rows, columns, 2, 2, channels // 4)), (0, 1, 3, 2, 4, 5))
+    return tf.reshape(x, (n, 2 * rows, 2 * columns, channels // 4))
+
+
+@checked
+def silu(x: Float[tf.Tensor, "*shape"]) -> Float[tf.Tensor, "*shape"]:
+    """x·σ(x) (Elfwing et al. 2018), of a bfloat16 x computed in float32 and rounded once."""
+    return tf.cast(tf.nn.silu(tf.cast(x, tf.float32) if x.dtype == tf.bfloat16 else x), x.dtype)
+
+
+@checked
+def convolved(
+    x: Float[tf.Tensor, "images rows columns inputs"], kernel: Float[tf.Tensor, "3 3 inputs outputs"]
+) -> Float[tf.Tensor, "images rows columns outputs"]:
+    """With zeros around the image: as large an image comes out."""
+    if tf.executing_eagerly() and x.dtype == tf.bfloat16:  # outside XLA, TensorFlow sums the weight's gradient less exactly
+        return tf.cast(convolved(tf.cast(x, tf.float32), tf.cast(kernel, tf.float32)), tf.bfloat16)
+    return tf.nn.conv2d(x, kernel, strides=1, padding=((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+class Convolution(keras.layers.Layer):
+    """3 × 3. x, weight and bias are rounded to `factors`, and so are product and sum."""
+
+    def __init__(self, inputs: int, outputs: int, *, biases: int, dtype: str, factors: str):
+        super().__init__(dtype=dtype, autocast=factors == dtype)
+        self.factors = factors
+        self.kernel = self.add_weight(shape=(3, 3, inputs, outputs), dtype=dtype, name="kernel")
+        self.bias = self.add_weight(shape=(biases,), dtype=dtype, name="bias")
+        self.built = True  # also where `product` alone is called
+
+    @checked
+    def product(self, x: Float[tf.Tensor, "images rows columns inputs"]) -> Float[tf.Tensor, "images rows columns outputs"]:
+        return convolved(tf.cast(x, self.factors), tf.cast(self.kernel, self.factors))
+
+    @checked
+    def call(self, x: Float[tf.Tensor, "images rows columns inputs"]) -> Float[tf.Tensor, "images rows columns outputs"]:
+        return self.product(x) + tf.cast(self.bias, self.factors)
+
+
+class Residual(keras.layers.Layer):
+    """h + second(dropout(silu(first(silu(h))))); dropout drops channels (Tompson et al. 2015)."""
+
+    def __init__(self, channels: int, *, dtype: str, factors: str):
+        super().__init__(dtype=dtype, autocast=factors == dtype)
+        self.first = Convolution(channels, channels, biases=channels, dtype=dtype, factors=factors)
+        self.second = Convolution(channels, channels, biases=channels, dtype=dtype, factors=factors)
+
+    @checked
+    def call(
+        self, h: Float[tf.Tensor, "images rows columns channels"], kept: Float[tf.Tensor, "*images channels"] | None
+    ) -> Float[tf.Tensor, "images rows columns channels"]:
+        hidden = silu(self.first(silu(h)))
+        if kept is not None:
+            hidden = hidden * tf.cast(tf.reshape(kept, (-1, 1, 1, kept.shape[-1])), hidden.dtype)
+        return h + self.second(hidden)
+
+
+class Encoder(keras.layers.Layer):
+    """pixels → half the sides → a quarter → hidden → outputs; computes in dtype `factors` and returns x's dtype."""
+
+    def __init__(self, model: Model, inputs: int, outputs: int, *, dtype: str, factors: str):
+        super().__init__(dtype=dtype)
+        self.image, channels = model.image_shape, model.channels
+        self.first = Linear(4, channels, use_bias=True, dtype=dtype, factors=factors)
+        self.fine = [Residual(channels, dtype=dtype, factors=factors) for _ in range(model.blocks)]
+        self.down = Linear(4 * channels, 2 * channels, use_bias=True, dtype=dtype, factors=factors)
+        self.coarse = [Residual(2 * channels, dtype=dtype, factors=factors) for _ in range(model.blocks)]
+        self.hidden = Linear(inputs // 16 * 2 * channels, model.hidden_size, use_bias=True, dtype=dtype, factors=factors)
+        self.out = Linear(model.hidden_size, outputs, use_bias=True, dtype=dtype, factors=factors)
+
+    @checked
+    def call(self, x: Float[tf.Tensor, "*rows inputs"], masks: Masks) -> Float[tf.Tensor, "*rows outputs"]:
+        images = math.prod(x.shape[:-1])
+        h = self.first(to_channels(tf.reshape(2 * x - 1, (images, *self.image, 1))))
+        for i, block in enumerate(self.fine):
+            h = block(h, masks.get(f"fine.{i}.first"))
+        h = self.down(to_channels(h))
+        for i, block in enumerate(self.coarse):
+            h = block(h, masks.get(f"coarse.{i}.first"))
+        h = tf.reshape(silu(h), (*x.shape[:-1], math.prod(h.shape[1:])))
+        h = dropped(silu(self.hidden(h)), masks, "hidden")
+        return tf.cast(self.out(h), x.dtype)
+
+
+class Decoder(keras.layers.Layer):
+    """latents → hidden → a quarter of the sides → half → pixels; computes in dtype `factors` and returns z's dtype."""
+
+    def __init__(self, model: Model, inputs: int, outputs: int, *, dtype: str, factors: str):
+        super().__init__(dtype=dtype)
+        (rows, columns), channels = model.image_shape, model.channels
+        self.image = (rows // 4, columns // 4, 2 * channels)
+        self.first = Linear(inputs, model.hidden_size, use_bias=True, dtype=dtype, factors=factors)
+        self.hidden = Linear(model.hidden_size, math.prod(self.image), use_bias=True, dtype=dtype, factors=factors)
+        self.coarse = [Residual(2 * channels, dtype=dtype, factors=factors) for _ in range(model.blocks)]
+        self.up = Linear(2 * channels, 4 * channels, use_bias=True, dtype=dtype, factors=factors)
+        self.fine = [Residual(channels, dtype=dtype, factors=factors) for _ in range(model.blocks)]
+        self.out = Convolution(channels, 4, biases=outputs, dtype=dtype, factors=factors)
+
+    @checked
+    def call(self, z: Float[tf.Tensor, "*rows inputs"], masks: Masks) -> Float[tf.Tensor, "*rows outputs"]:
+        h = dropped(silu(self.first(z)), masks, "first")
+        h = tf.reshape(self.hidden(h), (math.prod(z.shape[:-1]), *self.image))
+        for i, block in enumerate(self.coarse):
+            h = block(h, masks.get(f"coarse.{i}.first"))
+        h = to_space(self.up(h))
+        for i, block in enumerate(self.fine):
+            h = block(h, masks.get(f"fine.{i}.first"))
+        h = tf.reshape(to_space(self.out.product(silu(h))), (*z.shape[:-1], self.out.bias.shape[0]))
+        return tf.cast(h + tf.cast(self.out.bias, h.dtype), z.dtype)
