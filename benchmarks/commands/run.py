@@ -63,7 +63,7 @@ def announce(plan: Sequence[Planned], grid: Grid) -> None:
     if len(plan) > 1:
         print(f"{grid.size}; {estimate.total(plan)}.", file=sys.stderr)
     busy = any(one.state != "done" for one in plan)
-    if busy and (others := environment.disturbance()) is not None:
+    if busy and environment.crowded(others := environment.runnable(), environment.machine()):
         print(
             f"Other programs keep {others:.0f} threads running, more than this machine has cores: training is slow and "
             "its times are uneven; the records say so.",

@@ -40,15 +40,8 @@ SOURCES = (
 )
 THREAD_VARIABLES = (
     *("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_AFFINITY"),
-    *(
-        "MKL_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "TF_NUM_INTRAOP_THREADS",
-        "TF_NUM_INTEROP_THREADS",
-        "PJRT_NPROC",
-        "XLA_FLAGS",
-        WITHIN,
-    ),
+    *("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "PJRT_NPROC"),
+    *("XLA_FLAGS", WITHIN),
 )
 
 
@@ -108,12 +101,6 @@ def crowded(others: float | None, machine: dict[str, Any] | None) -> bool:
     """Whether other programs keep more threads runnable than the machine has cores; False where either isn't known."""
     cores = (machine or {}).get("logical_cores")
     return others is not None and cores is not None and others > cores
-
-
-def disturbance() -> float | None:
-    """`runnable` where it is more than the machine's cores; else None."""
-    others = runnable()
-    return others if crowded(others, {"logical_cores": psutil.cpu_count()}) else None
 
 
 def own_threads() -> int:

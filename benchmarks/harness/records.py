@@ -5,7 +5,7 @@
     changed                        {setting: value} where the run's settings aren't its preset's
     environment                    {versions, commit, machine, threads, load}, from `environment.describe`; load_after;
                                    round_trip_ns, round_trip_after_ns: latency between cores before and after training;
-                                   runnable: threads that other programs kept running at the start
+                                   runnable: threads that other programs kept running before it; null where unknown
     trained                        [{backend, last_step}] in order, one for each framework that trained the run
     parameters                     scalars in the model
     curve                          training means {step, objective, elbo}; on validation data {valid_step, valid_elbo}

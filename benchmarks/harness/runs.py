@@ -58,6 +58,7 @@ class Job:
     keep_checkpoints: bool = False  # each validation's checkpoint, in the files of `kept`
     pictures: bool = False  # tell the listener images at each validation
     threads: int | None = None  # of the framework; its own choice where None
+    runnable: float | None = None  # threads that other programs kept running before the run's process; None where unknown
 
     def as_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -117,7 +118,8 @@ def in_process(job: Job, *, folder: Path | None = None, heard: Heard | None = No
     """
     target, where = f"{__name__}:worker", folder or Path.cwd()
     try:
-        variables = threads.variables(job.threads, disturbed=environment.disturbance() is not None)
+        job = dataclasses.replace(job, runnable=environment.runnable())
+        variables = threads.variables(job.threads, disturbed=environment.crowded(job.runnable, environment.machine()))
         title = job.record.name
         return int(processes.ask(target, job.as_json(), title=title, folder=where, variables=variables, heard=heard))
     except processes.ProcessError as error:
@@ -280,7 +282,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
     dataset = job.dataset()
     backend = protocol.load(job.backend)
     record = job.blank(dataset=dataset) | {"environment": environment.describe(config.device)}
-    record["environment"]["runnable"] = environment.runnable()
+    record["environment"]["runnable"] = job.runnable
     checkpoint, session = begin(job, backend=backend, dataset=dataset)
     setup_s = time.perf_counter() - began
     refuse_overwriting(job, dataset=dataset)

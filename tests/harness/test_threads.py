@@ -10,7 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.harness import environment, processes, threads
+from benchmarks.harness import environment, processes, runs, threads
+from benchmarks.harness.presets import preset
 from benchmarks.outputs import cells
 from common import protocol
 from tests.harness.test_records import example
@@ -46,13 +47,28 @@ def test_one_thread_keeps_one_core_busy(backend: str) -> None:
 def test_other_programs_that_use_more_than_the_cores_are_noticed() -> None:
     spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (psutil.cpu_count() or 1) + 1)]
     try:
-        assert environment.disturbance() is not None
+        assert environment.crowded(environment.runnable(), environment.machine())
     finally:
         for process in spinning:
             process.kill()
             process.wait()
     assert not environment.crowded(None, {"logical_cores": 2})
     assert not environment.crowded(1.0, None)
+
+
+@pytest.mark.parametrize(("others", "waiting"), [(1e6, threads.SLEEPING), (0.0, threads.SPINNING)])
+def test_one_measurement_decides_how_threads_wait_and_is_on_the_record(
+    monkeypatch: pytest.MonkeyPatch, others: float, waiting: dict[str, str]
+) -> None:
+    for name in threads.WAITING:
+        monkeypatch.delenv(name, raising=False)
+    asked: list[tuple[str, dict[str, str]]] = []
+    monkeypatch.setattr(environment, "runnable", lambda: others)
+    monkeypatch.setattr(processes, "ask", lambda _, text, *, variables, **more: asked.append((text, variables)) or 0)
+    runs.in_process(runs.Job("jax", "quick", "binarized-digits", None, preset("quick"), "results", resume=False))
+    ((text, variables),) = asked
+    assert runs.Job.from_json(text).runnable == others
+    assert variables == waiting
 
 
 @pytest.mark.parametrize(("others", "said"), [(9.0, True), (1.0, False), (None, False)])
