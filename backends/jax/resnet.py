@@ -6,7 +6,6 @@ An image is [images, rows, columns, channels] throughout.
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -44,10 +43,16 @@ def silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def convolved(
     x: Float[Array, "images rows columns inputs"], kernel: Float[Array, "3 3 inputs outputs"]
 ) -> Float[Array, "images rows columns outputs"]:
-    """With zeros around the image: as large an image comes out."""
-    return jax.lax.conv_general_dilated(
-        x, kernel, window_strides=(1, 1), padding=((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    """With zeros around the image: as large an image comes out. The sum of nine products, one for each place of the kernel.
+
+    XLA's own convolution is fifty times slower where it is within a loop on a CPU.
+    """
+    n, rows, columns, inputs = x.shape
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    padded, kernel = jnp.pad(x.astype(wide), ((0, 0), (1, 1), (1, 1), (0, 0))), kernel.astype(wide)
+    places = [(i, j) for i in range(3) for j in range(3)]
+    products = [padded[:, i : i + rows, j : j + columns].reshape(-1, inputs) @ kernel[i, j] for i, j in places]
+    return sum(products[1:], products[0]).astype(x.dtype).reshape(n, rows, columns, -1)
 
 
 class Convolution(nnx.Module):
