@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Float, Int, UInt8
 
 from backends.jax import compiling, devices
-from backends.jax.resnet import convolved
+from backends.jax.resnet import convolved, kernel_gradient
 from backends.jax.session import Session
 from backends.jax.shapes import checked
 from common.config import Device, Factors
@@ -17,7 +17,10 @@ from common.parameters import Product, factor_shapes
 
 
 def products(*, products: list[Product], device: Device, dtype: Factors) -> Callable[[int], None]:
-    """One compiled call a repeat; every product is an output, so that XLA removes none."""
+    """One compiled loop over the repeats, as a chunk is one over its steps. XLA removes no product.
+
+    Every product is a result of the loop, and a barrier keeps the factors from being constants of the loop.
+    """
     where, draws = devices.select(device), np.random.default_rng(0)
     factor = devices.rounded(dtype)
     summed = jnp.promote_types(factor, jnp.float32)
@@ -25,11 +28,8 @@ def products(*, products: list[Product], device: Device, dtype: Factors) -> Call
     def product(left: Array, right: Array, sizes: Product) -> Array:
         if len(sizes) == 3:
             return jnp.matmul(left, right, preferred_element_type=summed)
-        *_, inputs, outputs, of_weight = sizes
-        if not of_weight:
-            return convolved(left, right)
-        weight = jax.ShapeDtypeStruct((3, 3, inputs, outputs), factor)
-        return jax.linear_transpose(lambda kernel: convolved(left, kernel), weight)(right)[0]
+        *_, of_weight = sizes
+        return kernel_gradient(left, right) if of_weight else convolved(left, right)
 
     factors = [[draws.standard_normal(shape).astype(factor) for shape in factor_shapes(sizes)] for sizes in products]
     placed = jax.device_put(factors, where)
@@ -37,12 +37,14 @@ def products(*, products: list[Product], device: Device, dtype: Factors) -> Call
     def every(pairs: list[list[Array]]) -> list[Array]:
         return [product(left, right, sizes) for (left, right), sizes in zip(pairs, products, strict=True)]
 
-    multiply = jax.jit(every)
+    @jax.jit
+    def multiply(repeats: int, pairs: list[list[Array]], results: list[Array]) -> list[Array]:
+        return jax.lax.fori_loop(0, repeats, lambda i, _: every(jax.lax.optimization_barrier((pairs, i))[0]), results)
+
+    results = [jnp.zeros(result.shape, result.dtype, device=where) for result in jax.eval_shape(every, placed)]
 
     def launch(repeats: int) -> None:
-        for _ in range(repeats):
-            results = multiply(placed)
-        jax.block_until_ready(results)
+        jax.block_until_ready(multiply(repeats, placed, results))
 
     return launch
 

@@ -6,6 +6,7 @@ An image is [images, rows, columns, channels] throughout.
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -39,20 +40,43 @@ def silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return nnx.silu(x.astype(jnp.promote_types(x.dtype, jnp.float32))).astype(x.dtype)
 
 
+@jax.custom_vjp
 @checked
 def convolved(
     x: Float[Array, "images rows columns inputs"], kernel: Float[Array, "3 3 inputs outputs"]
 ) -> Float[Array, "images rows columns outputs"]:
-    """With zeros around the image: as large an image comes out. The sum of nine products, one for each place of the kernel.
+    """With zeros around the image: as large an image comes out."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, window_strides=(1, 1), padding=((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
-    XLA's own convolution is fifty times slower where it is within a loop on a CPU.
+
+@checked
+def kernel_gradient(
+    x: Float[Array, "images rows columns inputs"], result_gradient: Float[Array, "images rows columns outputs"]
+) -> Float[Array, "3 3 inputs outputs"]:
+    """Three products, one for each row of the kernel: x times the gradients of the three columns side by side.
+
+    XLA's own gradient of the kernel is fifty times slower on a CPU, where it is within a loop.
     """
-    n, rows, columns, inputs = x.shape
+    (_, rows, columns, inputs), outputs = x.shape, result_gradient.shape[-1]
+    padded = jnp.pad(result_gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    moved = jnp.concatenate([padded[:, :, 2 - j : 2 - j + columns] for j in range(3)], axis=-1)
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    padded, kernel = jnp.pad(x.astype(wide), ((0, 0), (1, 1), (1, 1), (0, 0))), kernel.astype(wide)
-    places = [(i, j) for i in range(3) for j in range(3)]
-    products = [padded[:, i : i + rows, j : j + columns].reshape(-1, inputs) @ kernel[i, j] for i, j in places]
-    return sum(products[1:], products[0]).astype(x.dtype).reshape(n, rows, columns, -1)
+    left = x.reshape(-1, inputs).T
+    rights = [moved[:, 2 - i : 2 - i + rows].reshape(-1, 3 * outputs) for i in range(3)]
+    products = [jnp.matmul(left, right, preferred_element_type=wide) for right in rights]
+    return jnp.stack(products).astype(x.dtype).reshape(3, inputs, 3, outputs).swapaxes(1, 2)
+
+
+def _backward(saved: tuple[Array, Array], result_gradient: Array) -> tuple[Array, Array]:
+    """The gradients of x and of the kernel. That of x is a convolution by the turned kernel."""
+    x, kernel = saved
+    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    return convolved(result_gradient, turned), kernel_gradient(x, result_gradient)
+
+
+convolved.defvjp(lambda x, kernel: (convolved(x, kernel), (x, kernel)), _backward)
 
 
 class Convolution(nnx.Module):

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 from jaxtyping import Float, Int, UInt8
+from tensorflow.compiler.tf2xla.python import xla
 
 from backends.tensorflow import devices
-from backends.tensorflow.resnet import convolved
+from backends.tensorflow.resnet import convolved, kernel_gradient
 from backends.tensorflow.session import Session
 from backends.tensorflow.shapes import checked
 from backends.tensorflow.vae import log_weights, objective
@@ -19,7 +20,10 @@ from common.parameters import Product, factor_shapes
 
 
 def products(*, products: list[Product], device: Device, dtype: Factors) -> Callable[[int], None]:
-    """One compiled call a repeat; every product is an output, so that XLA removes none."""
+    """One compiled loop over the repeats, as a chunk is one over its steps. XLA removes no product.
+
+    Every product is a result of the loop, and a barrier keeps the factors from being constants of the loop.
+    """
     where, draws = devices.select(device), np.random.default_rng(0)
     factor = devices.rounded(dtype)
     summed = tf.float32 if factor == "bfloat16" else None
@@ -29,26 +33,25 @@ def products(*, products: list[Product], device: Device, dtype: Factors) -> Call
     def product(left: tf.Tensor, right: tf.Tensor, sizes: Product) -> tf.Tensor:
         if len(sizes) == 3:
             return tf.matmul(left, right, output_type=summed)
-        *_, inputs, outputs, of_weight = sizes
-        if not of_weight:
-            return convolved(left, right)
-        return tf.raw_ops.Conv2DBackpropFilter(
-            input=left,
-            filter_sizes=(3, 3, inputs, outputs),
-            out_backprop=right,
-            strides=(1, 1, 1, 1),
-            padding="SAME",
-        )
+        *_, of_weight = sizes
+        return kernel_gradient(left, right) if of_weight else convolved(left, right)
 
-    def every() -> list[tf.Tensor]:
-        return [product(left, right, sizes) for (left, right), sizes in zip(factors, products, strict=True)]
+    def every(i: tf.Tensor, *_: tf.Tensor) -> list[tf.Tensor]:
+        *barred, i = xla.optimization_barrier(*(factor for pair in factors for factor in pair), i)
+        pairs = zip(barred[::2], barred[1::2], products, strict=True)
+        return [i + 1, *(product(left, right, sizes) for left, right, sizes in pairs)]
 
-    multiply = tf.function(every, jit_compile=True, autograph=False)
+    with tf.device(where):
+        empty = [tf.zeros_like(product(left, right, sizes)) for (left, right), sizes in zip(factors, products, strict=True)]
+
+    @tf.function(jit_compile=True, autograph=False)
+    def multiply(repeats: tf.Tensor) -> list[tf.Tensor]:
+        results: list[tf.Tensor] = tf.while_loop(lambda i, *_: i < repeats, every, [tf.constant(0), *empty])
+        return results
 
     def launch(repeats: int) -> None:
         with tf.device(where):
-            for _ in range(repeats):
-                results = multiply()
+            results = multiply(tf.constant(repeats))
         results[-1].numpy()
 
     return launch

@@ -4,6 +4,7 @@ An image is [images, rows, columns, channels] throughout.
 """
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -36,20 +37,39 @@ def silu(x: Float[tf.Tensor, "*shape"]) -> Float[tf.Tensor, "*shape"]:
     return tf.cast(tf.nn.silu(tf.cast(x, tf.float32) if x.dtype == tf.bfloat16 else x), x.dtype)
 
 
+@tf.custom_gradient
 @checked
 def convolved(
     x: Float[tf.Tensor, "images rows columns inputs"], kernel: Float[tf.Tensor, "3 3 inputs outputs"]
-) -> Float[tf.Tensor, "images rows columns outputs"]:
-    """With zeros around the image: as large an image comes out. The sum of nine products, one for each place of the kernel.
+) -> tuple[Float[tf.Tensor, "images rows columns outputs"], Any]:
+    """With zeros around the image: as large an image comes out. Returns its gradients' function too.
 
-    XLA's own convolution is fifty times slower where it is within a loop on a CPU.
+    The gradient of x is a convolution by the turned kernel.
     """
-    n, rows, columns, inputs = x.shape
-    wide = tf.float32 if x.dtype == tf.bfloat16 else x.dtype
-    padded, kernel = tf.pad(tf.cast(x, wide), ((0, 0), (1, 1), (1, 1), (0, 0))), tf.cast(kernel, wide)
-    places = [(i, j) for i in range(3) for j in range(3)]
-    products = [tf.reshape(padded[:, i : i + rows, j : j + columns], (-1, inputs)) @ kernel[i, j] for i, j in places]
-    return tf.reshape(tf.cast(tf.add_n(products), x.dtype), (n, rows, columns, -1))
+
+    def backward(result_gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        turned = tf.transpose(tf.reverse(kernel, (0, 1)), (0, 1, 3, 2))
+        return convolved(result_gradient, turned), kernel_gradient(x, result_gradient)
+
+    return tf.nn.conv2d(x, kernel, strides=1, padding=((0, 0), (1, 1), (1, 1), (0, 0))), backward
+
+
+@checked
+def kernel_gradient(
+    x: Float[tf.Tensor, "images rows columns inputs"], result_gradient: Float[tf.Tensor, "images rows columns outputs"]
+) -> Float[tf.Tensor, "3 3 inputs outputs"]:
+    """Three products, one for each row of the kernel: x times the gradients of the three columns side by side.
+
+    XLA's own gradient of the kernel is fifty times slower on a CPU, where it is within a loop.
+    """
+    (_, rows, columns, inputs), outputs = x.shape, result_gradient.shape[-1]
+    padded = tf.pad(result_gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    moved = tf.concat([padded[:, :, 2 - j : 2 - j + columns] for j in range(3)], axis=-1)
+    wide = tf.float32 if x.dtype == tf.bfloat16 else None
+    left = tf.reshape(x, (-1, inputs))
+    rights = [tf.reshape(moved[:, 2 - i : 2 - i + rows], (-1, 3 * outputs)) for i in range(3)]
+    products = [tf.matmul(left, right, transpose_a=True, output_type=wide) for right in rights]
+    return tf.transpose(tf.reshape(tf.cast(tf.stack(products), x.dtype), (3, inputs, 3, outputs)), (0, 2, 1, 3))
 
 
 class Convolution(keras.layers.Layer):
