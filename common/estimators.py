@@ -125,6 +125,24 @@ def by_samples(values: PerImage) -> dict[str, list[float]]:
     }
 
 
+def warning(values: PerImage, *, highest: float | None) -> str | None:
+    """A sentence where the estimates contradict what they are, a sign of a wrong density; else None.
+
+    log p(x) is at least the ELBO (Jensen), rises with K in expectation (Burda et al. 2016, theorem 1), and is below `highest`,
+    nats per image, which no model of the data set has reached; None where that isn't known.
+    """
+    elbo, log_px = float(values.elbo.mean()), float(values.log_px.mean())
+    if log_px < elbo - 1e-6 * abs(elbo):
+        return f"log p(x) {log_px:.2f} is below the ELBO {elbo:.2f}."
+    if highest is not None and log_px > highest:
+        return f"log p(x) {log_px:.2f} is above {highest:.0f} nats, which no model of this data set reaches."
+    for i in range(1, len(values.sizes)):
+        gain = values.nested[i] - values.nested[i - 1]
+        if gain.mean() < -3 * standard_error(gain):
+            return f"log p(x) falls by {-gain.mean():.2f} nats from K = {values.sizes[i - 1]:,} to {values.sizes[i]:,}."
+    return None
+
+
 def summary(values: PerImage) -> Estimates:
     """Means over the images, and their errors."""
     return Estimates(

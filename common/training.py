@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from common.checkpoints import Checkpoint
 from common.clock import timed
 from common.config import Config
 from common.data import Dataset, minibatches
+from common.errors import UserError
 from common.noise import VALIDATION, seed_for, training_noise
 from common.parameters import judged, noise_size
 from common.protocol import Scorer, Session
@@ -27,6 +28,10 @@ CURVE = ("step", "objective", "elbo", "valid_step", "valid_elbo")
 PENDING = ("pending_objective", "pending_elbo")
 CLOCK = ("chunk_steps", "chunk_seconds", "chunk_first")
 PLACEMENT = ("placement_seconds",)
+
+
+class Diverged(UserError):
+    """A quantity of the training isn't a finite number any more."""
 
 
 def train(
@@ -47,6 +52,9 @@ def train(
     `save(checkpoint)`. `until`: stop at this step of the same schedules, with a validation and a checkpoint. `stop()` is asked
     before each chunk: where it says so, save a checkpoint of the step reached and return; a run resumed from this checkpoint is
     bit for bit the uninterrupted one.
+
+    Raises `Diverged` after the chunk, the validation or the step before saving in which a number isn't finite; no checkpoint has
+    such a number.
     """
     training = checkpoint.config.training
     history = checkpoint.history
@@ -76,6 +84,7 @@ def train(
         for column, value in zip(CLOCK, (steps, seconds, steps not in compiled), strict=True):
             history[column].append(float(value))
         compiled.add(steps)
+        refuse_divergence({"objective": objective, "ELBO": elbo}, steps=range(step + 1, step + steps + 1), saved=saved)
         step += steps
         objectives.extend(objective.tolist())
         elbos.extend(elbo.tolist())
@@ -86,9 +95,11 @@ def train(
         between()
         if last or step % training.validation_interval == 0:
             valid_elbo = validate(session, valid_images, images=len(dataset.valid), seed=training.seed)
+            state = session.state()
+            refuse_divergence({"validation ELBO": np.array([valid_elbo]), **state}, steps=range(step, step + 1), saved=saved)
             history["valid_step"].append(step)
             history["valid_elbo"].append(valid_elbo)
-            checkpoint.state = session.state()
+            checkpoint.state = state
             if valid_elbo > checkpoint.best_valid_elbo:
                 checkpoint.best_step, checkpoint.best_valid_elbo = step, valid_elbo
                 checkpoint.best = judged(checkpoint.state)
@@ -97,8 +108,27 @@ def train(
             save(checkpoint)
             saved = step
     if saved < step:
-        checkpoint.state = session.state()
+        state = session.state()
+        refuse_divergence(state, steps=range(step, step + 1), saved=saved)
+        checkpoint.state = state
         save(checkpoint)
+
+
+def refuse_divergence(quantities: Mapping[str, np.ndarray], *, steps: range, saved: int) -> None:
+    """Raises `Diverged` for the first number that isn't finite: of several steps' numbers, [steps], the earliest step's.
+
+    `saved`: the step of the last checkpoint.
+    """
+    bad = {name: values for name, values in quantities.items() if not np.isfinite(values).all()}
+    if not bad:
+        return
+    first = {name: int(np.flatnonzero(~np.isfinite(values))[0]) if len(steps) > 1 else 0 for name, values in bad.items()}
+    name = min(bad, key=lambda name: first[name])
+    number = bad[name][~np.isfinite(bad[name])].flat[0]
+    kept = f"the checkpoint of step {saved:,} stays" if saved else "no step was saved"
+    raise Diverged(
+        f"The run diverged: {name} is {number} at step {steps[first[name]]:,}; {kept}. Try a lower --learning-rate, or --clip."
+    )
 
 
 def chunk(config: Config, *, images: int, first_step: int, steps: int) -> dict[str, Any]:
@@ -120,13 +150,14 @@ def chunk(config: Config, *, images: int, first_step: int, steps: int) -> dict[s
 
 def validate(session: Scorer, handle: Any, *, images: int, seed: int) -> float:
     """The ELBO of the whole validation set, one sample an image, with the same noise at each validation."""
-    return estimators.estimate(
-        session,
-        handle,
-        images=np.arange(images, dtype=np.int32),
-        samples=1,
-        seed=seed_for(seed, VALIDATION),
-        image_batch=VALIDATION_BATCH,
-        sample_block=1,
-        report=lambda images: None,
-    ).elbo
+    with np.errstate(invalid="ignore"):  # `train` says so where a weight isn't finite
+        return estimators.estimate(
+            session,
+            handle,
+            images=np.arange(images, dtype=np.int32),
+            samples=1,
+            seed=seed_for(seed, VALIDATION),
+            image_batch=VALIDATION_BATCH,
+            sample_block=1,
+            report=lambda images: None,
+        ).elbo

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Annotated
 
 import tyro
 
 from benchmarks.harness import cli, runs
 from benchmarks.harness.progress import Progress
-from common import checkpoints, protocol
+from common import checkpoints, estimators, protocol
 from common.config import Precision, check
 
 
@@ -35,9 +36,12 @@ def main(arguments: list[str]) -> int:
     name = asked.backend or cli.backend_of(checkpoint, path=asked.checkpoint)
     backend = protocol.load(name)
     progress = Progress(f"{name} {config.model.variational}")
-    test = runs.evaluate(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)
+    of_images = runs.scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)
+    test = estimators.summary(of_images)
     print(
         f"ELBO {test.elbo:.3f} ± {test.elbo_se:.3f}, log p(x) {test.log_px:.3f} ± {test.log_px_se:.3f} nats per image "
         f"(K = {test.importance_samples}, {test.images} images, effective sample size {test.ess:.1f})"
     )
+    if warning := estimators.warning(of_images, highest=dataset.highest_log_px):
+        print(warning, file=sys.stderr)
     return 0

@@ -24,6 +24,7 @@
     test.elbo, log_px              means over the test images; elbo_se, log_px_se their standard errors over images
     test.importance_samples, images, ess    K; images scored; effective sample size of the K, mean over images
     test.by_samples                {samples, log_px, log_px_se}: log p(x) by the first 1, 10, 100 … K of the same samples
+    test.warning                   one sentence where the estimates contradict what they are; see `estimators.warning`
     test.per_image                 {file, sha256} of the file beside the record with each image's result: `per_image` reads it
 
 An .npz file of the record's name has arrays [images]: image, int32, the index in the test set; elbo and log_px, float32.
@@ -73,7 +74,7 @@ REQUIRED = (
 LATER = {
     "dataset": ("binarize",),
     "timing": ("evaluation_s", "import_s", "placement_s", "first_chunk_s", "chunks", "warning", "programs_compiled"),
-    "test": ("ess", "elbo_se", "by_samples", "per_image"),
+    "test": ("ess", "elbo_se", "by_samples", "per_image", "warning"),
 }
 PER_IMAGE = {"image": np.int32, "elbo": np.float32, "log_px": np.float32}  # arrays of a per-image file, [images]
 TIMING = (*SECTIONS["timing"], *LATER["timing"])
@@ -116,7 +117,7 @@ KINDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (f"one of {', '.join(STATUSES)}", lambda value: value in STATUSES, ("status",)),
     (f"one of {', '.join(BACKENDS)}", lambda value: value in BACKENDS, ("backend",)),
     ("text", lambda value: isinstance(value, str), ("variational", "preset", "device", "precision", "dataset.name")),
-    ("text or null", lambda value: isinstance(value, str | None), ("timing.warning", "dataset.binarize")),
+    ("text or null", lambda value: isinstance(value, str | None), ("timing.warning", "dataset.binarize", "test.warning")),
     ("a whole number", lambda value: isinstance(value, int), ("seed",)),
     ("a number or null", _is_number, ("parameters", "peak_memory_bytes", "timing.*", "test.*")),
     ("a list of numbers", _is_numbers, ("curve.*",)),

@@ -292,7 +292,12 @@ def run(job: Job, *, import_s: float) -> records.Record:
     events.tell("begin", step=first_step, steps=config.training.steps)
     keep = keeper(job, checkpoint)
     record["environment"]["round_trip_ns"] = cores.gathered()
-    train(job, session, checkpoint, dataset=dataset, title=title, keep=keep, between=floor.measure)
+    try:
+        train(job, session, checkpoint, dataset=dataset, title=title, keep=keep, between=floor.measure)
+    except training.Diverged as error:
+        record |= {"status": "failed", "reason": str(error)}
+        records.write(record, Path(job.results))
+        return record
     record["environment"]["round_trip_after_ns"] = cores.round_trip()
     began = time.perf_counter()
     try:
@@ -314,7 +319,9 @@ def run(job: Job, *, import_s: float) -> records.Record:
         | {"programs_compiled": None if first_step else protocol.probes(job.backend).programs_compiled()}
         | {"import_s": import_s, "setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
         "peak_memory_bytes": memory.peak(),
-        "test": dataclasses.asdict(test) | {"by_samples": estimators.by_samples(of_images)},
+        "test": dataclasses.asdict(test)
+        | {"by_samples": estimators.by_samples(of_images)}
+        | {"warning": estimators.warning(of_images, highest=dataset.highest_log_px)},
     }
     record["environment"] = environment.ended(record["environment"])
     record["environment"]["threads"]["process"] = environment.own_threads()

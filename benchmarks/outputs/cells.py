@@ -68,7 +68,7 @@ def name(record: Record, found: Sequence[Record]) -> str:
 
 
 def remarks(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]:
-    """The lines under a table: rows without a result, rows that spread widely, the latency between cores where it is known.
+    """The lines under a table: rows without a result or with a doubtful one, rows that spread widely, the latency between cores where it is known.
 
     `labels`: what a record's name needs beside `name`, "learning-rate 0.001" say; "" for nothing.
     """
@@ -77,6 +77,8 @@ def remarks(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]
         if record["status"] != "ok":
             row = ", ".join(filter(None, [f"{record['backend']} {record['variational']}", label, f"seed {record['seed']}"]))
             lines.append(f"{row}: {record['status']}: {' '.join(record['reason'].split())}")
+        elif warning := record["test"]["warning"]:
+            lines.append(f"{name(record, found)}{f' ({label})' if label else ''}: {warning}")
     ends = [record["environment"].get(key) for record in found for key in ("round_trip_ns", "round_trip_after_ns")]
     return [
         *lines,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -188,3 +189,48 @@ def test_the_standard_error_is_that_of_the_mean() -> None:
     draws = np.random.default_rng(0).normal(size=(2000, 50)) * 3
     errors = [estimators.standard_error(row) for row in draws]
     assert abs(np.mean(errors) / draws.mean(1).std() - 1) < 0.1
+
+
+def estimates_of(nested: list[float], *, elbo: float = -91.0, spread: float = 0.1) -> estimators.PerImage:
+    """Estimates of 100 images around these log p(x) at K = 1, 10, 100 …; images differ by nats, their gains by `spread`."""
+    draws = np.random.default_rng(0)
+    of_image, sizes = draws.normal(size=100) * 20, [10**i for i in range(len(nested))]
+    rows = [value + (of_image - of_image.mean()) + spread * draws.normal(size=100) for value in nested]
+    return estimators.PerImage(
+        image=np.arange(100), elbo=np.full(100, elbo), ess=np.ones(100), sizes=sizes, nested=np.array(rows)
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (estimates_of([-91, -90, -89]), None),
+        (estimates_of([-91, -90.01, -90.03]), None),  # within what chance does
+        (estimates_of([-91, -90, -90.2]), "falls by 0.[12]. nats from K = 10 to 100"),
+        (estimates_of([-91, -91.5, -90]), "falls by 0.[45]. nats from K = 1 to 10"),
+        (estimates_of([-92.5, -92, -91.5]), "below the ELBO -91.00"),
+        (estimates_of([-91, -80, -76.5]), "above -77 nats"),
+    ],
+)
+def test_estimates_that_contradict_what_they_are_are_told(values: estimators.PerImage, said: str | None) -> None:
+    warning = estimators.warning(values, highest=-77.0)
+    assert warning is None if said is None else re.search(said, warning or ""), warning
+
+
+def test_no_highest_log_px_is_assumed_of_other_data() -> None:
+    assert estimators.warning(estimates_of([-30, -20]), highest=None) is None
+
+
+@pytest.mark.parametrize("a", [0.0, 0.5, 1.5])
+def test_a_sound_model_is_not_warned_of(a: float) -> None:
+    values = estimators.per_image(
+        LinearGaussian(X, a=a),  # type: ignore[arg-type]
+        None,
+        images=np.arange(len(X), dtype=np.int32),
+        samples=1000,
+        seed=0,
+        image_batch=7,
+        sample_block=100,
+        report=lambda images: None,
+    )
+    assert estimators.warning(values, highest=None) is None

@@ -383,6 +383,47 @@ def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(
 
 
 @pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("backend", protocol.BACKENDS)
+def test_a_run_that_diverges_fails_says_where_and_goes_on_from_its_last_checkpoint(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = training.learning_rates
+
+    def growing(*arguments: Any, first_step: int, steps: int, **others: Any) -> np.ndarray:
+        """The schedule's rates, and from step 46 on one that is far too large."""
+        found = rates(*arguments, first_step=first_step, steps=steps, **others)
+        return np.where(np.arange(first_step, first_step + steps) < 45, found, 1e30)
+
+    monkeypatch.setattr(training, "learning_rates", growing)
+    assert run(tmp_path, "--backend", backend) == 1
+    record, checkpoint = record_in(tmp_path), checkpoint_in(tmp_path)
+    assert record["status"] == "failed"
+    where = re.search(
+        r"The run diverged: (objective|ELBO) is \S+ at step 4[78]; the checkpoint of step 40 stays", record["reason"]
+    )
+    assert where, record["reason"]
+    assert record["reason"] in " ".join(capsys.readouterr().out.split())
+    assert int(checkpoint.state["step"]) == 40
+    monkeypatch.setattr(training, "learning_rates", rates)
+    assert run(tmp_path, "--backend", backend, "--resume") == 0
+    assert run(tmp_path / "whole", "--backend", backend) == 0
+    assert_same_arrays(checkpoint_in(tmp_path).state, checkpoint_in(tmp_path / "whole").state)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_doubtful_estimate_is_told_under_the_table_and_by_evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(data, "HIGHEST_LOG_PX", {"binarized-digits": -77.0})  # a digit of 64 pixels has far more
+    assert run(tmp_path, "--backend", "pytorch") == 0
+    assert "above -77 nats" in record_in(tmp_path)["test"]["warning"]
+    assert "pytorch mean-field: log p(x)" in capsys.readouterr().out
+    (path,) = tmp_path.glob("*.h5")
+    assert main(["evaluate", str(path)]) == 0
+    assert "above -77 nats" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_a_backend_that_is_not_there_is_a_row_in_a_sweep_and_an_error_where_it_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
