@@ -56,8 +56,9 @@ regress: .venv/ready ## After an upgrade: fail if parity, quality or speed is wo
 
 reproduce-quick: ## Run the published rows of the table "quick" again and compare (minutes)
 reproduce-standard: ## The same for the table "standard" (hours on a CPU)
+reproduce-resnet: ## The same for the table "resnet" (many hours on a CPU)
 reproduce-ancestor: ## The same for the table "ancestor" (hours on a CPU)
-reproduce-quick reproduce-standard reproduce-ancestor: .venv/ready always
+reproduce-quick reproduce-standard reproduce-resnet reproduce-ancestor: .venv/ready always
 	$(PY) -m benchmarks reproduce $(@:reproduce-%=%) $(ARGS)
 
 ##@ Publications

@@ -30,7 +30,7 @@ CLOCK = ("chunk_steps", "chunk_seconds", "chunk_first")
 PLACEMENT = ("placement_seconds",)
 
 
-class Diverged(UserError):
+class DivergedError(UserError):
     """A quantity of the training isn't a finite number any more."""
 
 
@@ -53,8 +53,7 @@ def train(
     before each chunk: where it says so, save a checkpoint of the step reached and return; a run resumed from this checkpoint is
     bit for bit the uninterrupted one.
 
-    Raises `Diverged` after the chunk, the validation or the step before saving in which a number isn't finite; no checkpoint has
-    such a number.
+    Raises `DivergedError` after the chunk or the validation in which a number isn't finite; no checkpoint has such a number.
     """
     training = checkpoint.config.training
     history = checkpoint.history
@@ -115,7 +114,7 @@ def train(
 
 
 def refuse_divergence(quantities: Mapping[str, np.ndarray], *, steps: range, saved: int) -> None:
-    """Raises `Diverged` for the first number that isn't finite: of several steps' numbers, [steps], the earliest step's.
+    """Raises `DivergedError` for the first number that isn't finite: of several steps' numbers, [steps], the earliest step's.
 
     `saved`: the step of the last checkpoint.
     """
@@ -126,7 +125,7 @@ def refuse_divergence(quantities: Mapping[str, np.ndarray], *, steps: range, sav
     name = min(bad, key=lambda name: first[name])
     number = bad[name][~np.isfinite(bad[name])].flat[0]
     kept = f"the checkpoint of step {saved:,} stays" if saved else "no step was saved"
-    raise Diverged(
+    raise DivergedError(
         f"The run diverged: {name} is {number} at step {steps[first[name]]:,}; {kept}. Try a lower --learning-rate, or --clip."
     )
 

@@ -294,7 +294,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
     record["environment"]["round_trip_ns"] = cores.gathered()
     try:
         train(job, session, checkpoint, dataset=dataset, title=title, keep=keep, between=floor.measure)
-    except training.Diverged as error:
+    except training.DivergedError as error:
         record |= {"status": "failed", "reason": str(error)}
         records.write(record, Path(job.results))
         return record

@@ -9,11 +9,12 @@ from benchmarks.harness import cores, environment, records, reports, spread
 from benchmarks.harness.records import Record
 from benchmarks.outputs import older, sweeps
 from benchmarks.outputs.table import Table, number
-from common.config import FAMILIES
+from common.config import DEFAULTS, FAMILIES
 from common.protocol import BACKENDS
 
 WHERE_VARYING = ("device", "precision", "seed")  # columns that are left out where all rows agree
-LEFT = ("family", "backend", "preset", "data set", "folder", *WHERE_VARYING, "status", older.COLUMN)
+NAMES = ("model", "family", "network", "prior", "backend", "preset", "data set", "folder")
+LEFT = (*NAMES, *WHERE_VARYING, "status", older.COLUMN)
 
 Cells = dict[str, str]  # column → its text
 
@@ -26,6 +27,8 @@ def of(record: Record) -> Cells:
     cached = " (cached)" if timing["compile_s"] is not None and timing["programs_compiled"] == 0 else ""
     return {
         "family": record["variational"],
+        "network": record["config"]["model"].get("network", DEFAULTS["model"].network),
+        "prior": record["config"]["model"].get("prior", DEFAULTS["model"].prior),
         "backend": records.trained_by(record),
         "device": record["device"],
         "precision": record["precision"],
@@ -64,11 +67,14 @@ def shown(columns: Sequence[str], found: Sequence[Record]) -> list[str]:
 def name(record: Record, found: Sequence[Record]) -> str:
     """A row's name in the lines under its table."""
     varying = [f"seed {record[key]}" if key == "seed" else record[key] for key in shown(WHERE_VARYING, found)]
-    return " ".join([record["backend"], record["variational"], *varying])
+    model = (record["backend"], record["variational"])
+    if len({other["preset"] for other in found if (other["backend"], other["variational"]) == model}) > 1:
+        varying = [record["preset"], *varying]
+    return " ".join([*model, *varying])
 
 
 def remarks(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]:
-    """The lines under a table: rows without a result or with a doubtful one, rows that spread widely, the latency between cores where it is known.
+    """The lines under a table: rows without a result or a credible one, rows that spread widely, the latency between cores.
 
     `labels`: what a record's name needs beside `name`, "learning-rate 0.001" say; "" for nothing.
     """

@@ -6,13 +6,14 @@ stands in the table too, and says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 from rich.console import Console
 
 from benchmarks.harness import records, spread
+from benchmarks.harness.presets import PRESETS
 from benchmarks.harness.records import Record
 from benchmarks.outputs import cells, older, terminal
 from benchmarks.outputs.table import ABSENT, Part, Table
@@ -25,27 +26,48 @@ UNCLEAN = "not measured from a clean commit"
 LOG_PX = "log p(x) ± s.e."  # the column of NOT_MEASURED and UNCLEAN
 
 
+Row = tuple[str, str, str]  # preset, family, backend
+
+
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """The runs of a published table: models on one data set."""
 
-    presets: Mapping[str, str]  # backend → preset
+    rows: tuple[Row, ...]
     dataset: str
-    models: tuple[tuple[str, str], ...]  # (family, backend)
     devices: tuple[str, ...] = ("cpu",)
 
 
-ALL = tuple(product(FAMILIES, BACKENDS))
+def in_each(*models: tuple[str, str]) -> tuple[Row, ...]:
+    """A row for each model, a (preset, family), in each backend."""
+    return tuple((*model, backend) for model in models for backend in BACKENDS)
+
+
+def both(preset: str) -> tuple[Row, ...]:
+    """Both families of a preset in each backend."""
+    return in_each(*((preset, family) for family in FAMILIES))
+
+
 TABLES = {
-    "standard": Published(
-        presets=dict.fromkeys(BACKENDS, "standard"), dataset="binarized-mnist", models=ALL, devices=("cpu", "cuda")
-    ),
-    "ancestor": Published(
-        presets={backend: preset for preset, backend in older.ANCESTORS.items()},
+    "standard": Published(rows=both("standard"), dataset="binarized-mnist", devices=("cpu", "cuda")),
+    "resnet": Published(
+        rows=(
+            *in_each(("standard-flow-prior", "mean-field")),
+            *both("resnet-standard-prior"),
+            *in_each(("resnet", "mean-field")),
+        ),
         dataset="binarized-mnist",
-        models=tuple(model for model in ALL if model[0] == "mean-field" or model[::-1] in older.RESULTS),
     ),
-    "quick": Published(presets=dict.fromkeys(BACKENDS, "quick"), dataset="binarized-digits", models=ALL),
+    "resnet-large": Published(rows=in_each(("resnet-large", "mean-field")), dataset="binarized-mnist", devices=("cuda",)),
+    "ancestor": Published(
+        rows=tuple(
+            (preset, family, backend)
+            for family, (preset, backend) in product(FAMILIES, older.ANCESTORS.items())
+            if family == "mean-field" or (backend, family) in older.RESULTS
+        ),
+        dataset="binarized-mnist",
+    ),
+    "quick": Published(rows=both("quick"), dataset="binarized-digits"),
 }
 
 
@@ -60,12 +82,16 @@ class Block:
 
 RESULTS = ("ELBO", LOG_PX, "K", "images", "steps", "examples/s (IQR)", "step / floor", "compile (s)", "train (min)")
 WHOLE = ("family", "backend", *cells.WHERE_VARYING, *RESULTS)
-HEADLINE = "standard"  # the README's block: few columns, one line under the table
+HEADLINE = "standard"  # the README's block: a row for each model, one line under the table
+HEADLINE_TABLES = ("standard", "resnet")
 BENCH = "bench"  # the terminal's output at the end of `make bench`
+OF_NETWORKS = ("network", "prior", *WHOLE)
 BLOCKS = {
-    HEADLINE: Block(table="standard", columns=("family", "backend", LOG_PX, "ELBO", "examples/s", "step / floor")),
+    HEADLINE: Block(table="standard", columns=()),
     "standard-cpu": Block(table="standard", columns=WHOLE),
     "standard-cuda": Block(table="standard", columns=WHOLE, device="cuda"),
+    "resnet-cpu": Block(table="resnet", columns=OF_NETWORKS),
+    "resnet-cuda": Block(table="resnet-large", columns=OF_NETWORKS, device="cuda"),
     "ancestor": Block(table="ancestor", columns=(*WHOLE, older.COLUMN)),
     "quick": Block(table="quick", columns=WHOLE),
     BENCH: Block(table="quick", columns=cells.OF_A_RUN),
@@ -79,16 +105,22 @@ def rows(table: str, found: Iterable[Record]) -> list[Record]:
     return [record for record in _candidates(TABLES[table], found) if _clean(record)]
 
 
+def _row(record: Record) -> Row:
+    return record["preset"], record["variational"], record["backend"]
+
+
 def _candidates(table: Published, found: Iterable[Record]) -> list[Record]:
-    """The records of the table's models with their presets' settings, of any commit, in the table's order."""
-    return cells.in_order(
+    """The records of the table's rows with their presets' settings, of any commit, in the table's order."""
+    candidates = [
         record
         for record in found
-        if (record["variational"], record["backend"]) in table.models
-        and record["preset"] == table.presets[record["backend"]]
+        if _row(record) in table.rows
         and record["dataset"]["name"] == table.dataset
         and record["device"] in table.devices
         and not records.changed(record)
+    ]
+    return sorted(
+        candidates, key=lambda record: (table.rows.index(_row(record)), *(record[key] for key in cells.WHERE_VARYING))
     )
 
 
@@ -98,8 +130,10 @@ def _clean(record: Record) -> bool:
     return bool(environment.get("commit")) and not environment.get("dirty") and "commit_after" not in environment
 
 
-def parts(name: str, found: Iterable[Record]) -> list[Part]:
+def parts(name: str, found: Sequence[Record]) -> list[Part]:
     """A block of BLOCKS: its table, and the lines under the table."""
+    if name == HEADLINE:
+        return _headline(found)
     block = BLOCKS[name]
     table = TABLES[block.table]
     candidates = [record for record in _candidates(table, found) if record["device"] == block.device]
@@ -108,15 +142,53 @@ def parts(name: str, found: Iterable[Record]) -> list[Part]:
         return [_screen(cells.page(published)[:1])]
     columns = cells.shown(block.columns, published)
     lines = []
-    for family, backend in table.models:
-        mine = [record for record in candidates if (record["variational"], record["backend"]) == (family, backend)]
+    for row in table.rows:
+        mine = [record for record in candidates if _row(record) == row]
         filled = [cells.of(record) for record in mine if record in published]
-        empty = {"family": family, "backend": backend, LOG_PX: UNCLEAN if mine else NOT_MEASURED}
+        empty = _named(row) | {LOG_PX: UNCLEAN if mine else NOT_MEASURED}
         if older.COLUMN in columns:
-            empty[older.COLUMN] = older.reported(backend, family)
-        lines += [[row.get(column, ABSENT) for column in columns] for row in filled or [empty]]
-    under = _summary(published) if name == HEADLINE else _remarks(block, published)
-    return [Table(columns=columns, rows=lines, left=cells.LEFT), under]
+            empty[older.COLUMN] = older.reported(row[2], row[1])
+        lines += [[cell.get(column, ABSENT) for column in columns] for cell in filled or [empty]]
+    return [Table(columns=columns, rows=lines, left=cells.LEFT), _remarks(block, published)]
+
+
+def _named(row: Row) -> dict[str, str]:
+    """The cells that name a row."""
+    preset, family, backend = row
+    model = PRESETS[preset].model
+    return {"family": family, "network": model.network, "prior": model.prior, "backend": backend}
+
+
+def _headline(found: Sequence[Record]) -> list[Part]:
+    """A row for each model on a CPU: log p(x) and speed in each backend; and a line with the machines."""
+    published = [
+        record
+        for table in HEADLINE_TABLES
+        for record in _candidates(TABLES[table], found)
+        if record["device"] == "cpu" and _clean(record)
+    ]
+    first = {_row(record): cells.of(record) for record in reversed(published)}  # of several seeds, the least
+    models = dict.fromkeys(row[:2] for table in HEADLINE_TABLES for row in TABLES[table].rows)
+    shown = {"log p(x)": LOG_PX, "examples/s": "examples/s"}
+    lines = []
+    for model in models:
+        cell = {column: [first.get((*model, backend), {}) for backend in BACKENDS] for column in shown}
+        filled = [
+            made.get(shown[column], NOT_MEASURED if column == "log p(x)" else ABSENT)
+            for column in shown
+            for made in cell[column]
+        ]
+        lines.append([_title(model), *filled])
+    columns = ["model", *(f"{column}, {backend}" for column in shown for backend in BACKENDS)]
+    return [Table(columns=columns, rows=lines, left=cells.LEFT), _summary(published)]
+
+
+def _title(model: tuple[str, str]) -> str:
+    """A model's name in words: "resnet, mean-field, flow prior"."""
+    preset, family = model
+    settings = PRESETS[preset].model
+    named = (settings.network if settings.network != "mlp" else "", family, "flow prior" if settings.prior == "flow" else "")
+    return ", ".join(filter(None, named))
 
 
 def _remarks(block: Block, found: list[Record]) -> str:
@@ -136,11 +208,17 @@ def _screen(parts: list[Part]) -> str:
 
 
 def _summary(found: list[Record]) -> str:
-    """The data set, the test and the machine, the rows that spread widely, and a link to the other columns."""
+    """The data set, the test, each machine's models, the rows that spread widely, and a link to the other columns."""
     tests = {(record["test"]["images"], record["test"]["importance_samples"]) for record in found}
     said = [f"{images:,} test images, K = {samples:,}" for images, samples in tests if images and samples]
     steps = {f"{record['config']['training']['steps']:,} steps" for record in found}
-    machines = {record["environment"]["machine"]["cpu"] for record in found if record["environment"]["machine"]}
-    about = "; ".join([TABLES[HEADLINE].dataset, *sorted(steps), *said, *sorted(machines)])
-    rest = "All columns, versions and commits: [docs/results.md](docs/results.md#standard-one-recipe-for-all-six-models)."
+    machines: dict[str, dict[str, None]] = {}
+    for record in found:
+        if record["environment"]["machine"]:
+            models = machines.setdefault(record["environment"]["machine"]["cpu"], {})
+            models[_title((record["preset"], record["variational"]))] = None
+    where = [f"{machine} ({'; '.join(models)})" if len(machines) > 1 else machine for machine, models in machines.items()]
+    about = "; ".join([TABLES[HEADLINE].dataset, *sorted(steps), *said, *where])
+    pages = "[docs/results.md](docs/results.md#standard-one-recipe-for-all-six-models) and [docs/resnet.md](docs/resnet.md)"
+    rest = f"All columns, versions and commits: {pages}."
     return " ".join([f"{about}.", *cells.spreads(found), rest])

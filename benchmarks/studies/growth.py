@@ -1,8 +1,8 @@
 """Examples/s, compile time and peak memory as batch, hidden size, flow depth or K grows.
 
-One setting grows at a time, from `standard`'s. Each point is a fresh process, and the backends take turns at each value:
-A B C at the first value, A B C at the second …, the whole `--repeats` times. A point of batch, hidden size or depth times a
-chunk of training; a point of K times what `evaluate` does, log weights streamed by the estimator in blocks of samples.
+One setting grows at a time, from `standard`'s, or for the residual network from `resnet`'s. Each point is a fresh process, and
+the backends take turns at each value: A B C at the first value, A B C at the second …, the whole `--repeats` times. A point
+times a chunk of training; a point of K times what `evaluate` does, log weights streamed by the estimator in blocks of samples.
 
 Memory is the process's resident set, whose peak the system keeps and can reset. The model's memory is the peak while the model
 compiles and works, less the resident set after importing the framework; the floor's own matrices are made later. On a GPU the
@@ -31,7 +31,7 @@ from benchmarks.harness.cases import Bench, Case, host_copy
 from benchmarks.harness.cli import Backends, OnDevice
 from benchmarks.harness.floor import WORD, flop, forward
 from benchmarks.harness.memory import forget_peak, peak, resident
-from benchmarks.harness.presets import STANDARD
+from benchmarks.harness.presets import RESNET, STANDARD
 from benchmarks.outputs import figures
 from benchmarks.outputs.table import Part, Table, ranged
 from benchmarks.studies import skeleton
@@ -42,17 +42,18 @@ from common.config import Config, Variational
 from common.errors import UserError
 from common.parameters import shapes
 
-AxisName = Literal["batch", "hidden", "depth", "samples"]
+AxisName = Literal["batch", "hidden", "depth", "samples", "channels", "blocks"]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A setting that grows, and its family: with one family each, the study takes an hour on two cores."""
+    """A setting that grows, its family and the other settings: with one family each, the study takes hours on two cores."""
 
     setting: str  # of common/config.py
     label: str
     values: tuple[int, ...]
     family: Variational
+    base: Config = STANDARD
 
 
 AXES: dict[AxisName, Axis] = {
@@ -60,6 +61,8 @@ AXES: dict[AxisName, Axis] = {
     "hidden": Axis("hidden_size", "hidden size", (128, 256, 512, 1024, 2048, 4096), "mean-field"),
     "depth": Axis("flow_depth", "flow depth", (1, 2, 4, 8, 16), "flow"),
     "samples": Axis("samples", "K", (1, 10, 100, 1000, 5000), "flow"),
+    "channels": Axis("channels", "channels", (8, 16, 32, 64), "mean-field", RESNET),
+    "blocks": Axis("blocks", "blocks", (1, 2, 4), "mean-field", RESNET),
 }
 
 CALL_FLOP = 2e10  # of the products of a timed call of training: many small steps share one synchronisation
@@ -76,7 +79,7 @@ Row = dict[str, Any]
 
 @dataclass(kw_only=True)
 class Arguments(skeleton.Arguments):
-    axis: Annotated[tuple[AxisName, ...], tyro.conf.arg(help="What grows; all four by default.")] = tuple(AXES)
+    axis: Annotated[tuple[AxisName, ...], tyro.conf.arg(help="What grows; all by default.")] = tuple(AXES)
     backend: Backends = ()
     device: OnDevice = "cpu"
     repeats: Annotated[int, tyro.conf.arg(help="Fresh processes a point, each after all the others' turn.")] = 2
@@ -161,12 +164,13 @@ def work_of(bench: Bench, axis: str) -> Case:
     )
 
 
-def settings(point: Point, base: Config = STANDARD) -> Config:
-    """`base`, but for what grows."""
-    return base.replace(**{AXES[point["axis"]].setting: point["value"]})
+def settings(point: Point, base: Config | None = None) -> Config:
+    """`base`, by default the axis's, but for what grows."""
+    axis = AXES[point["axis"]]
+    return (base or axis.base).replace(**{axis.setting: point["value"]})
 
 
-def measure(point: Point, base: Config = STANDARD) -> Result:
+def measure(point: Point, base: Config | None = None) -> Result:
     """The point's figures.
 
     examples_per_s (for K, samples · images a second) and floor_examples_per_s are of the median round. first_call_s is the time

@@ -82,13 +82,13 @@ def trained(session: Session, *, stop_at: int = 99) -> list[tuple[int, bool]]:
     ],
 )
 def test_a_divergence_is_named_and_never_saved(bad: dict[str, int], said: str, number: float) -> None:
-    with pytest.raises(training.Diverged, match=f"The run diverged: {said.format(number)}. Try a lower --learning-rate"):
+    with pytest.raises(training.DivergedError, match=f"The run diverged: {said.format(number)}. Try a lower --learning-rate"):
         trained(Session(**bad, number=number))
     assert all(finite for _, finite in trained.saved)  # type: ignore[attr-defined]
 
 
 def test_a_stopped_run_saves_no_diverged_state() -> None:
-    with pytest.raises(training.Diverged, match=r"parameters/out\.weight is nan at step 45; the checkpoint of step 40 stays"):
+    with pytest.raises(training.DivergedError, match=r"out\.weight is nan at step 45; the checkpoint of step 40 stays"):
         trained(Session(parameter=45, number=np.nan), stop_at=45)
 
 

@@ -19,7 +19,7 @@ from matplotlib.image import imread
 from benchmarks.__main__ import main
 from benchmarks.harness import environment, memory
 from benchmarks.harness.environment import ROOT
-from benchmarks.harness.presets import STANDARD
+from benchmarks.harness.presets import RESNET, STANDARD, flat
 from benchmarks.outputs import markdown
 from benchmarks.studies import growth, skeleton
 from benchmarks.studies.growth import AXES
@@ -55,19 +55,18 @@ def test_the_plan_covers_every_value_and_the_backends_take_turns() -> None:
         assert tuple(point["backend"] for point in turn) == BACKENDS
         assert len({(p["axis"], p["value"], p["family"], p["repeat"]) for p in turn}) == 1
     grown = {axis: (min(AXES[axis].values), max(AXES[axis].values)) for axis in AXES}
+    assert grown.pop("channels") == (8, 64)
+    assert grown.pop("blocks") == (1, 4)
     assert grown == {"batch": (8, 8192), "hidden": (128, 4096), "depth": (1, 16), "samples": (1, 5000)}
 
 
 def test_a_point_grows_one_setting_alone() -> None:
-    def value_of(setting: str, config: Any = STANDARD) -> Any:
-        sections = [section for section in config.as_dict().values() if isinstance(section, dict)]
-        return next(section[setting] for section in sections if setting in section)
-
+    bases = {name: RESNET if name in ("channels", "blocks") else STANDARD for name in AXES}
     for name, axis in AXES.items():
         for value in axis.values:
             settings = growth.settings(point(name, value, axis.family))
-            assert settings.replace(**{axis.setting: value_of(axis.setting)}) == STANDARD
-            assert value_of(axis.setting, settings) == value
+            assert settings.replace(**{axis.setting: flat(bases[name])[axis.setting]}) == bases[name]
+            assert flat(settings)[axis.setting] == value
 
 
 @pytest.fixture
@@ -78,17 +77,18 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> int:
     return growth.LEAST_STEPS
 
 
-@pytest.mark.parametrize("point", [POINT, point("samples", 60, "flow")])
+@pytest.mark.parametrize("point", [POINT, point("samples", 60, "flow"), point("channels", 2, "mean-field")])
 def test_a_points_figures_fit_together(point: skeleton.Point, few_steps: int) -> None:
-    found = growth.measure(point, base=TOY)
+    base = TOY.replace(network="resnet", image_shape=(4, 8)) if point["axis"] == "channels" else TOY
+    found = growth.measure(point, base=base)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["rounds"] >= 4
     assert found["compile_s"] >= 0
     assert found["cores_busy"] > 0
     examples = found["examples_per_s"] * found["step_s"]
-    assert examples == pytest.approx(8 if point["axis"] == "batch" else growth.IMAGES * 25)
+    assert examples == pytest.approx({"batch": 8, "samples": growth.IMAGES * 25, "channels": 128}[point["axis"]])
     assert found["floor_examples_per_s"] * found["floor_step_s"] == pytest.approx(examples)
-    assert found["steps"] == (few_steps if point["axis"] == "batch" else 3)
+    assert found["steps"] == (3 if point["axis"] == "samples" else few_steps)
     assert found["memory"]["device"] is None
     assert len(found["round_trips_ns"]) == 2 * found["rounds"]
     if memory.peak() is not None:
