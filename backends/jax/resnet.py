@@ -93,7 +93,12 @@ class Convolution(nnx.Module):
 
     @checked
     def __call__(self, x: Float[Array, "images rows columns inputs"]) -> Float[Array, "images rows columns outputs"]:
-        return self.product(x) + self.bias[...].astype(self.factors)
+        return self.plus_bias(self.product(x))
+
+    def plus_bias(self, product: Array) -> Array:
+        """Summed in float32 at least, and rounded once: so is the bias's gradient, a sum over images."""
+        wide = jnp.promote_types(product.dtype, jnp.float32)
+        return (product.astype(wide) + self.bias[...].astype(self.factors).astype(wide)).astype(product.dtype)
 
 
 class Residual(nnx.Module):
@@ -164,4 +169,4 @@ class Decoder(nnx.Module):
         for i, block in enumerate(self.fine):
             h = block(h, masks.get(f"fine.{i}.first"))
         h = to_space(self.out.product(silu(h))).reshape(*z.shape[:-1], -1)
-        return (h + self.out.bias[...].astype(h.dtype)).astype(z.dtype)
+        return self.out.plus_bias(h).astype(z.dtype)

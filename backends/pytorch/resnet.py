@@ -59,7 +59,11 @@ class Convolution(nn.Module):
 
     @checked
     def forward(self, x: Float[Tensor, "images rows columns inputs"]) -> Float[Tensor, "images rows columns outputs"]:
-        return self.product(x) + self.bias
+        return self.plus_bias(self.product(x))
+
+    def plus_bias(self, product: Tensor) -> Tensor:
+        """PyTorch sums the bias's gradient in float32 at least, and rounds it once."""
+        return product + self.bias
 
 
 class Residual(nn.Module):
@@ -132,4 +136,4 @@ class Decoder(nn.Module):
         for i, block in enumerate(self.fine):
             h = block(h, masks.get(f"fine.{i}.first"))
         h = to_space(self.out.product(silu(h))).reshape(*z.shape[:-1], -1)
-        return (h + self.out.bias).to(z.dtype)
+        return self.out.plus_bias(h).to(z.dtype)

@@ -65,10 +65,10 @@ def kernel_gradient(
     (_, rows, columns, inputs), outputs = x.shape, result_gradient.shape[-1]
     padded = tf.pad(result_gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))
     moved = tf.concat([padded[:, :, 2 - j : 2 - j + columns] for j in range(3)], axis=-1)
-    wide = tf.float32 if x.dtype == tf.bfloat16 else None
-    left = tf.reshape(x, (-1, inputs))
+    wide = tf.float32 if x.dtype == tf.bfloat16 else x.dtype
+    left = tf.cast(tf.reshape(x, (-1, inputs)), wide)
     rights = [tf.reshape(moved[:, 2 - i : 2 - i + rows], (-1, 3 * outputs)) for i in range(3)]
-    products = [tf.matmul(left, right, transpose_a=True, output_type=wide) for right in rights]
+    products = [tf.matmul(left, tf.cast(right, wide), transpose_a=True) for right in rights]
     return tf.transpose(tf.reshape(tf.cast(tf.stack(products), x.dtype), (3, inputs, 3, outputs)), (0, 2, 1, 3))
 
 
@@ -88,7 +88,12 @@ class Convolution(keras.layers.Layer):
 
     @checked
     def call(self, x: Float[tf.Tensor, "images rows columns inputs"]) -> Float[tf.Tensor, "images rows columns outputs"]:
-        return self.product(x) + tf.cast(self.bias, self.factors)
+        return self.plus_bias(self.product(x))
+
+    def plus_bias(self, product: tf.Tensor) -> tf.Tensor:
+        """Summed in float32 at least, and rounded once: so is the bias's gradient, a sum over images."""
+        wide = tf.float32 if product.dtype == tf.bfloat16 else product.dtype
+        return tf.cast(tf.cast(product, wide) + tf.cast(tf.cast(self.bias, self.factors), wide), product.dtype)
 
 
 class Residual(keras.layers.Layer):
@@ -160,4 +165,4 @@ class Decoder(keras.layers.Layer):
         for i, block in enumerate(self.fine):
             h = block(h, masks.get(f"fine.{i}.first"))
         h = tf.reshape(to_space(self.out.product(silu(h))), (*z.shape[:-1], self.out.bias.shape[0]))
-        return tf.cast(h + tf.cast(self.out.bias, h.dtype), z.dtype)
+        return tf.cast(self.out.plus_bias(h), z.dtype)

@@ -150,6 +150,7 @@ def small(sizes: Config = SMALL) -> list[Scenario]:
     ] + [
         scenario("flow", "adam", "bfloat16", sizes=many_images, whole=True, chunks=(1,)),
         *convolutional(sizes.replace(**RESNET), chunks=STEP_BY_STEP),
+        scenario("mean-field", SMOOTH_RULE, "bfloat16", sizes=at_once(many_images.replace(**RESNET)), whole=True, chunks=(1,)),
     ]
 
 
@@ -162,10 +163,14 @@ def convolutional(sizes: Config, *, chunks: Sequence[int]) -> list[Scenario]:
         (with_prior, "mean-field", "adam-decay", "float64"),
         (with_prior, "flow", "adam-decay", "float64"),
         (mlp, "mean-field", "adam-decay", "float64"),
-        # A first step by a twentieth of the rate, on a shortened gradient, would leave some float32 weights as they are.
-        (with_prior.replace(learning_rate_warm_up=0, clip=0.0), "flow", SMOOTH_RULE, "float32"),
+        (at_once(with_prior), "flow", SMOOTH_RULE, "float32"),
     ]
     return [scenario(*name, sizes=own, whole=True, chunks=chunks) for own, *name in names]
+
+
+def at_once(sizes: Config) -> Config:
+    """A first step by a twentieth of the rate, on a shortened gradient, would leave some float32 weights as they are."""
+    return sizes.replace(learning_rate_warm_up=0, clip=0.0)
 
 
 def standard(sizes: Config) -> list[Scenario]:

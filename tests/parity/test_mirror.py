@@ -29,6 +29,7 @@ ONE_CALL = {"__call__": "forward", "call": "forward"}
 FRAMEWORKS_OWN_ARGUMENTS = {"dtype", "rngs"}  # of a layer: PyTorch's parameters are in `factors`, NNX draws initial values
 # Public names that not every backend has.
 NOT_EVERYWHERE = {
+    "kernel_gradient",  # PyTorch's own is fast
     "Linear",  # PyTorch's own nn.Linear does what it should
     "Optimizer",  # Keras wants a subclass an update rule, and Adam and RMSprop share theirs
     "Adam",  # Keras's adds ε in another place
