@@ -5,6 +5,7 @@ docs/checkpoint.md describes it field by field.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from dataclasses import dataclass, field
@@ -14,9 +15,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from common.config import Config
+from common.config import Config, check_settings
 from common.errors import UserError
-from common.files import DAMAGED_HDF5, write_whole
+from common.files import DAMAGED_HDF5, begins_sealed, read_sealed, write_hdf5
 from common.parameters import State, fresh_state, group, judged, shapes
 
 SCHEMA = 1
@@ -65,28 +66,25 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the file whole or not at all, each array with HDF5's checksum. Raises `UserError` if it can't be written."""
+    """Write the file whole or not at all, sealed: `load` refuses it if a bit has changed. Raises `UserError` if it can't."""
 
-    def write(temporary: Path) -> None:
-        with h5py.File(temporary, "w") as file:
-            file.attrs["schema"] = SCHEMA
-            file.attrs["config"] = json.dumps(checkpoint.config.as_dict())
-            for name in ("backend", "preset", "dataset", "sha256"):
-                file.attrs[name] = getattr(checkpoint, name)
-            file.attrs["binarize"] = checkpoint.binarize or ""
-            file.attrs["earlier"] = json.dumps(checkpoint.earlier)
-            for folder, arrays in (("state", checkpoint.state), ("best", checkpoint.best)):
-                place = file.create_group(folder)
-                for name, value in arrays.items():
-                    place.create_dataset(
-                        name, data=value, fletcher32=value.ndim > 0
-                    )  # HDF5 has no checksum for a single number
-            file["best"].attrs.update({"step": checkpoint.best_step, "valid_elbo": checkpoint.best_valid_elbo})
-            history = file.create_group("history")
-            for name, column in checkpoint.history.items():
-                history.create_dataset(name, data=np.array(column, dtype=np.float64), fletcher32=True)
+    def fill(file: h5py.File) -> None:
+        file.attrs["schema"] = SCHEMA
+        file.attrs["config"] = json.dumps(checkpoint.config.as_dict())
+        for name in ("backend", "preset", "dataset", "sha256"):
+            file.attrs[name] = getattr(checkpoint, name)
+        file.attrs["binarize"] = checkpoint.binarize or ""
+        file.attrs["earlier"] = json.dumps(checkpoint.earlier)
+        for folder, arrays in (("state", checkpoint.state), ("best", checkpoint.best)):
+            place = file.create_group(folder)
+            for name, value in arrays.items():
+                place[name] = value
+        file["best"].attrs.update({"step": checkpoint.best_step, "valid_elbo": checkpoint.best_valid_elbo})
+        history = file.create_group("history")
+        for name, column in checkpoint.history.items():
+            history[name] = np.array(column, dtype=np.float64)
 
-    write_whole(path, write)
+    write_hdf5(path, fill)
 
 
 def other_kind(path: Path) -> str | None:
@@ -94,6 +92,8 @@ def other_kind(path: Path) -> str | None:
     if kind := next((kind for ending, kind in OTHER_KINDS.items() if path.name.endswith(ending)), None):
         return kind
     try:
+        if begins_sealed(path):
+            return None
         with h5py.File(path, "r") as file:
             if "schema" in file.attrs:
                 return None
@@ -113,9 +113,10 @@ def load(path: Path) -> Checkpoint:
     if kind := other_kind(path):
         raise UserError(f"{path} is {kind}, not a checkpoint; give an .h5 file that `python -m benchmarks run` wrote.")
     try:
-        with h5py.File(path, "r") as file:
+        content = read_sealed(path)
+        with h5py.File(path if content is None else io.BytesIO(content), "r") as file:
             if (schema := file.attrs["schema"]) != SCHEMA:
-                raise UserError(f"{path} has schema {schema}, not {SCHEMA}; use the version that wrote it, or train again.")
+                raise UserError(f"It has schema {schema}, not {SCHEMA}; use the version that wrote it, or train again.")
             checkpoint = Checkpoint(
                 config=Config.from_dict(json.loads(file.attrs["config"])),
                 **{name: str(file.attrs[name]) for name in ("backend", "preset", "dataset", "sha256")},
@@ -127,7 +128,12 @@ def load(path: Path) -> Checkpoint:
                 history={name: list(column[()]) for name, column in file["history"].items()},
                 earlier=[(str(name), int(step)) for name, step in json.loads(file.attrs.get("earlier", "[]"))],
             )
+        check_settings(checkpoint.config)
         fits = _fits(checkpoint)
+        if fits and not 0 <= int(checkpoint.state["step"]) <= checkpoint.config.training.steps:
+            raise UserError(f"It is at step {int(checkpoint.state['step'])} of {checkpoint.config.training.steps}.")
+    except UserError as error:
+        raise UserError(f"{path} can't be read: {error}") from error
     except PermissionError as error:
         raise UserError(f"Cannot read {path} ({error.strerror}); make the file readable.") from error
     except (*DAMAGED_HDF5, TypeError) as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -174,21 +174,40 @@ class Config:
     def from_dict(cls, values: dict[str, Any]) -> Config:
         """The inverse of `as_dict`; reads what earlier versions wrote, too.
 
-        A config without `precision` was computed in full, and one without `compile_from` eagerly.
+        A config without `precision` was computed in full, and one without `compile_from` eagerly. Raises `UserError` for a
+        setting that is missing or that this version doesn't know; `check_settings` judges the values.
         """
+        top = {section: (*names, *(("pixels",) if section == "model" else ())) for section, names in SECTIONS.items()}
+        for section, names in top.items():
+            given = values.get(section)
+            if not isinstance(given, dict):
+                raise UserError(f"The settings have no section '{section}'.")
+            optional = {"pixels", "image_shape", "compile_from", *LATER.get(section, ())}
+            _same_names(given.keys(), names, optional=optional)
+        _same_names(values.keys(), (*SECTIONS, *TOP), optional={"precision"})
         model = dict(values["model"])
         shape = model.pop("image_shape", None) or square_or_row(model["pixels"])
         model.pop("pixels", None)
-        eager = {"compile_from": values["training"]["steps"] + 1}
+        training = dict(values["training"])
+        if "compile_from" not in training:
+            training["compile_from"] = training["steps"] + 1
         return cls(
             model=Model(**model, image_shape=(int(shape[0]), int(shape[1]))),
             optimizer=Optimizer(**values["optimizer"]),
-            training=Training(**eager | values["training"]),
+            training=Training(**training),
             evaluation=Evaluation(**values["evaluation"]),
             dtype=values["dtype"],
             precision=values.get("precision", "full"),
             device=values["device"],
         )
+
+
+def _same_names(given: Iterable[str], names: Iterable[str], *, optional: set[str]) -> None:
+    """Raises `UserError` for a given name that isn't in `names`, and for a name that is neither given nor optional."""
+    if unknown := sorted({*given} - {*names}):
+        raise UserError(f"This version has no setting {', '.join(unknown)}; use the version that wrote the file.")
+    if missing := sorted({*names} - {*given} - optional):
+        raise UserError(f"The settings lack {', '.join(missing)}.")
 
 
 def factors(dtype: Dtype, precision: Precision) -> Factors:
@@ -219,12 +238,14 @@ RULES: tuple[tuple[str, tuple[str, ...], Callable[[float], bool]], ...] = (
     (
         "at least 1",
         (
-            *("latent_size", "hidden_size", "flow_depth", "prior_depth", "channels", "blocks"),
+            *("latent_size", "hidden_size", "channels"),
             *("batch_size", "steps", "objective_samples", "chunk"),
             *("log_interval", "validation_interval", "samples", "image_batch", "sample_block"),
         ),
         lambda value: value >= 1,
     ),
+    # A model has an array for each layer: more blocks than these are a mistake.
+    ("at least 1 and at most 1000", ("flow_depth", "prior_depth", "blocks"), lambda value: 1 <= value <= 1000),
     (
         "a finite number, 0 or more",
         (
@@ -287,7 +308,18 @@ def unread(name: str, config: Config) -> str | None:
 
 def check(config: Config, *, train_images: int, test_images: int) -> None:
     """Raise `UserError` for the first setting that makes no sense alone or with a data set of these sizes."""
-    training, evaluation, model = config.training, config.evaluation, SECTIONS["model"]
+    check_settings(config)
+    if config.training.batch_size > train_images:
+        raise UserError(
+            f"--batch-size is {config.training.batch_size}, but the data set has only {train_images} training images."
+        )
+    if config.evaluation.images > test_images:
+        raise UserError(f"--images is {config.evaluation.images}, but the data set has only {test_images} test images.")
+
+
+def check_settings(config: Config) -> None:
+    """Raise `UserError` for the first setting whose value is of another type, out of its range or none of its choices."""
+    model = SECTIONS["model"]
     settings = {name: value for section in SECTIONS for name, value in vars(getattr(config, section)).items()}
     settings |= {name: getattr(config, name) for name in TOP}
     for name, (condition, fits) in KINDS.items():
@@ -307,7 +339,3 @@ def check(config: Config, *, train_images: int, test_images: int) -> None:
         raise UserError(f"--precision {config.precision} is for --dtype float32, not {config.dtype}; leave one of the two out.")
     if config.precision == "tf32" and config.device != "cuda":
         raise UserError("--precision tf32 is a GPU's: give --device cuda too, or --precision full.")
-    if training.batch_size > train_images:
-        raise UserError(f"--batch-size is {training.batch_size}, but the data set has only {train_images} training images.")
-    if evaluation.images > test_images:
-        raise UserError(f"--images is {evaluation.images}, but the data set has only {test_images} test images.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import io
 import os
 import sys
 import tempfile
@@ -21,7 +22,7 @@ import numpy as np
 from common import cache, image_files
 from common.binarize import binary
 from common.errors import UserError, unknown
-from common.files import DAMAGED_HDF5, write_whole
+from common.files import DAMAGED_HDF5, read_sealed, write_hdf5
 from common.image_files import SPLITS as SPLITS
 from common.image_files import Splits
 from common.noise import DATA_ORDER, SUBSET, generator
@@ -164,7 +165,7 @@ def mnist(data_dir: Path | None) -> Splits:
         print(f"The cache {cached} is damaged; making it again.", file=sys.stderr)
     splits = {split: read_amat(sources[split], split=split) for split in SPLITS} if sources else _download_mnist()
     try:
-        write_whole(cached, lambda path: _write_mnist_cache(path, splits))
+        write_hdf5(cached, lambda file: _fill_mnist_cache(file, splits))
     except UserError as error:
         print(f"Going on without a cache: {error}", file=sys.stderr)
     return splits
@@ -250,7 +251,8 @@ def _read_mnist_cache(path: Path) -> Splits | None:
     packed_pixels = MNIST_PIXELS // 8
     splits = {}
     try:
-        with h5py.File(path, "r") as file:
+        content = read_sealed(path)
+        with h5py.File(path if content is None else io.BytesIO(content), "r") as file:
             for split in SPLITS:
                 # A damaged header must not make us read gigabytes, so the shape is looked at first.
                 if file[split].shape != (MNIST_IMAGES[split], packed_pixels) or file[split].dtype != np.uint8:
@@ -261,10 +263,9 @@ def _read_mnist_cache(path: Path) -> Splits | None:
     return splits if content_sha256(splits) == PINNED["binarized-mnist"] else None
 
 
-def _write_mnist_cache(path: Path, splits: Splits) -> None:
-    with h5py.File(path, "w") as file:
-        for split in SPLITS:
-            file[split] = np.packbits(splits[split], axis=1)
+def _fill_mnist_cache(file: h5py.File, splits: Splits) -> None:
+    for split in SPLITS:
+        file[split] = np.packbits(splits[split], axis=1)
 
 
 # --- binarized-digits ---

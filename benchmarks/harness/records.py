@@ -383,6 +383,6 @@ def _fault(record: Any) -> str | None:
         return f"is {record['status']} without a reason"
     try:
         Config.from_dict(record["config"])
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (UserError, TypeError, ValueError, KeyError, AttributeError) as error:
         return f"has a 'config' that this version can't read ({error})"
     return None

@@ -33,7 +33,7 @@ from benchmarks.studies.skeleton import Measured, Point, Result
 from common import checkpoints, config, data, protocol
 from common.config import Config, Variational
 from common.data import Dataset
-from common.files import write_whole
+from common.files import write_hdf5
 
 # Each script's settings are replaced, one group at a time, by this other script's: the two scripts that report a test log p(x)
 # by one another's, the third's by the faster one's.
@@ -183,13 +183,12 @@ def on_validation(dataset: Dataset, *, images: int, path: Path) -> None:
     """Write a data set file with the same training and validation images, whose test images are some validation images."""
     chosen = dataset.valid[data.subset(images=images, of=len(dataset.valid))]
 
-    def to(temporary: Path) -> None:
-        with h5py.File(temporary, "w") as file:
-            file.attrs["image_shape"] = dataset.image_shape
-            for split, values in (("train", dataset.train), ("valid", dataset.valid), ("test", chosen)):
-                file[split] = values
+    def fill(file: h5py.File) -> None:
+        file.attrs["image_shape"] = dataset.image_shape
+        for split, values in (("train", dataset.train), ("valid", dataset.valid), ("test", chosen)):
+            file[split] = values
 
-    write_whole(path, to)
+    write_hdf5(path, fill)
 
 
 def job_of(variant: Variant, asked: Arguments, *, seed: int, dataset: Dataset) -> runs.Job:

@@ -53,6 +53,15 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def unsealed(file: Path, path: Path) -> Path:
+    """A copy of the file as earlier versions wrote it: without a seal, which a change by hand would break."""
+    with h5py.File(file) as whole, h5py.File(path, "w") as copy:
+        copy.attrs.update(whole.attrs)
+        for name in whole:
+            whole.copy(name, copy)
+    return path
+
+
 def table(title: str) -> list[list[str]]:
     """The cells of the table under a title of the page."""
     section = PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
@@ -137,7 +146,7 @@ def test_who_trained_the_first_steps(steps: int, parts: list[tuple[str, int]]) -
 
 def test_a_file_from_before_earlier_is_loaded_and_a_damaged_one_is_refused(file: Path, tmp_path: Path) -> None:
     path = tmp_path / "old.h5"
-    path.write_bytes(file.read_bytes())
+    unsealed(file, path)
     with h5py.File(path, "r+") as opened:
         del opened.attrs["earlier"]
     assert checkpoints.load(path).earlier == []
@@ -150,7 +159,7 @@ def test_a_file_from_before_earlier_is_loaded_and_a_damaged_one_is_refused(file:
 @pytest.mark.parametrize("missing", ["step", "ema", "optimizer", "optimizer/first_moment", "parameters/decoder.out.bias"])
 def test_a_file_that_lacks_something_of_its_run_is_refused(file: Path, tmp_path: Path, missing: str) -> None:
     path = tmp_path / "part.h5"
-    path.write_bytes(file.read_bytes())
+    unsealed(file, path)
     with h5py.File(path, "r+") as opened:
         del opened[f"state/{missing}"]
     with pytest.raises(UserError, match="holds other arrays than its config's model and optimizer have"):
@@ -160,29 +169,60 @@ def test_a_file_that_lacks_something_of_its_run_is_refused(file: Path, tmp_path:
 @pytest.mark.parametrize("changes", [{"dtype": "float32"}, {"ema_decay": 0.0}, {"optimizer": "adam", "hidden_size": 8}])
 def test_a_file_of_other_settings_than_it_says_is_refused(file: Path, tmp_path: Path, changes: dict[str, object]) -> None:
     path = tmp_path / "other.h5"
-    path.write_bytes(file.read_bytes())
+    unsealed(file, path)
     with h5py.File(path, "r+") as opened:
         opened.attrs["config"] = json.dumps(CONFIG.replace(**changes).as_dict())
     with pytest.raises(UserError, match="holds other arrays"):
         checkpoints.load(path)
 
 
-def test_one_flipped_bit_of_a_number_is_found(file: Path, tmp_path: Path) -> None:
-    weight = checkpoints.load(file).state["parameters/encoder.first.weight"]
-    content = bytearray(file.read_bytes())
-    content[content.index(weight.tobytes()) + 1] ^= 1
-    path = tmp_path / "flipped.h5"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="is damaged"):
+@pytest.mark.parametrize(
+    ("section", "changes", "words"),
+    [
+        ("training", {"selection": "cest-validation"}, "--selection is cest-validation; it must be one of last"),
+        ("training", {"batch_size": None}, "The settings lack batch_size"),
+        ("training", {"seed": 1.5}, "--seed is 1.5; it must be a whole number"),
+        ("training", {"steps": "many"}, "--steps is many; it must be a whole number"),
+        ("training", {"momentum": 0.9, "averaging": 3}, "no setting averaging, momentum; use the version that wrote the file"),
+        ("training", {"steps": 3}, "It is at step 4 of 3"),
+        ("optimizer", {"learning_rate": -1.0}, "--learning-rate is -1.0; it must be a finite number, 0 or more"),
+        ("model", {"flow_depth": 10**9}, "--flow-depth is 1000000000; it must be at least 1 and at most 1000"),
+        ("", {"precision": "fp8"}, "--precision is fp8; it must be one of full"),
+        ("", {"optimizer": [1]}, "no section 'optimizer'"),
+        ("", {"extra": 1}, "no setting extra"),
+    ],
+)
+def test_settings_are_judged_as_at_the_command_line(
+    file: Path, tmp_path: Path, section: str, changes: dict[str, object], words: str
+) -> None:
+    path = unsealed(file, tmp_path / "edited.h5")
+    with h5py.File(path, "r+") as opened:
+        config = json.loads(opened.attrs["config"])
+        own = config[section] if section else config
+        own |= changes
+        for name in [name for name, value in changes.items() if value is None]:
+            del own[name]
+        opened.attrs["config"] = json.dumps(config)
+    with pytest.raises(UserError, match=rf"edited\.h5 can't be read: .*{words}"):
         checkpoints.load(path)
+
+
+def test_every_flipped_bit_is_found(file: Path, tmp_path: Path) -> None:
+    content, path, draws = file.read_bytes(), tmp_path / "flipped.h5", np.random.default_rng(0)
+    for place in [*range(0, 600, 7), *draws.integers(0, len(content), 150)]:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(draws.integers(8))
+        path.write_bytes(flipped)
+        with pytest.raises(UserError, match=r"is damaged \(its bytes aren't those that were written\)|another program's"):
+            checkpoints.load(path)
 
 
 def test_a_damaged_name_or_kind_is_a_sentence(file: Path, tmp_path: Path) -> None:
     path = tmp_path / "damaged.h5"
-    path.write_bytes(file.read_bytes().replace(b"second_moment", b"\xffecond_moment"))
+    path.write_bytes(unsealed(file, path).read_bytes().replace(b"second_moment", b"\xffecond_moment"))
     with pytest.raises(UserError, match="not a checkpoint"):
         checkpoints.load(path)
-    path.write_bytes(file.read_bytes())
+    unsealed(file, path)
     with h5py.File(path, "r+") as opened:
         del opened["history"]
         opened["history"] = np.zeros(3)

@@ -3,14 +3,17 @@
 import errno
 import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from common import files
 from common.errors import UserError
-from common.files import write_whole
+from common.files import read_sealed, write_hdf5, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -91,21 +94,83 @@ def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
         write_whole(tmp_path / "file" / "below", lambda temporary: temporary.touch())
 
 
-# HDF5 meets the limit on closing, in a large block, or at the file's end.
 @pytest.mark.parametrize("limit", [100, 5_000, 80_100])
 def test_hdf5_on_a_full_disk_is_one_line(tmp_path, limit):
-    def write(temporary):
-        with h5py.File(temporary, "w") as file:
-            file["large"] = np.zeros(10_000)
-            file["small"] = np.zeros(10)
-
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         with pytest.raises(UserError, match="Cannot write") as caught:
-            write_whole(tmp_path / "file.h5", write)
+            write_hdf5(tmp_path / "file.h5", fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "File too large" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == []
+
+
+def fill(file: h5py.File) -> None:
+    file.attrs["title"] = "numbers"
+    file["large"] = np.arange(10_000.0)
+    file["small"] = np.zeros(10)
+
+
+def test_a_process_that_met_a_full_disk_ends_without_a_crash(tmp_path):
+    code = f"""
+import resource
+import subprocess
+import sys
+from pathlib import Path
+import numpy as np
+from common import files
+from common.errors import UserError
+from common.files import write_hdf5
+resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))
+for name in "abc":
+    try:
+        write_hdf5(Path({str(tmp_path)!r}) / name, lambda file: file.create_dataset("x", data=np.ones(10_000)))
+    except UserError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("File too large"), done.stderr) == (0, 3, "")
+    assert names(tmp_path) == []
+
+
+def test_a_sealed_file_is_hdf5_and_every_changed_bit_is_found(tmp_path):
+    path = tmp_path / "file.h5"
+    write_hdf5(path, fill)
+    with h5py.File(path) as file:
+        assert file.attrs["title"] == "numbers"
+        assert np.array_equal(file["large"], np.arange(10_000.0))
+    content = path.read_bytes()
+    assert read_sealed(path) == content
+    draws = np.random.default_rng(0)
+    places = [*range(520), *draws.integers(0, len(content), 300)]
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << draws.integers(8)
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match="aren't those that were written"):
+            read_sealed(path)
+    for damaged in (content[:-1], content + b"\0", content[:100], b"", content[512:][::-1]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="aren't those that were written"):
+            read_sealed(path)
+
+
+def test_hdf5_of_earlier_versions_has_no_seal(tmp_path):
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        fill(file)
+    assert read_sealed(tmp_path / "old.h5") is None
+
+
+def test_temporary_files_of_dead_processes_alone_are_removed(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    dead, host = int(process.stdout), files._host()
+    kept = [f".{host}-{os.getpid()}-01234567.file.txt", f".other123-{dead}-01234567.file.txt", f".{host}-{dead}-01234567.file"]
+    for name in (*kept, f".{host}-{dead}-01234567.file.txt"):
+        (tmp_path / name).touch()
+    write_whole(tmp_path / "file.txt", lambda temporary: temporary.touch())
+    assert names(tmp_path) == sorted([*kept, "file.txt"])

@@ -18,7 +18,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.harness import presets, records, runs
 from benchmarks.harness.presets import preset
-from common import checkpoints, data, estimators, protocol, training
+from common import checkpoints, data, estimators, files, protocol, training
 from common.checkpoints import Checkpoint
 from common.errors import UserError
 from tests.harness.identical import assert_same_arrays, assert_same_run
@@ -279,6 +279,8 @@ def test_a_result_of_other_settings_under_the_same_name_is_not_overwritten(
 def newer(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file.attrs["schema"] = checkpoints.SCHEMA + 1
+    content = path.read_bytes()[files.BLOCK :]
+    path.write_bytes(files.seal(content) + content)
 
 
 def damaged(path: Path) -> None:
