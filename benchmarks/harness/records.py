@@ -26,6 +26,7 @@
     test.by_samples                {samples, log_px, log_px_se}: log p(x) by the first 1, 10, 100 … K of the same samples
     test.warning                   one sentence where the estimates contradict what they are; see `estimators.warning`
     test.per_image                 {file, sha256} of the file beside the record with each image's result: `per_image` reads it
+    checksum                       SHA-256 of all else; a record that `read` finds changed has `edited`
 
 An .npz file of the record's name has arrays [images]: image, int32, the index in the test set; elbo and log_px, float32.
 Units are seconds, bytes, nats per image and examples a second. An absent number is null; NaN and infinities are never written.
@@ -250,9 +251,15 @@ def write(record: Record, folder: Path) -> Path:
         plain.update(status="failed", reason=f"The run diverged: {diverged[0]} is not a finite number.")
     if fault := _fault(plain):
         raise ValueError(f"The record {fault}.")
+    plain["checksum"] = checksum(plain)
     path = folder / name_of(plain)
     write_text(path, json.dumps(plain, indent=1, allow_nan=False) + "\n")
     return path
+
+
+def checksum(record: Record) -> str:
+    """SHA-256 of the record's JSON without its checksum."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def read(path: Path) -> Record:
@@ -265,8 +272,10 @@ def read(path: Path) -> Record:
         raise UserError(f"The record {path} is not JSON ({error}); remove it or run it again.") from error
     if fault := _fault(record):
         raise UserError(f"The record {path} {fault}; remove it or run it again.")
+    written = record.pop("checksum", None)
+    edited = {"edited": True} if written and written != checksum(record) else {}
     later = {section: dict.fromkeys(keys) | record[section] for section, keys in LATER.items()}
-    return {"parameters": None, "trained": []} | record | later
+    return {"parameters": None, "trained": []} | record | later | edited
 
 
 def write_per_image(arrays: Mapping[str, np.ndarray], record: Record, *, folder: Path) -> dict[str, str]:

@@ -83,6 +83,8 @@ def remarks(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]
         if record["status"] != "ok":
             row = ", ".join(filter(None, [f"{record['backend']} {record['variational']}", label, f"seed {record['seed']}"]))
             lines.append(f"{row}: {record['status']}: {' '.join(record['reason'].split())}")
+        if record.get("edited"):
+            lines.append(f"{name(record, found)}{f' ({label})' if label else ''}: its record was changed by hand.")
         elif warning := record["test"]["warning"]:
             lines.append(f"{name(record, found)}{f' ({label})' if label else ''}: {warning}")
     ends = [record["environment"].get(key) for record in found for key in ("round_trip_ns", "round_trip_after_ns")]

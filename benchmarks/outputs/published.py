@@ -125,9 +125,10 @@ def _candidates(table: Published, found: Iterable[Record]) -> list[Record]:
 
 
 def _clean(record: Record) -> bool:
-    """Whether the code was a known commit's without local changes, from the start of measuring to the end."""
+    """Whether the code was a known commit's without local changes, from start to end, and the record is as it was written."""
     environment = record["environment"]
-    return bool(environment.get("commit")) and not environment.get("dirty") and "commit_after" not in environment
+    clean = bool(environment.get("commit")) and not environment.get("dirty") and "commit_after" not in environment
+    return clean and not record.get("edited")
 
 
 def parts(name: str, found: Sequence[Record]) -> list[Part]:

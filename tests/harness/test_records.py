@@ -203,6 +203,17 @@ def test_a_malformed_value_is_refused(tmp_path: Path, section: str | None, key: 
         records.read(path)
 
 
+def test_a_record_that_was_changed_by_hand_says_so(tmp_path: Path) -> None:
+    path = records.write(example(), tmp_path)
+    assert "edited" not in records.read(path)
+    path.write_text(path.read_text().replace("12345", "12346"))
+    assert records.read(path)["edited"]
+    assert records.read(path)["parameters"] == 12346
+    text = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(text.items())) | {"parameters": 12345}))
+    assert "edited" not in records.read(path), "the order of keys and spaces say nothing"
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"test": NaN}', "\x00"])
 def test_text_that_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.json"

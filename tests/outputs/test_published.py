@@ -144,6 +144,12 @@ def test_an_unclean_or_changed_run_is_no_row_and_its_row_says_so(change: dict[st
     assert "-88.96" not in row
 
 
+def test_a_record_that_was_changed_by_hand_is_named_and_is_no_published_row() -> None:
+    edited = record() | {"edited": True}
+    assert published.rows("standard", [edited, record(backend="pytorch")]) == [record(backend="pytorch")]
+    assert "jax flow: its record was changed by hand." in printed(edited)
+
+
 def test_rows_that_nobody_measured_stand_in_the_table() -> None:
     for name in published.BLOCKS.keys() - {published.BENCH, published.HEADLINE}:
         wanted = published.BLOCKS[name]
