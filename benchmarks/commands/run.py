@@ -83,26 +83,41 @@ def run(planned: Planned, display: live.Display, *, named: bool) -> tuple[int, r
         return 0, record
     told: list[Event] = []
     display.begin(job)
+    before = written(job.record)
     with tensorboard.board(job) if job.pictures else contextlib.nullcontext() as board:
         code = runs.in_process(job, heard=events.each(told.append, display.heard, board))
-    record = without_result(job, code, told) if code else records.read(job.record)
+    ends_well = code == 0 and (written(job.record) != before or (job.resume and runs.finished(job)))
+    record = records.read(job.record) if ends_well else without_result(job, code, told)
     display.end(job, record)
-    if code == 2 or (code == runs.UNAVAILABLE and named):
+    if code == runs.REFUSED or (code == runs.UNAVAILABLE and named):
         return 2, record
-    if code:
+    if not ends_well:
         records.write(record, Path(job.results))
     return int(record["status"] == "failed"), record
 
 
+def written(path: Path) -> tuple[int, int] | None:
+    """What tells a file from an earlier one of its name; None where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
 def without_result(job: runs.Job, code: int, heard: Sequence[Event]) -> records.Record:
-    """The record of a run whose process ended with this code; the last line on the process's stderr is its reason."""
-    last = next((event["text"].strip() for event in reversed(heard) if event["kind"] == "said"), "")
+    """The record of a run whose process ended so; the last line on the process's stderr is its reason."""
+    last = next((event["text"].strip() for event in reversed(heard) if event["kind"] == "said" and event["text"].strip()), "")
     if code == runs.UNAVAILABLE:
         status, reason = "not-run", "its framework can't be imported; `python -m benchmarks list` says why."
-    elif code == 2:
+    elif code == runs.REFUSED:
         status, reason = "not-run", last or "it was refused."
+    elif code == runs.SILENT:
+        silence = f"its process told nothing for {estimate.words(job.patience or 0)} and was ended"
+        status, reason = "failed", silence + (f"; the last line was: {last}" if last else ".")
     else:
-        status, reason = "failed", f"its process ended with code {code}" + (f": {last}" if last else ".")
+        ended = f"its process ended with code {code}" + ("" if code else " and wrote no record")
+        status, reason = "failed", ended + (f": {last}" if last else ".")
     return job.blank(dataset=job.dataset()) | {"status": status, "reason": f"{job.backend}: {reason}"}
 
 

@@ -37,7 +37,7 @@ GROUPS = {
     "evaluation": ("samples", "images"),
     "output": (
         *("results", "resume", "from", "config", "save_config", "dry_run", "quiet", "json"),
-        *("keep_checkpoints", "tensorboard"),
+        *("keep_checkpoints", "tensorboard", "patience"),
     ),
 }
 GROUPS["rare"] = tuple(
@@ -48,8 +48,9 @@ MAIN = (
     *GROUPS["what"],
     *("steps", "batch_size", "device", "latent_size", "hidden_size", "flow_depth", "learning_rate"),
     *GROUPS["evaluation"],
-    *GROUPS["output"],
+    *(name for name in GROUPS["output"] if name != "patience"),
 )
+PATIENCE = 30  # minutes: a model that compiles, or one step of a large one, says nothing for minutes
 LONGEST = 8  # characters of a placeholder in --help
 
 Values = dict[str, Any]  # a flag's name → its value
@@ -112,6 +113,7 @@ def flags(configs: Sequence[Config], *, start: Checkpoint | None) -> dict[str, F
         Flag(name="dry_run", kind=bool, help="Say which runs these are and how long they take; run none."),
         Flag(name="quiet", kind=bool, help="No progress and no table, only errors."),
         Flag(name="threads", kind=int, help="Threads of the framework; its own choice by default."),
+        Flag(name="patience", kind=int, help="Minutes without a sign of life after which a run is ended."),
         Flag(name="keep_checkpoints", kind=bool, help="Keep the checkpoint of each validation."),
         Flag(name="tensorboard", kind=bool, help="Write a TensorBoard event file beside each record."),
         Flag(name="json", kind=bool, help="Print the records, in JSON, in place of the table."),
@@ -123,6 +125,7 @@ def flags(configs: Sequence[Config], *, start: Checkpoint | None) -> dict[str, F
         "data": start.dataset if start else "binarized-digits",
         "binarize": (start.binarize or "") if start else "",
         "results": "results",
+        "patience": str(PATIENCE),
     }
     helps = {"variational": "Families of q(z|x).", "seed": "A run for each seed."}
     found = {flag.name: dataclasses.replace(flag, default=defaults.get(flag.name, "")) for flag in own}

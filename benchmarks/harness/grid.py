@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import cli, runs
-from benchmarks.harness.flags import Asked
+from benchmarks.harness.flags import PATIENCE, Asked
 from benchmarks.harness.presets import flat
 from common.config import FAMILIES, check, unread
 from common.errors import UserError
@@ -60,6 +60,8 @@ def grid_of(asked: Asked) -> Grid:
     own, axes = asked.values, axes_of(asked)
     if own["threads"] is not None and own["threads"] < 1:
         raise UserError(f"--threads is {own['threads']}; it must be at least 1.")
+    if own["patience"] is not None and own["patience"] < 1:
+        raise UserError(f"--patience is {own['patience']}; it must be at least 1 minute.")
     template = runs.Job(
         backend="",
         preset="",
@@ -71,6 +73,7 @@ def grid_of(asked: Asked) -> Grid:
         start=str(own["from"]) if own["from"] else None,
         keep_checkpoints=own["keep_checkpoints"],
         threads=own["threads"],
+        patience=60.0 * (own["patience"] or PATIENCE),
         pictures=own["tensorboard"],
         binarize=own["binarize"] or (asked.start.binarize if asked.start else None),
     )

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +31,10 @@ class ProcessError(UserError):
         self.code = code
 
 
+class SilentError(ProcessError):
+    """A process told nothing for too long, and was ended."""
+
+
 def ask(
     target: str,
     question: Any,
@@ -38,17 +43,19 @@ def ask(
     folder: Path = ROOT,
     variables: Mapping[str, str | None] | None = None,
     heard: Heard | None = None,
+    patience: float | None = None,
 ) -> Any:
     """The result of the function `target`, "benchmarks.studies.growth:measure" say, called with `question` in a fresh process.
 
     Question and result are plain JSON. `title` names the process in messages; `folder` is the checkout whose code runs.
     `variables` are set in the process's environment; None removes one. `heard` is called with each event of the process and
-    with each line of its stderr; without it, the process shares this process's stderr.
+    with each line of its stderr; without it, the process shares this process's stderr. `patience`: the seconds without either
+    after which a process that is heard is killed; None for ever. The process ends soon after this one has died.
 
-    Raises `ProcessError` where the process fails. A KeyboardInterrupt asks the process to end, and is raised again when it has
-    ended; a second one kills it.
+    Raises `ProcessError` where the process fails, `SilentError` where it was killed for its silence. A KeyboardInterrupt asks
+    the process to end, and is raised again when it has ended; a second one kills it.
     """
-    command = [sys.executable, "-m", "benchmarks", "answer", target]
+    command = [sys.executable, "-m", "benchmarks", "answer", target, str(os.getpid())]
     with contextlib.ExitStack() as stack:
         asked, answers = (stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(2))
         json.dump(question, asked)
@@ -66,7 +73,8 @@ def ask(
             os.close(writing)
             assert process.stderr is not None
             pipes = _Pipes(said=process.stderr, event=os.fdopen(reading, encoding="utf-8"))
-        _finish(process, pipes, heard)
+        if _finish(process, pipes, heard, patience):
+            raise SilentError(title, process.returncode)
         if process.returncode:
             raise ProcessError(title, process.returncode)
         answers.seek(0)
@@ -96,20 +104,31 @@ class _Pipes:
             for line in pipe:
                 self.lines.put((name, line.rstrip("\n")))
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
+    def until_silent(self, patience: float | None) -> Iterator[tuple[str, str]]:
+        """(pipe, line) of each line, to the end of the pipes, or until none came for `patience` seconds."""
+        last = time.monotonic()
         while any(reader.is_alive() for reader in self.readers) or not self.lines.empty():
             with contextlib.suppress(queue.Empty):
                 yield self.lines.get(timeout=0.1)
+                last = time.monotonic()
+            if patience is not None and time.monotonic() - last > patience:
+                return
 
 
-def _finish(process: subprocess.Popen[str], pipes: _Pipes | None, heard: Heard | None) -> None:
-    """Wait until the process has ended. Raises KeyboardInterrupt then, where one came meanwhile."""
-    stops = 0
+def _finish(process: subprocess.Popen[str], pipes: _Pipes | None, heard: Heard | None, patience: float | None) -> bool:
+    """Wait until the process has ended; whether it was killed for its silence.
+
+    Raises KeyboardInterrupt when the process has ended, where one came meanwhile.
+    """
+    stops, silent = 0, False
     while True:
         try:
             if pipes and heard:
-                for name, line in pipes:
+                for name, line in pipes.until_silent(patience):
                     heard({"kind": "said", "text": line} if name == "said" else json.loads(line))
+                silent = any(reader.is_alive() for reader in pipes.readers) and process.poll() is None
+                if silent:
+                    stopping.kill(process.pid)
             process.wait()
             break
         except KeyboardInterrupt:
@@ -121,12 +140,26 @@ def _finish(process: subprocess.Popen[str], pipes: _Pipes | None, heard: Heard |
             raise
     if stops:
         raise KeyboardInterrupt
+    return silent
+
+
+GRACE = 10.0  # seconds that a process whose parent has died has to save its state
+
+
+def end_with(parent: int) -> None:
+    """Ask this process to end, as SIGTERM does, when its parent has died; end it where it then goes on for GRACE seconds."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(128 + signal.SIGTERM)
 
 
 def main(arguments: list[str]) -> int:
     """The process of `ask`: reads the question from stdin and prints the result as the last line of stdout."""
     stopping.watch(again=False)
-    (target,) = arguments
+    target, parent = arguments
+    threading.Thread(target=end_with, args=(int(parent),), daemon=True).start()
     module, _, name = target.partition(":")
     answers, sys.stdout = sys.stdout, sys.stderr  # what a framework prints goes to stderr
     found = getattr(importlib.import_module(module), name)(json.loads(sys.stdin.read()))

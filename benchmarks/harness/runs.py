@@ -39,7 +39,8 @@ from common.noise import TEST, seed_for
 from common.parameters import State
 
 RunState = Literal["new", "done", "resumable"]
-UNAVAILABLE = 3  # exit code of a job whose framework can't be imported
+# What `in_process` returns of a job without a record, where its process told why; a process's own exit codes are below 256.
+REFUSED, UNAVAILABLE, SILENT = 1000, 1001, 1002  # a `UserError`; a framework that can't be imported; no sign of life
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Job:
     keep_checkpoints: bool = False  # each validation's checkpoint, in the files of `kept`
     pictures: bool = False  # tell the listener images at each validation
     threads: int | None = None  # of the framework; its own choice where None
+    patience: float | None = None  # seconds without a sign of life after which the run's process is ended; None for ever
     runnable: float | None = None  # threads that other programs kept running before the run's process; None where unknown
 
     def as_json(self) -> str:
@@ -114,30 +116,37 @@ def in_process(job: Job, *, folder: Path | None = None, heard: Heard | None = No
     """Run the job in a process of its own, so that no framework's threads, memory or imports touch another's.
 
     `folder`: the checkout whose code runs; the current folder where None. `heard` is called with each event of the process,
-    which then prints nothing itself. Returns the exit code: 0 with a record at `job.record`, 2 for a `UserError`, UNAVAILABLE.
+    which then prints nothing itself. A process that tells nothing for `job.patience` seconds is ended. Returns 0 with a record
+    at `job.record`; else REFUSED, UNAVAILABLE, SILENT, or the exit code of a process that ended without a word.
     """
     target, where = f"{__name__}:worker", folder or Path.cwd()
+    job = dataclasses.replace(job, runnable=environment.runnable())
+    variables = threads.variables(job.threads, disturbed=environment.crowded(job.runnable, environment.machine()))
+    options: dict[str, Any] = {"title": job.record.name, "folder": where, "variables": variables}
     try:
-        job = dataclasses.replace(job, runnable=environment.runnable())
-        variables = threads.variables(job.threads, disturbed=environment.crowded(job.runnable, environment.machine()))
-        title = job.record.name
-        return int(processes.ask(target, job.as_json(), title=title, folder=where, variables=variables, heard=heard))
+        return int(processes.ask(target, job.as_json(), **options, heard=heard, patience=job.patience))
+    except processes.SilentError:
+        return SILENT
     except processes.ProcessError as error:
         return error.code
 
 
 def worker(text: str) -> int:
-    """Run a job of `as_json`; the function that `in_process` calls in the fresh process. Returns 0 or UNAVAILABLE."""
+    """Run a job of `as_json`, in the process of `in_process`. Returns 0, REFUSED or UNAVAILABLE; the reason is on stderr."""
     job = Job.from_json(text)
-    if job.resume and finished(job):
-        return 0
-    began = time.perf_counter()
     try:
-        protocol.load(job.backend)
+        if job.resume and finished(job):
+            return 0
+        began = time.perf_counter()
+        try:
+            protocol.load(job.backend)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return UNAVAILABLE
+        run(job, import_s=time.perf_counter() - began)
     except UserError as error:
         print(error, file=sys.stderr)
-        return UNAVAILABLE
-    run(job, import_s=time.perf_counter() - began)
+        return REFUSED
     return 0
 
 

@@ -38,6 +38,14 @@ def watch(*, again: bool) -> None:
         signal.signal(number, end)
 
 
+def kill(process: int) -> None:
+    """Kill a process and its descendants."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for each in [*psutil.Process(process).children(recursive=True), psutil.Process(process)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+
+
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
     """Within this context SIGNALS interrupt nothing; the yielded function says whether one has come."""

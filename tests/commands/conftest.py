@@ -19,7 +19,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[runs.Job]:
 
     def refuse(job: runs.Job, **_: Any) -> int:
         started.append(job)
-        return 2
+        return runs.REFUSED
 
     monkeypatch.setattr(runs, "in_process", refuse)
     return started

@@ -388,18 +388,41 @@ def test_a_failed_run_is_run_again(tmp_path: Path, ended: dict[str, int]) -> Non
 # --- how it ends ---
 
 
-@pytest.mark.parametrize(("code", "status"), [(-9, "failed"), (2, "not-run"), (runs.UNAVAILABLE, "not-run")])
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        *((code, "failed") for code in (-9, 1, 2, 3, runs.SILENT)),
+        *((code, "not-run") for code in (runs.REFUSED, runs.UNAVAILABLE)),
+    ],
+)
 def test_a_run_that_fails_is_a_row_and_the_sweep_goes_on(
     tmp_path: Path, ended: dict[str, int], capsys: pytest.CaptureFixture[str], code: int, status: str
 ) -> None:
     ended["pytorch"] = code
     arguments = ["--backend", "pytorch", "jax", "--variational", "flow", "--results", str(tmp_path)]
-    assert main(["run", *arguments]) == (1 if code == -9 else 2)
+    assert main(["run", *arguments]) == (1 if status == "failed" else 2)
     printed = capsys.readouterr().out
     assert re.search(rf"pytorch +{status}\b", printed)
     assert re.search(r"jax +ok\b", printed)
     kept = {record["backend"]: record["status"] for record in records.read_all(tmp_path)}
-    assert kept == {"jax": "ok"} | ({"pytorch": status} if code == -9 else {})
+    assert kept == {"jax": "ok"} | ({"pytorch": status} if status == "failed" else {})
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_process_that_ends_without_a_record_has_failed(
+    tmp_path: Path, ended: dict[str, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], earlier: bool
+) -> None:
+    """An earlier run's record isn't shown as this one's."""
+    arguments = ["run", "--backend", "jax", "--variational", "flow", "--results", str(tmp_path)]
+    if earlier:
+        ended["jax"] = -9
+        assert main(arguments) == 1
+    monkeypatch.setattr(runs, "in_process", lambda job, **_: 0)
+    capsys.readouterr()
+    assert main(arguments) == 1
+    (record,) = records.read_all(tmp_path)
+    assert record["reason"] == "jax: its process ended with code 0 and wrote no record."
+    assert "wrote no record" in capsys.readouterr().out
 
 
 def test_the_end_says_where_the_files_are_and_what_to_type(

@@ -20,7 +20,6 @@ from benchmarks.harness import presets, records, runs
 from benchmarks.harness.presets import preset
 from common import checkpoints, data, estimators, files, protocol, training
 from common.checkpoints import Checkpoint
-from common.errors import UserError
 from tests.harness.identical import assert_same_arrays, assert_same_run
 
 TINY = (
@@ -37,9 +36,6 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(job: runs.Job, **_: Any) -> int:
         try:
             return runs.worker(job.as_json())
-        except UserError as error:
-            print(error, file=sys.stderr)
-            return 2
         except RuntimeError:
             return 1
 

@@ -238,3 +238,34 @@ def test_each_validations_checkpoint_is_kept(tmp_path: Path, monkeypatch: pytest
 
     assert runs.worker(dataclasses.replace(job, keep_checkpoints=False).as_json()) == 0
     assert runs.kept(job.checkpoint) == [], "a new run doesn't have the files of a former one"
+
+
+def silent(seconds: float) -> str:
+    print("about to wait", file=sys.stderr, flush=True)
+    time.sleep(seconds)
+    return "awake"
+
+
+def test_a_process_that_tells_nothing_is_killed_and_one_that_tells_in_time_is_not() -> None:
+    heard: list[Event] = []
+    began = time.monotonic()
+    with pytest.raises(processes.SilentError):
+        processes.ask(f"{__name__}:silent", 60, title="silent", heard=heard.append, patience=5.0)
+    assert time.monotonic() - began < 30
+    assert heard[-1]["text"] == "about to wait"
+    assert processes.ask(f"{__name__}:silent", 0.1, title="silent", heard=heard.append, patience=20.0) == "awake"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_the_process_of_a_parent_that_died_saves_and_ends(tmp_path: Path, number: signal.Signals) -> None:
+    arguments = ["--backend", "pytorch", "--variational", "mean-field", "--steps", "1000000", "--validation-interval", "900000"]
+    command = [sys.executable, "-m", "benchmarks", "run", *arguments, "--results", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8") as parent:
+        assert parent.stderr is not None
+        assert any("steps," in line for line in parent.stderr), "it trains"
+        (worker,) = psutil.Process(parent.pid).children()
+        parent.send_signal(number)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        worker.wait(timeout=processes.GRACE + 15)
+    (path,) = tmp_path.glob("*.h5")
+    assert int(checkpoints.load(path).state["step"]) > 0
