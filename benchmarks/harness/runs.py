@@ -17,6 +17,7 @@ from benchmarks.harness import (
     cores,
     environment,
     events,
+    locks,
     memory,
     presets,
     processes,
@@ -132,7 +133,10 @@ def in_process(job: Job, *, folder: Path | None = None, heard: Heard | None = No
 
 
 def worker(text: str) -> int:
-    """Run a job of `as_json`, in the process of `in_process`. Returns 0, REFUSED or UNAVAILABLE; the reason is on stderr."""
+    """Run a job of `as_json`, in the process of `in_process`. Returns 0, REFUSED or UNAVAILABLE; the reason is on stderr.
+
+    A job that another process runs is waited for, and not run again.
+    """
     job = Job.from_json(text)
     try:
         if job.resume and finished(job):
@@ -143,7 +147,10 @@ def worker(text: str) -> int:
         except UserError as error:
             print(error, file=sys.stderr)
             return UNAVAILABLE
-        run(job, import_s=time.perf_counter() - began)
+        import_s = time.perf_counter() - began
+        with locks.held(job.checkpoint.with_name(f".{job.checkpoint.stem}.lock")) as waited:
+            if not (waited and finished(job)):
+                run(job, import_s=import_s)
     except UserError as error:
         print(error, file=sys.stderr)
         return REFUSED
