@@ -21,6 +21,7 @@ Splits = dict[str, np.ndarray]  # "train", "valid", "test" → [images, pixels]
 
 SPLITS = ("train", "valid", "test")
 IN_MEMORY = "arrays in memory"  # in place of a file's path
+MOST_BYTES = 2**33  # of one stored array: what a file declares is read only below this
 ARRAY_SEED = 0  # not a run's seed: runs of several seeds train on the same images
 
 
@@ -33,6 +34,8 @@ def read(path: Path) -> tuple[Splits, tuple[int, int]]:
 
     Raises `UserError` for a file that is missing, damaged, holds Python objects, or isn't so.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{path} is no regular file; give the place of an .h5, .npz or .npy file as --data.")
     if not os.path.isfile(path):
         raise UserError(f"There is no file {path}; give the place of an .h5, .npz or .npy file as --data.")
     try:
@@ -81,12 +84,29 @@ def _h5(path: Path) -> tuple[Splits, Any]:
     if not h5py.is_hdf5(path):
         raise UserError(f"{path} is not a readable HDF5 file; write it again, with h5py for example.")
     with h5py.File(path, "r") as file:
-        found = {split: stored if isinstance(stored := file.get(split), h5py.Dataset) else None for split in SPLITS}
+        found = {split: _own(file, split, path=path) for split in SPLITS}
         return {split: _numbers(found[split], f"'{split}'", path=path) for split in SPLITS}, file.attrs.get("image_shape")
+
+
+def _own(file: h5py.File, split: str, *, path: Path) -> h5py.Dataset | None:
+    """The split's array; None where there is none. Raises `UserError` for an array whose numbers lie in another file."""
+    link = file.get(split, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        raise UserError(f"'{split}' of {path} is a link to {link.filename}; copy the array into the file.")
+    stored = file.get(split)
+    if not isinstance(stored, h5py.Dataset):
+        return None
+    if stored.external or stored.is_virtual:
+        raise UserError(f"The numbers of '{split}' of {path} lie in other files; copy the array into the file.")
+    return stored
 
 
 def _npz(path: Path) -> tuple[Splits, Any]:
     with path.open("rb") as opened:
+        if zipfile.is_zipfile(opened):
+            for stored in zipfile.ZipFile(opened).infolist():
+                _bounded(stored.file_size, stored.filename, path=path)
+        opened.seek(0)
         found = np.load(opened, allow_pickle=False)
         if isinstance(found, np.ndarray):
             raise UserError(f"{path} holds one array; write it with numpy.savez, or name it .npy.")
@@ -98,8 +118,7 @@ def _by_name(arrays: Mapping[str, Any], *, path: Path) -> Splits:
 
 
 def _npy(path: Path) -> tuple[Splits, Any]:
-    with path.open("rb") as opened:
-        found = np.load(opened, allow_pickle=False)
+    found = np.load(path, allow_pickle=False, mmap_mode="r")  # a header that declares more than the file has is refused
     if not isinstance(found, np.ndarray):
         raise UserError(f"{path} holds several arrays; name it .npz.")
     return _divided(found, path=path), None
@@ -131,8 +150,17 @@ def _numbers(stored: Any, name: str, *, path: Path) -> np.ndarray:
         raise UserError(f"{name} of {path} is empty, {list(stored.shape)}; it needs at least one image of one pixel.")
     if stored.dtype.kind not in "biuf":
         raise UserError(f"{name} of {path} has type {stored.dtype}; it must be an integer, boolean or float type.")
-    values: np.ndarray = stored[...]
+    _bounded(stored.size * stored.dtype.itemsize, name, path=path)
+    values: np.ndarray = np.array(stored[...])
     return values
+
+
+def _bounded(size: int, name: str, *, path: Path) -> None:
+    if size > MOST_BYTES:
+        raise UserError(
+            f"{name} of {path} has {size / 2**30:,.0f} GiB; at most {MOST_BYTES / 2**30:.0f} GiB are read: "
+            "give fewer images, or a smaller number type."
+        )
 
 
 def _image_shape(stated: Any, *, shape: tuple[int, ...], path: Path) -> tuple[int, int]:

@@ -428,7 +428,7 @@ def test_hdf5_missing_or_another_format(tmp_path):
     with pytest.raises(UserError, match=r"no file .*mine\.h5"):
         load(str(tmp_path / "mine.h5"), data_dir=None, binarize=None)
     (tmp_path / "folder.h5").mkdir()
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match="no regular file"):
         load(str(tmp_path / "folder.h5"), data_dir=None, binarize=None)
     (tmp_path / "mine.h5").write_text("0 1 0\n")
     with pytest.raises(UserError, match="not a readable HDF5 file"):
@@ -551,3 +551,77 @@ def test_pixel_log_odds():
     np.testing.assert_allclose(pixel_log_odds(train), np.log(p / (1 - p)), rtol=1e-14)
     many = np.ones((1000, 1), np.uint8)  # more ones than a byte can count
     np.testing.assert_allclose(pixel_log_odds(many), np.log(1001), rtol=1e-14)
+
+
+# --- files that hold less, or more, than they say ---
+
+
+def h5_of(path, **instead):
+    """A data set's file in which some splits are what a function of (file, split) makes."""
+    with h5py.File(path, "w") as file:
+        for split in SPLITS:
+            if split in instead:
+                instead[split](file, split)
+            else:
+                file[split] = np.ones((4, 4), np.uint8)
+    return path
+
+
+def linked(file, split):
+    file[split] = h5py.ExternalLink("elsewhere.h5", "/secret")
+
+
+def outside(file, split):
+    file.create_dataset(split, (4, 4), np.uint8, external=[("/etc/hostname", 0, 16)])
+
+
+def virtual(file, split):
+    layout = h5py.VirtualLayout((4, 4), np.uint8)
+    layout[:] = h5py.VirtualSource("missing.h5", "train", (4, 4))
+    file.create_virtual_dataset(split, layout)
+
+
+def bomb(file, split):
+    file.create_dataset(split, (2**21, 2**13), np.uint8, chunks=(2**10, 2**10))  # no chunk is written
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (linked, "is a link to elsewhere.h5; copy the array into the file"),
+        (outside, "lie in other files"),
+        (virtual, "lie in other files"),
+        (bomb, "has 16 GiB; at most 8 GiB are read"),
+    ],
+)
+@pytest.mark.parametrize("split", SPLITS)
+def test_hdf5_whose_numbers_are_not_in_it_or_too_many_is_refused_at_once(tmp_path, make, words, split):
+    path = h5_of(tmp_path / "mine.h5", **{split: make})
+    began = time.monotonic()
+    with pytest.raises(UserError, match=words):
+        load(str(path), data_dir=None, binarize=None)
+    assert time.monotonic() - began < 1
+
+
+def test_arrays_that_declare_more_than_a_bound_are_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(data.image_files, "MOST_BYTES", 2**10)
+    many = np.ones((20, 64), np.uint8)
+    np.save(tmp_path / "mine.npy", many)
+    np.savez_compressed(tmp_path / "mine.npz", train=many, valid=many, test=many)
+    for name in ("mine.npy", "mine.npz"):
+        with pytest.raises(UserError, match="are read: give fewer images"):
+            load(str(tmp_path / name), data_dir=None, binarize=None)
+
+
+def test_an_npy_file_that_declares_more_than_it_has_is_damaged(tmp_path):
+    path = tmp_path / "mine.npy"
+    np.save(path, np.ones((20, 64), np.uint8))
+    path.write_bytes(path.read_bytes().replace(b"(20, 64), ", b"(9999999, 64), ".ljust(10))[:200])
+    with pytest.raises(UserError, match="truncated or damaged"):
+        load(str(path), data_dir=None, binarize=None)
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "mine.h5")
+    with pytest.raises(UserError, match="is no regular file"):
+        load(str(tmp_path / "mine.h5"), data_dir=None, binarize=None)
