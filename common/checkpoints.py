@@ -116,7 +116,7 @@ def load(path: Path) -> Checkpoint:
         content = read_sealed(path)
         with h5py.File(path if content is None else io.BytesIO(content), "r") as file:
             if (schema := file.attrs["schema"]) != SCHEMA:
-                raise UserError(f"It has schema {schema}, not {SCHEMA}; use the version that wrote it, or train again.")
+                raise UserError(f"It has schema {schema}, not {SCHEMA}.")
             checkpoint = Checkpoint(
                 config=Config.from_dict(json.loads(file.attrs["config"])),
                 **{name: str(file.attrs[name]) for name in ("backend", "preset", "dataset", "sha256")},
@@ -133,7 +133,8 @@ def load(path: Path) -> Checkpoint:
         if fits and not 0 <= int(checkpoint.state["step"]) <= checkpoint.config.training.steps:
             raise UserError(f"It is at step {int(checkpoint.state['step'])} of {checkpoint.config.training.steps}.")
     except UserError as error:
-        raise UserError(f"{path} can't be read: {error}") from error
+        reason = str(error).rstrip(".")
+        raise UserError(f"{path} can't be read: {reason}; use the code that wrote it, or train again.") from error
     except PermissionError as error:
         raise UserError(f"Cannot read {path} ({error.strerror}); make the file readable.") from error
     except (*DAMAGED_HDF5, TypeError) as error:

@@ -205,7 +205,7 @@ class Config:
 def _same_names(given: Iterable[str], names: Iterable[str], *, optional: set[str]) -> None:
     """Raises `UserError` for a given name that isn't in `names`, and for a name that is neither given nor optional."""
     if unknown := sorted({*given} - {*names}):
-        raise UserError(f"This version has no setting {', '.join(unknown)}; use the version that wrote the file.")
+        raise UserError(f"This version has no setting {', '.join(unknown)}.")
     if missing := sorted({*names} - {*given} - optional):
         raise UserError(f"The settings lack {', '.join(missing)}.")
 

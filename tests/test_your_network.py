@@ -59,5 +59,5 @@ def test_a_network_in_one_framework_is_named_and_counted_and_breaks_no_other(tmp
     mirrored = subprocess.run([*mirror, "tests/parity/test_mirror.py"], cwd=copy, capture_output=True, text=True, check=False)
     assert mirrored.returncode == 0, mirrored.stdout
 
-    with pytest.raises(UserError, match="There is no network 'deep' in this checkout; use the code"):
+    with pytest.raises(UserError, match="--network is deep; it must be one of mlp, resnet; use the code that wrote it"):
         checkpoints.load(next(results.glob("*deep*.h5")))

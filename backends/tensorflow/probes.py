@@ -42,7 +42,8 @@ def products(*, products: list[Product], device: Device, dtype: Factors) -> Call
         return [i + 1, *(product(left, right, sizes) for left, right, sizes in pairs)]
 
     with tf.device(where):
-        empty = [tf.zeros_like(product(left, right, sizes)) for (left, right), sizes in zip(factors, products, strict=True)]
+        once = tf.function(lambda: every(tf.constant(0))[1:], autograph=False).get_concrete_function()
+        empty = [tf.zeros(result.shape, result.dtype) for result in once.outputs]
 
     @tf.function(jit_compile=True, autograph=False)
     def multiply(repeats: tf.Tensor) -> list[tf.Tensor]:

@@ -22,6 +22,8 @@ from benchmarks.harness.environment import ROOT
 from benchmarks.harness.events import Heard
 from common.errors import UserError
 
+PARENT = "VAEBENCH_PARENT"  # environment variable: the process that asks
+
 
 class ProcessError(UserError):
     """A process ended without an answer, with exit code `code` and a message on stderr."""
@@ -55,13 +57,13 @@ def ask(
     Raises `ProcessError` where the process fails, `SilentError` where it was killed for its silence. A KeyboardInterrupt asks
     the process to end, and is raised again when it has ended; a second one kills it.
     """
-    command = [sys.executable, "-m", "benchmarks", "answer", target, str(os.getpid())]
+    command = [sys.executable, "-m", "benchmarks", "answer", target]
     with contextlib.ExitStack() as stack:
         asked, answers = (stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(2))
         json.dump(question, asked)
         asked.seek(0)
         options: dict[str, Any] = {"stdin": asked, "stdout": answers, "cwd": folder}
-        told = {events.VARIABLE: None, **(variables or {})}
+        told = {events.VARIABLE: None, PARENT: str(os.getpid()), **(variables or {})}
         if heard:
             reading, writing = os.pipe()
             told[events.VARIABLE] = str(writing)
@@ -158,8 +160,9 @@ def end_with(parent: int) -> None:
 def main(arguments: list[str]) -> int:
     """The process of `ask`: reads the question from stdin and prints the result as the last line of stdout."""
     stopping.watch(again=False)
-    target, parent = arguments
-    threading.Thread(target=end_with, args=(int(parent),), daemon=True).start()
+    (target,) = arguments
+    if PARENT in os.environ:
+        threading.Thread(target=end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
     module, _, name = target.partition(":")
     answers, sys.stdout = sys.stdout, sys.stderr  # what a framework prints goes to stderr
     found = getattr(importlib.import_module(module), name)(json.loads(sys.stdin.read()))
