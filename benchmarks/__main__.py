@@ -9,7 +9,7 @@ import sys
 
 from benchmarks.harness import stopping
 from common import cache, shapes
-from common.errors import UserError, unknown
+from common.errors import UserError, printable, unknown
 from common.version import VERSION
 
 # Command → its module, whose `main` takes the arguments and returns the exit code.
@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> int:
         module = importlib.import_module(f"benchmarks.{COMMANDS.get(command, 'harness.processes')}")
         return int(module.main(translate(rest)))
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return 2
     except MemoryError as error:
         print(f"There isn't enough memory ({error}); choose a smaller model, batch or number of samples.", file=sys.stderr)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
 class UserError(Exception):
     """Bad input. The message is one sentence: what is wrong and what to do. The command line prints it and exits with 2."""
+
+
+def printable(text: str) -> str:
+    """The text on one line, with a ? for each character that a terminal would obey rather than show."""
+    return "".join("?" if unicodedata.category(each).startswith("C") else each for each in " ".join(text.splitlines()))
 
 
 def unknown(kind: str, name: str, choices: Iterable[str], *, more: str = "") -> UserError:

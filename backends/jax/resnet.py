@@ -55,7 +55,7 @@ def convolved(
 def kernel_gradient(
     x: Float[Array, "images rows columns inputs"], result_gradient: Float[Array, "images rows columns outputs"]
 ) -> Float[Array, "3 3 inputs outputs"]:
-    """Three products, one for each row of the kernel: x times the gradients of the three columns side by side.
+    """Σ over n, r, c of x[n, r, c, a] · result_gradient[n, r + 1 − i, c + 1 − j, b], [i, j, a, b]: a product for each row i.
 
     XLA's own gradient of the kernel is fifty times slower on a CPU, where it is within a loop.
     """

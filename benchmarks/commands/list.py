@@ -62,7 +62,7 @@ def runs(folder: Path) -> list[Part]:
         except UserError as error:
             lines.append(str(error))
             continue
-        checkpoint = folder / records.checkpoint_name_of(record)
+        checkpoint = records.beside(folder, record, records.checkpoint_name_of)
         of_records.add(checkpoint)
         there = ABSENT if not checkpoint.exists() else "yes" if record["status"] == "ok" else _step(checkpoint) or ABSENT
         rows.append(

@@ -55,14 +55,15 @@ def scores(runs: Sequence[Run]) -> dict[int, Scores]:
     found: dict[int, Scores] = {}
     for i, run in enumerate(runs):
         with contextlib.suppress(UserError):  # the findings then compare without pairs
-            if arrays := records.per_image(Path(run.what["folder"]) / records.name_of(run.record)):
+            if arrays := records.per_image(records.beside(Path(run.what["folder"]), run.record, records.name_of)):
                 found[i] = arrays
     return found
 
 
 def look(runs: Sequence[Run], *, data_dir: Path | None) -> tuple[dict[int, looks.Look], list[str]]:
     """(a look at each run whose checkpoint is there, by its place in `runs`; why other runs have none, a sentence each)."""
-    paths = {i: Path(run.what["folder"]) / records.checkpoint_name_of(run.record) for i, run in enumerate(runs)}
+    name = records.checkpoint_name_of
+    paths = {i: records.beside(Path(run.what["folder"]), run.record, name) for i, run in enumerate(runs)}
     there = {i: path for i, path in paths.items() if path.exists()}
     missing = []
     if len(there) < len(runs):

@@ -101,7 +101,7 @@ def found(named: tuple[Path, ...]) -> list[Path]:
 
 def checkpoint_of(run: Path) -> Path:
     """A record's checkpoint, which stands beside it; another path is the checkpoint's own."""
-    return run.with_name(records.checkpoint_name_of(records.read(run))) if run.suffix == ".json" else run
+    return records.beside(run.parent, records.read(run), records.checkpoint_name_of) if run.suffix == ".json" else run
 
 
 def of_training(path: Path, *, anew: bool, settings: dict[str, Any]) -> list[Look]:

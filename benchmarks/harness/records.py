@@ -46,8 +46,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import presets
+from common import data
 from common.config import Config
-from common.errors import UserError
+from common.errors import UserError, printable
 from common.files import write_text, write_whole
 from common.protocol import BACKENDS
 
@@ -55,7 +56,7 @@ Record = dict[str, Any]
 
 RECORDS = Path(__file__).parents[1] / "records"  # what is committed
 SCHEMA = 1
-LONGEST_DIFFERENCES = 60  # characters of a file's name
+LONGEST_DIFFERENCES, LONGEST_DATA_NAME = 60, 40  # characters of a file's name
 STATUSES = ("ok", "failed", "not-run")
 
 # Other tools read these keys: none may be renamed.
@@ -164,18 +165,25 @@ def blank(
     }
 
 
-def name_of(record: Record) -> str:
+def name_of(record: Record, *, hashed: bool = True) -> str:
     """The file name of a record, from its content. The data set's part is its `data_name`.
 
-    The name begins with the preset; each setting that differs from the preset adds a part: "standard+steps3000_…".
+    The name begins with the preset; each setting that differs from the preset adds a part: "standard+steps3000_…". Data from a
+    file have a piece of their SHA-256 in it, since two files can have one name; not `hashed`: the name of earlier versions.
     """
-    return f"{_name(record, record.get('changed', {}))}.json"
+    return f"{_name(record, record.get('changed', {}), hashed=hashed)}.json"
 
 
-def checkpoint_name_of(record: Record) -> str:
+def checkpoint_name_of(record: Record, *, hashed: bool = True) -> str:
     """The file name of the run's checkpoint; runs that differ only in MAY_CHANGE, their test's settings say, share one."""
     trained = {key: value for key, value in record.get("changed", {}).items() if key not in presets.MAY_CHANGE}
-    return f"{_name(record, trained)}.h5"
+    return f"{_name(record, trained, hashed=hashed)}.h5"
+
+
+def beside(folder: Path, record: Record, name: Callable[..., str]) -> Path:
+    """The record's file in its folder, or its checkpoint, by `name`; by the name of earlier versions where that is there."""
+    earlier = folder / name(record, hashed=False)
+    return earlier if earlier.exists() else folder / name(record)
 
 
 def changed(record: Record) -> dict[str, Any]:
@@ -204,7 +212,7 @@ def trained_by(record: Record) -> str:
 def data_name(dataset: dict[str, Any]) -> str:
     """A record's data set in a word: its name; a file's without folders and ending, "mine-threshold" for grey images."""
     name: str = re.split(r"[/\\]", dataset["name"])[-1]
-    stem = re.sub(r"\.(h5|npz|npy)$", "", name)
+    stem = printable(re.sub(r"\.(h5|npz|npy)$", "", name))
     return f"{stem}-{dataset['binarize']}" if dataset.get("binarize") else stem
 
 
@@ -213,12 +221,12 @@ def titled(name: str, binarize: str | None) -> str:
     return f"{name} ({binarize})" if binarize else name
 
 
-def _name(record: Record, changed: dict[str, Any]) -> str:
-    parts = [
-        record["preset"],
-        data_name(record["dataset"]),
-        *(record[key] for key in ("backend", "variational", "device", "precision")),
-    ]
+def _name(record: Record, changed: dict[str, Any], *, hashed: bool) -> str:
+    given = record["dataset"]
+    named = data_name(given)
+    if hashed and data.is_file(given["name"]) and given["sha256"]:
+        named = f"{named[:LONGEST_DATA_NAME]}-{given['sha256'][:6]}"
+    parts = [record["preset"], named, *(record[key] for key in ("backend", "variational", "device", "precision"))]
     # "_" separates the parts and "+" the changed settings: no part contains either.
     first, *rest = (re.sub(r"[^A-Za-z0-9.-]+", "-", str(part)) for part in (*parts, f"seed{record['seed']}"))
     return "_".join([first + _differences(changed), *rest])
@@ -341,7 +349,7 @@ def found(folder: Path) -> dict[Path, Record]:
     paths = sorted(folder.glob("[!.]*.json"))  # a dot: being written
     records = {path: read(path) for path in paths if not is_report(path)}
     for path, record in records.items():
-        if path.name != name_of(record):
+        if path.name not in (name_of(record), name_of(record, hashed=False)):
             raise UserError(f"The record {path} is that of {name_of(record)}; give it this name, or remove it.")
     return records
 

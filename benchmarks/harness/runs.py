@@ -35,7 +35,7 @@ from common import checkpoints, data, estimators, parameters, protocol, training
 from common.checkpoints import Checkpoint
 from common.config import Config, Training, check
 from common.data import Dataset
-from common.errors import UserError
+from common.errors import UserError, printable
 from common.noise import TEST, seed_for
 from common.parameters import State
 
@@ -60,6 +60,7 @@ class Job:
     keep_checkpoints: bool = False  # each validation's checkpoint, in the files of `kept`
     pictures: bool = False  # tell the listener images at each validation
     threads: int | None = None  # of the framework; its own choice where None
+    sha256: str | None = None  # of the data set, where it has been read
     patience: float | None = None  # seconds without a sign of life after which the run's process is ended; None for ever
     runnable: float | None = None  # threads that other programs kept running before the run's process; None where unknown
 
@@ -75,12 +76,12 @@ class Job:
         return data.load(self.data, data_dir=Path(self.data_dir) if self.data_dir else None, binarize=self.binarize)
 
     def blank(self, *, dataset: Dataset | None) -> records.Record:
-        """The record of a run without a result; where `dataset` is None, the data set's SHA-256 is None."""
+        """The record of a run without a result; where `dataset` is None, the data set's SHA-256 may be None."""
         return records.blank(
             self.config,
             backend=self.backend,
             dataset_name=data.whole_name(self.data),
-            dataset_sha256=dataset.sha256 if dataset else None,
+            dataset_sha256=dataset.sha256 if dataset else self.sha256,
             preset=self.preset,
             binarize=self.binarize,
         )
@@ -100,12 +101,18 @@ class Job:
     @property
     def record(self) -> Path:
         """The path of the run's record."""
-        return Path(self.results) / records.name_of(self.blank(dataset=None))
+        return records.beside(Path(self.results), self._named, records.name_of)
 
     @property
     def checkpoint(self) -> Path:
         """The path of the run's checkpoint, beside the record; runs that differ only in their test share one checkpoint."""
-        return Path(self.results) / records.checkpoint_name_of(self.blank(dataset=None))
+        return records.beside(Path(self.results), self._named, records.checkpoint_name_of)
+
+    @property
+    def _named(self) -> records.Record:
+        """A record that names the job: of images in a file it needs their SHA-256."""
+        unread = data.is_file(self.data) and self.sha256 is None
+        return self.blank(dataset=self.dataset() if unread else None)
 
 
 def kept(checkpoint: Path) -> list[Path]:
@@ -152,7 +159,7 @@ def worker(text: str) -> int:
             if not (waited and finished(job)):
                 run(job, import_s=import_s)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return REFUSED
     return 0
 
@@ -449,13 +456,14 @@ def timing(history: dict[str, list[float]], settings: Training) -> dict[str, Any
 
 
 def checked(job: Job, *, dataset: Dataset | None = None) -> Job:
-    """The job with its data set's image shape. Raises `UserError` where the run can't succeed; called before any training.
+    """The job with its data set's image shape and SHA-256. Called before any training.
 
+    Raises `UserError` where the run can't succeed.
     That is: settings that don't fit one another or the data set, an unknown backend, a results folder that can't be written,
     and results that `refuse_overwriting` protects. `dataset`: the job's, where the caller has read it.
     """
     dataset = dataset or job.dataset()
-    shaped = dataclasses.replace(job, config=job.config.replace(image_shape=dataset.image_shape))
+    shaped = dataclasses.replace(job, config=job.config.replace(image_shape=dataset.image_shape), sha256=dataset.sha256)
     check(shaped.config, train_images=len(dataset.train), test_images=len(dataset.test))
     known([job.backend])
     writable(Path(job.results))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from benchmarks.outputs.table import Part, Table
@@ -15,4 +16,9 @@ def page(parts: Iterable[Part]) -> str:
 def lines(table: Table) -> str:
     """The table's lines, without its title."""
     rules = ["---" if column in table.left else "---:" for column in table.columns]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (table.columns, rules, *table.rows))
+    return "\n".join(f"| {' | '.join(map(cell, cells))} |" for cells in (table.columns, rules, *table.rows))
+
+
+def cell(text: str) -> str:
+    """The text in a cell: its bars don't end the cell, and it begins no HTML."""
+    return re.sub(r"<(?=[A-Za-z/!])", "&lt;", re.sub(r"(?<!\\)\|", r"\\|", text))

@@ -57,6 +57,29 @@ def test_name() -> None:
     assert records.name_of(other) == "quick_faces-64_jax_flow_cpu_float32_seed7.json"
 
 
+def test_two_data_files_never_share_a_name_and_no_name_is_too_long(tmp_path: Path) -> None:
+    files = {"é.h5": "ab1234", "ü.h5": "cd1234", "/a/x.h5": "ef1234", "/b/x.h5": "ab5678", "x" * 300 + ".npz": "cd5678"}
+    made = [example(dataset={"name": name, "sha256": sha256 * 10}) for name, sha256 in files.items()]
+    names = [records.name_of(record) for record in made]
+    assert len({*names}) == len(files)
+    assert names[2] == "standard_x-ef1234_jax_flow_cpu_float32_seed0.json"
+    assert max(map(len, names)) < 120
+    named = example(dataset={"name": "binarized-mnist", "sha256": "ab" * 32})
+    assert "ab" * 3 not in records.name_of(named), "a name of its own says enough"
+
+
+def test_a_record_with_the_name_of_earlier_versions_is_read(tmp_path: Path) -> None:
+    record = example(dataset={"name": "/a/x.h5", "sha256": "ab" * 32})
+    path = records.write(record, tmp_path)
+    earlier = path.rename(tmp_path / records.name_of(record, hashed=False))
+    assert earlier.name == "standard_x_jax_flow_cpu_float32_seed0.json"
+    assert [*records.found(tmp_path)] == [earlier]
+    assert records.beside(tmp_path, record, records.name_of) == earlier
+    assert (
+        records.beside(tmp_path, record, records.checkpoint_name_of).name == "standard_x-ababab_jax_flow_cpu_float32_seed0.h5"
+    )
+
+
 MANY = {"steps": 9, "warm_up": 3, "hidden_size": 8, "latent_size": 2, "ema_decay": 0.9}
 REST = "_binarized-mnist_jax_mean-field_cpu_float32_seed0"
 
