@@ -301,20 +301,29 @@ def test_a_checkpoint_that_cannot_be_read_is_not_overwritten(
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_result_of_other_data_under_the_same_name_is_not_overwritten(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for folder, share in (("a", 0.3), ("b", 0.7)):
-        (tmp_path / folder).mkdir()
+def test_data_files_of_one_name_have_results_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results, files = tmp_path / "results", [tmp_path / folder / "mine.h5" for folder in ("a", "b")]
+    for file, share in zip(files, (0.3, 0.7), strict=True):
+        file.parent.mkdir()
         draws = np.random.default_rng(0)
-        with h5py.File(tmp_path / folder / "mine.h5", "w") as file:
+        with h5py.File(file, "w") as opened:
             for split in data.SPLITS:
-                file[split] = draws.random((200, 9)) < share
-    assert run(tmp_path / "results", "--backend", "pytorch", "--data", str(tmp_path / "a" / "mine.h5")) == 0
-    before = contents(tmp_path / "results")
-    assert run(tmp_path / "results", "--backend", "pytorch", "--data", str(tmp_path / "b" / "mine.h5")) == 2
-    assert f"with data set {tmp_path / 'a' / 'mine.h5'}, not {tmp_path / 'b' / 'mine.h5'}" in capsys.readouterr().err
-    assert contents(tmp_path / "results") == before
+                opened[split] = draws.random((200, 9)) < share
+    assert run(results, "--backend", "pytorch", "--data", str(files[0])) == 0
+    before = contents(results)
+    assert run(results, "--backend", "pytorch", "--data", str(files[1])) == 0
+    both = contents(results)
+    assert {name: both[name] for name in before} == before
+    assert len(both) == 2 * len(before)
+
+    # A result with the name of earlier versions, which had no hash in it, isn't overwritten either.
+    for path in results.iterdir():
+        path.rename(results / re.sub("mine-[0-9a-f]{6}", "mine", path.name)) if path.name in before else path.unlink()
+    before = contents(results)
+    capsys.readouterr()
+    assert run(results, "--backend", "pytorch", "--data", str(files[1])) == 2
+    assert f"with data set {files[0]}, not {files[1]}" in capsys.readouterr().err
+    assert contents(results) == before
 
 
 def test_the_peak_of_a_run_is_its_own(tmp_path: Path) -> None:
