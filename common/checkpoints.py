@@ -116,7 +116,7 @@ def load(path: Path) -> Checkpoint:
         content = read_sealed(path)
         with h5py.File(path if content is None else io.BytesIO(content), "r") as file:
             if (schema := file.attrs["schema"]) != SCHEMA:
-                raise UserError(f"It has schema {schema}, not {SCHEMA}.")
+                raise UserError(f"its file has schema {schema}, not {SCHEMA}.")
             checkpoint = Checkpoint(
                 config=Config.from_dict(json.loads(file.attrs["config"])),
                 **{name: str(file.attrs[name]) for name in ("backend", "preset", "dataset", "sha256")},
@@ -131,7 +131,7 @@ def load(path: Path) -> Checkpoint:
         check_settings(checkpoint.config)
         fits = _fits(checkpoint)
         if fits and not 0 <= int(checkpoint.state["step"]) <= checkpoint.config.training.steps:
-            raise UserError(f"It is at step {int(checkpoint.state['step'])} of {checkpoint.config.training.steps}.")
+            raise UserError(f"its run is at step {int(checkpoint.state['step'])} of {checkpoint.config.training.steps}.")
     except UserError as error:
         reason = str(error).rstrip(".")
         raise UserError(f"{path} can't be read: {reason}; use the code that wrote it, or train again.") from error

@@ -177,14 +177,12 @@ class Config:
         A config without `precision` was computed in full, and one without `compile_from` eagerly. Raises `UserError` for a
         setting that is missing or that this version doesn't know; `check_settings` judges the values.
         """
-        top = {section: (*names, *(("pixels",) if section == "model" else ())) for section, names in SECTIONS.items()}
-        for section, names in top.items():
-            given = values.get(section)
-            if not isinstance(given, dict):
-                raise UserError(f"The settings have no section '{section}'.")
-            optional = {"pixels", "image_shape", "compile_from", *LATER.get(section, ())}
-            _same_names(given.keys(), names, optional=optional)
-        _same_names(values.keys(), (*SECTIONS, *TOP), optional={"precision"})
+        _same_names(values, (*SECTIONS, *TOP), optional={"precision"})
+        for section, names in SECTIONS.items():
+            if not isinstance(values[section], dict):
+                raise UserError(f"its '{section}' is no section of settings.")
+            own = (*names, "pixels") if section == "model" else names
+            _same_names(values[section], own, optional={"pixels", "image_shape", "compile_from", *LATER.get(section, ())})
         model = dict(values["model"])
         shape = model.pop("image_shape", None) or square_or_row(model["pixels"])
         model.pop("pixels", None)
@@ -205,9 +203,9 @@ class Config:
 def _same_names(given: Iterable[str], names: Iterable[str], *, optional: set[str]) -> None:
     """Raises `UserError` for a given name that isn't in `names`, and for a name that is neither given nor optional."""
     if unknown := sorted({*given} - {*names}):
-        raise UserError(f"This version has no setting {', '.join(unknown)}.")
+        raise UserError(f"this version has no setting {', '.join(unknown)}.")
     if missing := sorted({*names} - {*given} - optional):
-        raise UserError(f"The settings lack {', '.join(missing)}.")
+        raise UserError(f"its settings lack {', '.join(missing)}.")
 
 
 def factors(dtype: Dtype, precision: Precision) -> Factors:
@@ -244,7 +242,7 @@ RULES: tuple[tuple[str, tuple[str, ...], Callable[[float], bool]], ...] = (
         ),
         lambda value: value >= 1,
     ),
-    # A model has an array for each layer: more blocks than these are a mistake.
+    # Each block has arrays of its own: a reader lists them all before it sees that the file lacks them.
     ("at least 1 and at most 1000", ("flow_depth", "prior_depth", "blocks"), lambda value: 1 <= value <= 1000),
     (
         "a finite number, 0 or more",

@@ -62,7 +62,7 @@ class Convolution(nn.Module):
         return self.plus_bias(self.product(x))
 
     def plus_bias(self, product: Tensor) -> Tensor:
-        """PyTorch sums the bias's gradient in float32 at least, and rounds it once."""
+        """Autograd sums the bias's gradient, over images, in float32 at least, and rounds it once."""
         return product + self.bias
 
 

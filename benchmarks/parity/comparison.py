@@ -50,8 +50,7 @@ class Rung:
 # `ladder.SMOOTH_RULE` are as smooth as their gradients; over a hundred, errors from ReLUs near zero add up: 1e-3. Log weights
 # of hundreds of nats are exact to 1e-4 nats; the effective sample size is a ratio of their exponentials: 1e-3.
 # bfloat16: all backends round at the same places, so that they differ as in float32, except where a sum in another order is
-# rounded to the next number. That is one spacing, 2^-8: 4e-3. Densities sum over many numbers, few of which are hit: 1e-3. In
-# an evaluation TensorFlow's XLA leaves out each rounding that a conversion to float32 follows, as SiLU's: log weights 4e-3. The
+# rounded to the next number. That is one spacing, 2^-8: 4e-3. Densities sum over many numbers, few of which are hit: 1e-3. The
 # objective is a mean over 300 of them: 1e-4. A gradient passes each layer twice, and PyTorch rounds a weight's gradient to
 # bfloat16, by up to 2^-9, where XLA keeps float32: 1e-2. A second moment is its square, twice as far off.
 RUNGS = {
@@ -61,7 +60,7 @@ RUNGS = {
     "posterior": Rung("each flow block and log-det; z and log q(z\\|x)", 1e-12, 1e-5, 4e-3),
     "decoder": Rung("the decoder's logits", 1e-12, 1e-5, 4e-3),
     "densities": Rung("log p(x\\|z) and log p(z)", 1e-12, 1e-5, 1e-3),
-    "log-weights": Rung("log weights, with β < 1 and β = 1", 1e-12, 1e-5, 4e-3),
+    "log-weights": Rung("log weights, with β < 1 and β = 1", 1e-12, 1e-5, 1e-3),
     "objective": Rung("the objective, k = 1 and k = 3, β < 1", 1e-12, 1e-5, 1e-4),
     "gradients": Rung("the gradient of every parameter", 1e-10, 1e-4, 1e-2),
     "steps-1": Rung("parameters, moments, EMA after 1 step", 1e-10, 1e-4, 2e-2),

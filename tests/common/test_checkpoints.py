@@ -180,15 +180,15 @@ def test_a_file_of_other_settings_than_it_says_is_refused(file: Path, tmp_path: 
     ("section", "changes", "words"),
     [
         ("training", {"selection": "cest-validation"}, "--selection is cest-validation; it must be one of last"),
-        ("training", {"batch_size": None}, "The settings lack batch_size"),
+        ("training", {"batch_size": None}, "its settings lack batch_size"),
         ("training", {"seed": 1.5}, "--seed is 1.5; it must be a whole number"),
         ("training", {"steps": "many"}, "--steps is many; it must be a whole number"),
         ("training", {"momentum": 0.9, "averaging": 3}, "no setting averaging, momentum; use the code that wrote it"),
-        ("training", {"steps": 3}, "It is at step 4 of 3"),
+        ("training", {"steps": 3}, "its run is at step 4 of 3"),
         ("optimizer", {"learning_rate": -1.0}, "--learning-rate is -1.0; it must be a finite number, 0 or more"),
         ("model", {"flow_depth": 10**9}, "--flow-depth is 1000000000; it must be at least 1 and at most 1000"),
         ("", {"precision": "fp8"}, "--precision is fp8; it must be one of full"),
-        ("", {"optimizer": [1]}, "no section 'optimizer'"),
+        ("", {"optimizer": [1]}, "its 'optimizer' is no section of settings"),
         ("", {"extra": 1}, "no setting extra"),
     ],
 )
