@@ -181,7 +181,7 @@ def checkpoint_name_of(record: Record, *, hashed: bool = True) -> str:
 
 
 def beside(folder: Path, record: Record, name: Callable[..., str]) -> Path:
-    """The record's file in its folder, or its checkpoint, by `name`; by the name of earlier versions where only that is there."""
+    """The record's file in its folder, or its checkpoint, by `name`; by earlier versions' name where only that is there."""
     path, earlier = folder / name(record), folder / name(record, hashed=False)
     return earlier if earlier.exists() and not path.exists() else path
 
