@@ -207,6 +207,7 @@ def estimates_of(nested: list[float], *, elbo: float = -91.0, spread: float = 0.
         (estimates_of([-91, -90, -89]), None),
         (estimates_of([-91, -90.01, -90.03]), None),  # within what chance does
         (estimates_of([-91, -90, -90.2]), "falls by 0.[12]. nats from K = 10 to 100"),
+        (estimates_of([-91, -90, -90.07]), "falls by 0.0[4-9] nats from K = 10 to 100"),  # five standard errors
         (estimates_of([-91, -91.5, -90]), "falls by 0.[45]. nats from K = 1 to 10"),
         (estimates_of([-92.5, -92, -91.5]), "below the ELBO -91.00"),
         (estimates_of([-91, -80, -76.5]), "above -77 nats"),

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -54,6 +55,24 @@ def test_a_lock_survives_no_owner_that_is_killed(tmp_path: Path) -> None:
     with locks.held(path) as waited:
         assert not waited
     assert time.monotonic() - began < 1
+
+
+def test_a_file_that_its_owner_has_just_removed_is_not_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, flock = tmp_path / ".run.lock", locks.fcntl.flock
+    calls: list[int] = []
+
+    def late(file: IO[str], operation: int) -> None:
+        """The first time, the owner removes its file, and another process makes a new one, between opening and locking."""
+        calls.append(operation)
+        if len(calls) == 1:
+            path.unlink()
+            path.touch()
+        flock(file, operation)
+
+    monkeypatch.setattr(locks.fcntl, "flock", late)
+    with locks.held(path):
+        assert path.read_text().startswith("process ")
+    assert len(calls) == 2
 
 
 def test_two_never_hold_it_at_once(tmp_path: Path) -> None:
