@@ -51,7 +51,7 @@ class Model:
     prior_depth: int = setting(4, "Autoregressive blocks of the prior (prior flow only).")
     channels: int = setting(32, "Channels at half the image's sides, twice as many at a quarter (resnet only).")
     blocks: int = setting(1, "Residual blocks at either resolution, in the encoder and in the decoder (resnet only).")
-    dropout: float = setting(0.0, "Probability that training drops a hidden unit of the networks, or a block's channel.")
+    dropout: float = setting(0.0, "Probability that training drops a hidden unit of the MLP, or a residual block's channel.")
 
     @property
     def pixels(self) -> int:

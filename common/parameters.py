@@ -153,11 +153,11 @@ def resnet(name: str, model: Model, inputs: int, outputs: int) -> list[Layer]:
             *residual(name, model, "fine"),
             dense(f"{name}.down", 4 * channels, 2 * channels, image=quarter),
             *residual(name, model, "coarse"),
-            dense(f"{name}.hidden", flat, hidden, dropout=True),
+            dense(f"{name}.hidden", flat, hidden),
             dense(f"{name}.out", hidden, outputs),
         ]
     return [
-        dense(f"{name}.first", inputs, hidden, dropout=True),
+        dense(f"{name}.first", inputs, hidden),
         dense(f"{name}.hidden", hidden, flat),
         *residual(name, model, "coarse"),
         dense(f"{name}.up", 2 * channels, 4 * channels, image=quarter),

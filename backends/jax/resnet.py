@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from backends.jax.networks import Linear, dropped
+from backends.jax.networks import Linear
 from backends.jax.shapes import Masks, checked
 from common.config import Model
 
@@ -141,7 +141,7 @@ class Encoder(nnx.Module):
         for i, block in enumerate(self.coarse):
             h = block(h, masks.get(f"coarse.{i}.first"))
         h = silu(h).reshape(*x.shape[:-1], -1)
-        h = dropped(silu(self.hidden(h)), masks, "hidden")
+        h = silu(self.hidden(h))
         return self.out(h).astype(x.dtype)
 
 
@@ -161,7 +161,7 @@ class Decoder(nnx.Module):
 
     @checked
     def __call__(self, z: Float[Array, "*rows inputs"], masks: Masks) -> Float[Array, "*rows outputs"]:
-        h = dropped(silu(self.first(z)), masks, "first")
+        h = silu(self.first(z))
         h = self.hidden(h).reshape(-1, *self.image)
         for i, block in enumerate(self.coarse):
             h = block(h, masks.get(f"coarse.{i}.first"))

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backends.pytorch.networks import dropped
 from backends.pytorch.shapes import Masks, checked
 from common.config import Model
 
@@ -107,7 +106,7 @@ class Encoder(nn.Module):
         for i, block in enumerate(self.coarse):
             h = block(h, masks.get(f"coarse.{i}.first"))
         h = silu(h).reshape(*x.shape[:-1], -1)
-        h = dropped(silu(self.hidden(h)), masks, "hidden")
+        h = silu(self.hidden(h))
         return self.out(h).to(x.dtype)
 
 
@@ -128,7 +127,7 @@ class Decoder(nn.Module):
 
     @checked
     def forward(self, z: Float[Tensor, "*rows inputs"], masks: Masks) -> Float[Tensor, "*rows outputs"]:
-        h = dropped(silu(self.first(z.to(self.factors))), masks, "first")
+        h = silu(self.first(z.to(self.factors)))
         h = self.hidden(h).reshape(-1, *self.image)
         for i, block in enumerate(self.coarse):
             h = block(h, masks.get(f"coarse.{i}.first"))

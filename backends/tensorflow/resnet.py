@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from jaxtyping import Float
 
-from backends.tensorflow.networks import Linear, dropped
+from backends.tensorflow.networks import Linear
 from backends.tensorflow.shapes import Masks, checked
 from common.config import Model
 
@@ -137,7 +137,7 @@ class Encoder(keras.layers.Layer):
         for i, block in enumerate(self.coarse):
             h = block(h, masks.get(f"coarse.{i}.first"))
         h = tf.reshape(silu(h), (*x.shape[:-1], math.prod(h.shape[1:])))
-        h = dropped(silu(self.hidden(h)), masks, "hidden")
+        h = silu(self.hidden(h))
         return tf.cast(self.out(h), x.dtype)
 
 
@@ -157,7 +157,7 @@ class Decoder(keras.layers.Layer):
 
     @checked
     def call(self, z: Float[tf.Tensor, "*rows inputs"], masks: Masks) -> Float[tf.Tensor, "*rows outputs"]:
-        h = dropped(silu(self.first(z)), masks, "first")
+        h = silu(self.first(z))
         h = tf.reshape(self.hidden(h), (math.prod(z.shape[:-1]), *self.image))
         for i, block in enumerate(self.coarse):
             h = block(h, masks.get(f"coarse.{i}.first"))

@@ -16,7 +16,7 @@ QUICK = STANDARD.replace(latent_size=16, hidden_size=128, steps=2_000, warm_up=5
 RESNET = STANDARD.replace(
     network="resnet",
     prior="flow",
-    latent_size=32,
+    latent_size=40,
     hidden_size=320,
     dropout=0.1,
     weight_decay=1e-2,

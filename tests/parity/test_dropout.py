@@ -75,8 +75,8 @@ def test_training_drops_and_nothing_else_does(backend: str, network: str) -> Non
 
 def follows(name: str, network: str) -> bool:
     """Whether the weight's input is dropped out."""
-    ends = ("coder.second.weight", "coder.out.weight") if network == "mlp" else ("encoder.out.weight", "decoder.hidden.weight")
-    return name.startswith("parameters/") and (name.endswith(ends) or (network == "resnet" and name.endswith("second.weight")))
+    ends = ("coder.second.weight", "coder.out.weight") if network == "mlp" else "second.weight"
+    return name.startswith("parameters/") and name.endswith(ends)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
