@@ -6,7 +6,9 @@ import os
 import platform
 import sys
 import tempfile
+import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import UserError
@@ -48,6 +50,26 @@ def programs() -> Path | None:
     except OSError as error:
         print(f"Compiled programs aren't kept, since {path} can't be written ({error.strerror}).", file=sys.stderr)
         return None
+
+
+def remove_cut_short(folder: Path, pattern: str, *, whole: Callable[[bytes], bool]) -> None:
+    """Remove the kept programs that a full disk or a killed process cut short, and say so.
+
+    `whole`: whether a file's bytes are a whole program. A process reads the files that changed since another last looked.
+    """
+    looked, now = folder / "looked", time.time()
+    since = looked.stat().st_mtime if looked.exists() else 0.0
+    for path in folder.rglob(pattern):
+        try:
+            if path.stat().st_mtime < since or whole(path.read_bytes()):
+                continue
+            path.unlink()
+        except FileNotFoundError:  # another process removed it
+            continue
+        print(f"The compiled program {path} is cut short: it was removed, and is compiled anew.", file=sys.stderr)
+    folder.mkdir(exist_ok=True)
+    looked.touch()
+    os.utime(looked, (now, now))
 
 
 def processor() -> str:

@@ -155,10 +155,14 @@ class Probes(Protocol):
     def programs_compiled(self) -> int | None:
         """Programs compiled in this process because the on-disk cache missed; None where nothing uses that cache."""
 
+    def uncompiled(self) -> str | None:
+        """Why work of this process that the settings compile ran uncompiled; None where all of it was compiled."""
+
 
 DEFAULT_PROBES: dict[str, Callable[..., Any]] = {
     "device_peak": lambda device: None,
     "programs_compiled": lambda: None,
+    "uncompiled": lambda: None,
 }
 
 

@@ -13,6 +13,11 @@ from common.protocol import Description
 
 # For --dtype float64. Every array of this backend names its dtype, so that float32 runs stay in float32.
 jax.config.update("jax_enable_x64", True)
+# The draws of a key depend on this switch, whatever the environment says.
+jax.config.update("jax_threefry_partitionable", True)
+# JAX's strict modes refuse shapes and dtypes that this code and Optax combine on purpose.
+jax.config.update("jax_numpy_rank_promotion", "allow")
+jax.config.update("jax_numpy_dtype_promotion", "standard")
 
 
 def describe() -> Description:

@@ -96,3 +96,8 @@ def programs_compiled() -> int | None:
     """By the cache's events. None where it was asked for no program, or the cache is off."""
     asked, hit = (compiling.events[f"/jax/compilation_cache/{event}"] for event in ("compile_requests_use_cache", "cache_hits"))
     return asked - hit if asked and jax.config.jax_compilation_cache_dir else None
+
+
+def uncompiled() -> str | None:
+    """By JAX's own switch."""
+    return compiling.uncompiled

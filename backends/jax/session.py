@@ -22,6 +22,11 @@ from common.parameters import State, group, noise_size
 EXPORT_SUFFIX = ".msgpack"
 
 
+def key_for(seed: int, stream: str) -> Array:
+    """A stream's key, whose generator no environment variable changes."""
+    return jax.random.key(seed_for(seed, stream), impl="threefry2x32")
+
+
 def _path(name: str) -> tuple[str | int, ...]:
     """Where NNX keeps a parameter of this portable name."""
     keys = name.removesuffix("weight") + "kernel" if name.endswith(".weight") else name
@@ -88,7 +93,7 @@ class Scorer:
     ) -> Float[np.ndarray, "samples batch"]:
         if noise is None:
             blocks = noise_blocks(samples)
-            key = jax.device_put(jax.random.key(seed_for(seed, EVALUATION_NOISE)), self.device)
+            key = jax.device_put(key_for(seed, EVALUATION_NOISE), self.device)
             epsilon = self.compiled_noise(key, indices, np.arange(blocks.start, blocks.stop))[: len(samples)]
         else:
             epsilon = self.given(noise)
@@ -201,7 +206,7 @@ class Session(Scorer):
         }
         if noise is not None:
             chunk["noise"] = noise.astype(self.dtype)
-        key = jax.random.key(seed_for(seed, TRAINING_NOISE))
+        key = key_for(seed, TRAINING_NOISE)
         carry = (self.parameters, self.moments, self.ema)
         carry, values = self.compiled_chunk(carry, *jax.device_put((handle, key, chunk), self.device))
         self.parameters, self.moments, self.ema = carry

@@ -80,3 +80,8 @@ def programs_compiled() -> int | None:
     events = torch._dynamo.utils.counters["inductor"]
     missed, hit = (events[f"fxgraph_cache_{event}"] for event in ("miss", "hit"))
     return missed if missed + hit else None
+
+
+def uncompiled() -> str | None:
+    """By what compiling met first."""
+    return compiling.uncompiled[0] if compiling.uncompiled else None

@@ -100,6 +100,7 @@ class Scorer:
     def _evaluation_noise(self, seed: tf.Tensor, images: tf.Tensor, blocks: tf.Tensor) -> tf.Tensor:
         """[samples, batch, latent]: a block of samples is a function of (seed, image, block)."""
 
+        @tf.xla.experimental.jit_scope(compile_ops=False)  # XLA, which TF_XLA_FLAGS can switch on, draws other numbers
         def draw(position: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             image, block = position
             image_seed = tf.random.experimental.stateless_fold_in(seed, image)

@@ -7,6 +7,7 @@ though one core alone is as fast as before. So every measurement takes the laten
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import os
@@ -31,9 +32,44 @@ EXCHANGES = 3_000
 LIMIT_S = 5  # after so long a process of `exchange` is ended; all exchanges take a few ms
 
 
+# The cores that this process may use, asked before a framework is imported: OpenMP may tie the main thread to one of them.
+# macOS has no such list.
+ALLOWED = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+CGROUPS = Path("/sys/fs/cgroup")
+
+
 def count() -> int:
     """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
+    return len(ALLOWED) if ALLOWED else os.cpu_count() or 1
+
+
+def quota() -> float | None:
+    """The seconds of processor time a second that this process's control groups allow; None without a limit."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    limits = []
+    for _, controllers, group in (line.split(":", 2) for line in lines):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = CGROUPS / controllers  # version 1 has a folder a controller, version 2 has one for all
+        own = root / group.lstrip("/")
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(root):
+                limits += _limit(folder)
+    return min(limits, default=None)
+
+
+def _limit(folder: Path) -> list[float]:
+    """A control group's own limit, as in `quota`; [] where it has none."""
+    with contextlib.suppress(OSError):  # another version's file, or no file at all
+        allowed, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+        return [] if allowed == "max" else [int(allowed) / int(period)]
+    with contextlib.suppress(OSError):
+        allowed, period = ((folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period"))
+        return [] if int(allowed) < 0 else [int(allowed) / int(period)]
+    return []
 
 
 def round_trip() -> RoundTrip:
@@ -41,20 +77,24 @@ def round_trip() -> RoundTrip:
 
     Python's own reading and writing is part of the latency, so only values of this function can be compared.
     """
-    if not hasattr(os, "sched_setaffinity") or count() < 2:
+    if not ALLOWED or count() < 2:
         return None
     # The fork is in a fresh process: a process whose framework has started threads must not fork.
-    command = [sys.executable, "-c", f"from benchmarks.harness import cores; print(cores.exchange({EXCHANGES}))"]
+    command = [
+        sys.executable,
+        "-c",
+        f"from benchmarks.harness import cores; print(cores.exchange({EXCHANGES}, {ALLOWED[0]}, {ALLOWED[-1]}))",
+    ]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     return float(done.stdout) if done.returncode == 0 else None
 
 
-def exchange(times: int) -> float:
-    """The median ns of a byte's way to a process on another core and back; this process becomes tied to one core."""
-    cores, byte, spans = sorted(os.sched_getaffinity(0)), mmap.mmap(-1, 1), []
+def exchange(times: int, core: int, other: int) -> float:
+    """The median ns of a byte's way to a process on the other core and back; this process becomes tied to the first."""
+    byte, spans = mmap.mmap(-1, 1), []
     partner = os.fork()
     signal.alarm(LIMIT_S)
-    os.sched_setaffinity(0, {cores[0] if partner else cores[-1]})
+    os.sched_setaffinity(0, {core if partner else other})
     for i in range(times):
         there, back = 2 * (i % 100) + 1, 2 * (i % 100) + 2
         if partner:

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pynvml
 
-from benchmarks.harness.cores import WITHIN, count
+from benchmarks.harness.cores import WITHIN, count, quota
 from common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -38,10 +38,12 @@ SOURCES = (
     *("backends", "common", "benchmarks", "environments", "docs/examples"),
     *(":!benchmarks/records", ":!benchmarks/baselines"),
 )
-THREAD_VARIABLES = (
-    *("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_AFFINITY"),
-    *("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "PJRT_NPROC"),
-    *("XLA_FLAGS", WITHIN),
+# The beginnings of the names of environment variables that can change a run's numbers or its speed: those of the frameworks,
+# of their libraries of matrix products, of OpenMP and of CUDA.
+DECIDING = (
+    *("JAX_", "XLA_", "PJRT_", "TF_", "TF32_", "KERAS_", "TORCH", "PYTORCH_", "ATEN_"),
+    *("OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "OPENBLAS_"),
+    *("CUDA_", "CUBLAS", "CUDNN_", "NVIDIA_TF32", WITHIN),
 )
 
 
@@ -52,7 +54,7 @@ def describe(device: str = "cpu") -> dict[str, Any]:
     commit, dirty git's HEAD; whether SOURCES differ from it; both None outside a git checkout
     machine       the processor, its family and model, the first of VECTORS that it has: None where unknown; cores, memory in
                   bytes, system; the GPU where the device is one
-    threads       the cores that this process may use, and those of THREAD_VARIABLES that are set
+    threads       the cores that this process may use, its quota of them, and the environment's variables of DECIDING
     clock, load   see `clock` and `load`
     """
     commit, dirty = head()
@@ -63,7 +65,8 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "machine": machine() | {"gpu": gpu() if device == "cuda" else None},
         "threads": {
             "cores": count(),
-            "variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+            "quota": quota(),
+            "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(DECIDING)},
         },
         "clock": clock(),
         "load": load(),

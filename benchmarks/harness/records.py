@@ -17,6 +17,7 @@
     timing.steady_s                all chunks of training, without compilation, validation and checkpoints
     timing.examples_per_s          median over chunks; examples_per_s_iqr: third quartile − first quartile
     timing.chunks                  number of chunks in the median
+    timing.uncompiled              why steps that the settings compile ran uncompiled; null where they didn't
     timing.warning                 one sentence where the chunks spread by more than `spread.BOUND` of their median
     timing.floor_s, floor_ratio    the floor of one step; a step's median time over it
     timing.evaluation_s            scoring the test images
@@ -75,7 +76,10 @@ REQUIRED = (
 # Keys that older files lack: `read` adds them as null.
 LATER = {
     "dataset": ("binarize",),
-    "timing": ("evaluation_s", "import_s", "placement_s", "first_chunk_s", "chunks", "warning", "programs_compiled"),
+    "timing": (
+        *("evaluation_s", "import_s", "placement_s", "first_chunk_s", "chunks", "warning", "programs_compiled"),
+        "uncompiled",
+    ),
     "test": ("ess", "elbo_se", "by_samples", "per_image", "warning"),
 }
 PER_IMAGE = {"image": np.int32, "elbo": np.float32, "log_px": np.float32}  # arrays of a per-image file, [images]
@@ -119,7 +123,11 @@ KINDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (f"one of {', '.join(STATUSES)}", lambda value: value in STATUSES, ("status",)),
     (f"one of {', '.join(BACKENDS)}", lambda value: value in BACKENDS, ("backend",)),
     ("text", lambda value: isinstance(value, str), ("variational", "preset", "device", "precision", "dataset.name")),
-    ("text or null", lambda value: isinstance(value, str | None), ("timing.warning", "dataset.binarize", "test.warning")),
+    (
+        "text or null",
+        lambda value: isinstance(value, str | None),
+        ("timing.warning", "timing.uncompiled", "dataset.binarize", "test.warning"),
+    ),
     ("a whole number", lambda value: isinstance(value, int), ("seed",)),
     ("a number or null", _is_number, ("parameters", "peak_memory_bytes", "timing.*", "test.*")),
     ("a list of numbers", _is_numbers, ("curve.*",)),

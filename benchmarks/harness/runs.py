@@ -309,7 +309,8 @@ def run(job: Job, *, import_s: float) -> records.Record:
     checkpoint, session = begin(job, backend=backend, dataset=dataset)
     setup_s = time.perf_counter() - began
     refuse_overwriting(job, dataset=dataset)
-    floor = Floor(protocol.probes(job.backend), config, seconds=checkpoint.history.setdefault("floor_seconds", []))
+    probes = protocol.probes(job.backend)
+    floor = Floor(probes, config, seconds=checkpoint.history.setdefault("floor_seconds", []))
     title = f"{job.backend} {config.model.variational}"
     first_step = int(checkpoint.state["step"])
     events.tell("begin", step=first_step, steps=config.training.steps)
@@ -339,7 +340,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
             column: [int(v) if column.endswith("step") else v for v in checkpoint.history[column]] for column in training.CURVE
         },
         "timing": timing(checkpoint.history, config.training)
-        | {"programs_compiled": None if first_step else protocol.probes(job.backend).programs_compiled()}
+        | {"programs_compiled": None if first_step else probes.programs_compiled(), "uncompiled": probes.uncompiled()}
         | {"import_s": import_s, "setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
         "peak_memory_bytes": memory.peak(),
         "test": dataclasses.asdict(test)
@@ -445,7 +446,7 @@ def timing(history: dict[str, list[float]], settings: Training) -> dict[str, Any
         "compile_s": compile_s,
         "steady_s": float(seconds.sum()) - compile_s,
         "examples_per_s": settings.batch_size / float(np.median(step_s)),
-        "examples_per_s_iqr": float(high - low),
+        "examples_per_s_iqr": float(high - low) if steady.sum() > 1 else None,  # one chunk has no spread
         "chunks": int(steady.sum()),
     }
     result["warning"] = spread.warning(median=result["examples_per_s"], iqr=result["examples_per_s_iqr"])

@@ -83,6 +83,9 @@ def remarks(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]
         if record["status"] != "ok":
             row = ", ".join(filter(None, [f"{record['backend']} {record['variational']}", label, f"seed {record['seed']}"]))
             lines.append(f"{row}: {record['status']}: {' '.join(record['reason'].split())}")
+        if record["timing"]["uncompiled"]:
+            row = name(record, found) + (f" ({label})" if label else "")
+            lines.append(f"{row}: its steps ran uncompiled: {record['timing']['uncompiled']}.")
         if record.get("edited"):
             lines.append(f"{name(record, found)}{f' ({label})' if label else ''}: its record was changed by hand.")
         elif warning := record["test"]["warning"]:

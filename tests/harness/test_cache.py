@@ -47,6 +47,7 @@ def test_the_second_process_compiles_nothing(backend: str, tmp_path: Path, monke
     assert shown == [False, True]
     if backend == "jax":
         without_a_cache(tmp_path, monkeypatch)
+        with_programs_cut_short(tmp_path, monkeypatch)
 
 
 def without_a_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +60,38 @@ def without_a_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (folder / "its own").exists()
     assert_same_run(folder / "off", folder / "cold")
     assert not cells.of(off)["compile (s)"].endswith("(cached)")
+
+
+def with_programs_cut_short(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are removed and compiled anew: the third process finds them whole. Whole ones stay."""
+    monkeypatch.setenv(cache.SWITCH, "1")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    kept = sorted((folder / "cache").rglob("*-cache"), key=lambda path: -path.stat().st_size)
+    kept[0].write_bytes(b"")
+    kept[1].write_bytes(kept[1].read_bytes()[:-100])
+    healed, warm = (run("jax", folder / name, compile_from=10) for name in ("healed", "warm again"))
+    assert [record["timing"]["programs_compiled"] for record in (healed, warm)] == [2, 0]
+    assert_same_run(folder / "healed", folder / "cold")
+
+
+def test_a_program_is_looked_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[bytes] = []
+
+    def whole(program: bytes) -> bool:
+        asked.append(program)
+        return program == b"whole"
+
+    for name, content in (("a-cache", b"whole"), ("b-cache", b"wh"), ("other", b"wh")):
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, (1e9, 1e9))
+    for _ in range(2):
+        cache.remove_cut_short(tmp_path, "*-cache", whole=whole)
+    assert sorted(asked) == [b"wh", b"whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-cache", "looked", "other"]
+    assert f"{tmp_path / 'b-cache'} is cut short" in capsys.readouterr().err
+    (tmp_path / "a-cache").write_bytes(b"who")  # cut short later
+    cache.remove_cut_short(tmp_path, "*-cache", whole=whole)
+    assert not (tmp_path / "a-cache").exists()
 
 
 def test_pytorchs_compiler_is_told_so() -> None:

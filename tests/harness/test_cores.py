@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,11 +30,48 @@ def test_the_way_there_and_back_takes_longer_than_none() -> None:
 
 
 def test_with_one_core_it_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: None, raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3}, raising=False)
+    monkeypatch.setattr(cores, "ALLOWED", [3])
     assert cores.round_trip() is None
     assert cores.together(lambda: 7) == (7, [None, None])
     assert "isn't known" in cores.said([None, None])
+
+
+@pytest.mark.skipif(not TWO_CORES, reason="it needs two cores, and a system that ties a process to one")
+def test_a_main_thread_that_a_framework_ties_to_a_core_leaves_the_number_of_cores() -> None:
+    """As OpenMP does on import where OMP_PROC_BIND is set."""
+    code = "import os; from benchmarks.harness import cores; os.sched_setaffinity(0, {cores.ALLOWED[0]}); "
+    code += "print(cores.count(), cores.round_trip() is not None)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=environment.ROOT, check=True, capture_output=True, text=True)
+    assert found.stdout.split() == [str(len(os.sched_getaffinity(0))), "True"]
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "expected"),
+    [
+        ("0::/a/b", {"a/cpu.max": "150000 100000", "a/b/cpu.max": "max 100000", "cpu.stat": ""}, 1.5),
+        ("0::/a/b", {"a/cpu.max": "150000 100000", "a/b/cpu.max": "50000 100000"}, 0.5),
+        ("0::/", {"cpu.max": "max 100000"}, None),
+        (
+            "5:cpu,cpuacct:/a\n0::/",
+            {"cpu,cpuacct/a/cpu.cfs_quota_us": "250000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"},
+            2.5,
+        ),
+        ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ("4:memory:/a\n0::/", {"memory/a/cpu.max": "1 100000"}, None),
+    ],
+)
+def test_the_quota_is_the_least_of_the_groups(
+    group: str, files: dict[str, str], expected: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    read = Path.read_text
+    monkeypatch.setattr(cores, "CGROUPS", tmp_path)
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, **how: group if path == Path("/proc/self/cgroup") else read(path, **how)
+    )
+    assert cores.quota() == expected
 
 
 @pytest.fixture

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from common.errors import UserError
 from common.protocol import load, probes
 from tests.parity.conftest import IMAGES, deviation, random_state, session, small
 
@@ -94,8 +95,18 @@ exit 1
 """
 
 
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The reasons of this test's process, emptied."""
+    pytorch: Any = load("pytorch")
+    monkeypatch.setattr(pytorch.compiling, "uncompiled", reasons := [])
+    return reasons
+
+
 @pytest.mark.parametrize(("script", "reason"), [(None, "no-compiler|No working C"), (NO_HEADERS, "fatal error: Python.h")])
-def test_a_machine_that_cannot_compile_says_what_to_do(tmp_path: Path, script: str | None, reason: str) -> None:
+def test_a_machine_that_cannot_compile_trains_and_says_why(
+    tmp_path: Path, script: str | None, reason: str, capsys: pytest.CaptureFixture[str], uncompiled: list[str]
+) -> None:
     from torch._inductor import config as inductor
 
     compiler = tmp_path / "no-compiler"
@@ -103,19 +114,75 @@ def test_a_machine_that_cannot_compile_says_what_to_do(tmp_path: Path, script: s
         compiler.write_text(script)
         compiler.chmod(0o755)
     with inductor.patch("cpp.cxx", (str(compiler),)):
-        with pytest.raises(UserError, match=rf"({reason}).*install a C.* or let --compile-from be more than --steps"):
-            trained(small("mean-field", compile_from=40, hidden_size=5))
-        trained(small("mean-field", compile_from=41, hidden_size=5))
+        without = trained(small("mean-field", compile_from=40, hidden_size=5))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(rf"uncompiled, which is slower: .*({reason}).*needs a C.. compiler and Python's headers", line)
+    assert line.endswith(f"{uncompiled[0]}.")
+    assert probes("pytorch").uncompiled() == uncompiled[0]
+    eager = trained(small("mean-field", compile_from=41, hidden_size=5))
+    assert all(np.array_equal(without[name], eager[name]) for name in eager)
 
 
-def test_a_full_disk_is_no_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(function: Any, **_: Any) -> Any:
-        def program() -> None:
-            raise torch._inductor.exc.InductorError(OSError(28, "No space left on device"), None)
+def failing(times: int, error: Exception) -> Any:
+    """A `torch.compile` whose programs fail at their first `times` calls."""
+    calls = iter(range(times))
+
+    def compiled(function: Any, **_: Any) -> Any:
+        def program(*inputs: Any) -> Any:
+            if next(calls, None) is not None:
+                raise error
+            return function(*inputs)
 
         return program
 
+    return compiled
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_where_compiling_fails_it_compiles_with_an_empty_cache(
+    times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], uncompiled: list[str]
+) -> None:
+    """Kept programs that fail are removed. A full disk fails twice: the function runs uncompiled, and nothing is removed."""
     pytorch: Any = load("pytorch")
-    monkeypatch.setattr(torch, "compile", full)
-    with pytest.raises(UserError, match=r"here \(OSError: \[Errno 28\] No space left on device\): let --compile-from be more"):
-        pytorch.compiling.compiled(lambda: None, whole=True)()
+    folder = tmp_path / "pytorch"
+    folder.mkdir()
+    monkeypatch.setattr(pytorch.compiling, "folder", folder)
+    error = torch._inductor.exc.InductorError(OSError(28, "No space left on device"), None)
+    monkeypatch.setattr(torch, "compile", failing(times, error))
+    call = pytorch.compiling.compiled(lambda x: 2 * x, whole=True)
+    assert [call(2), call(3)] == [4, 6]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "OSError: [Errno 28] No space left on device" in line
+    assert ("compiles anew" if times == 1 else "run uncompiled") in line
+    assert folder.exists() == (times == 2)
+    assert len(uncompiled) == times - 1
+
+
+def test_a_switch_that_turns_compiling_off_is_obeyed(capsys: pytest.CaptureFixture[str], uncompiled: list[str]) -> None:
+    pytorch: Any = load("pytorch")
+    with torch._dynamo.config.patch(disable=True):
+        pytorch.compiling.compiled(lambda: None, whole=True)
+    assert "uncompiled, which is slower: TORCH_COMPILE_DISABLE is set." in capsys.readouterr().err
+    assert uncompiled == ["TORCH_COMPILE_DISABLE is set"]
+
+
+@pytest.mark.parametrize("name", ["my cache", "it's", 'a "b"', "back\\slash"])
+def test_a_folder_that_the_compiler_cannot_name_keeps_no_programs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytorch: Any = load("pytorch")
+    monkeypatch.setenv("VAEBENCH_CACHE_DIR", str(tmp_path / name))
+    assert pytorch.compiling.kept() is None
+    assert "without spaces and quotes" in capsys.readouterr().err
+    monkeypatch.setenv("VAEBENCH_CACHE_DIR", str(tmp_path / "é(b)"))
+    assert pytorch.compiling.kept() is not None
+
+
+def test_a_library_that_is_cut_short_is_known() -> None:
+    pytorch: Any = load("pytorch")
+    library = bytearray(b"\x7fELF".ljust(200 + 3 * 64, b"."))  # with the table of its three sections from byte 200 on
+    struct.pack_into("=Q", library, 0x28, 200)
+    struct.pack_into("=HH", library, 0x3A, 64, 3)
+    assert pytorch.compiling.whole(bytes(library))
+    for size in (0, 3, 63, 100, 200, len(library) - 1):
+        assert not pytorch.compiling.whole(library[:size])

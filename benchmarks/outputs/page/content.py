@@ -179,17 +179,18 @@ def _row(row: Run, members: Sequence[int], *, columns: Sequence[str], views: str
 
 
 def _warning(record: Record) -> str:
-    """What was uneven in the run's times, a clause each; "" for nothing."""
+    """Reasons to doubt the run's times, a clause each; "" for none."""
     timing, place = record["timing"], record["environment"]
     wide = spread.warning(median=timing["examples_per_s"], iqr=timing["examples_per_s_iqr"])
     crowded = environment.crowded(others := place.get("runnable"), place["machine"])
     beside = f"other programs kept {others:.0f} threads running at the start" if crowded else None
-    return "; ".join(filter(None, [wide, beside]))
+    uncompiled = f"its steps ran uncompiled: {timing['uncompiled']}" if timing["uncompiled"] else None
+    return "; ".join(filter(None, [wide, beside, uncompiled]))
 
 
 def _remarks(rows: Sequence[tuple[Run, list[int]]]) -> list[str]:
     """The lines under the table."""
-    uneven = "Dotted: the times are uneven, since the machine was not quiet; the warning stands below the row's command."
+    uneven = "Dotted: a warning about the times stands below the row's command."
     means = [row for row, members in rows if len(members) > 1]
     return [*(sweeps.errors(means) if means else []), *([uneven] if any(_warning(row.record) for row, _ in rows) else [])]
 
