@@ -19,7 +19,7 @@ export VAEBENCH_DATA_DIR := $(DATA_DIR)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench report bench-throughput bench-compare regress parity tables list test test-slow mutations lint format clean always
+.PHONY: help setup bench report bench-throughput bench-compare regress parity tables list test test-slow torture mutations lint format clean always
 
 help: # List the targets and the variables (the default)
 	@awk -F ':.*## ' '/^##@ / {print substr($$0, 5)} \
@@ -85,6 +85,9 @@ test: .venv/ready-dev ## Run the tests, two at a time; ARGS="-n 0 -k name" for s
 
 test-slow: .venv/ready-dev ## Run the tests that `make test` leaves out, since they take long (minutes)
 	$(PY) -m pytest $(TWO_AT_A_TIME) -m slow $(ARGS)
+
+torture: .venv/ready-dev ## Kill processes, damage files, fill disks: nothing may be lost (hours); ARGS=--resume goes on
+	$(PY) -m benchmarks study reliability $(ARGS)
 
 mutations: .venv/ready-dev ## Inject every fault of tests/parity/mutations.py: each must be caught (minutes)
 	$(PY) -m pytest -n 2 --benchmark-disable tests/parity/every_mutation.py $(ARGS)
