@@ -8,7 +8,6 @@ import signal
 import sys
 
 from benchmarks.harness import stopping
-from common import cache, shapes
 from common.errors import UserError, printable, unknown
 from common.version import VERSION
 
@@ -95,22 +94,9 @@ def version() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    if arguments and arguments[0] in ("-V", "--version"):
-        print(version())
-        return 0
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP)
-        return 0
-    command, *rest = arguments
+    command, *rest = arguments or ["--help"]
     try:
-        if command in OLD_NAMES:
-            raise UserError(f"'{command}' is now '{OLD_NAMES[command]}'.")
-        if command not in (*COMMANDS, ANSWER):
-            raise unknown("command", command, (*COMMANDS, "--help", "--version"))
-        for switch in (cache.switched_on, shapes.switched_on):  # a bad value is refused here, not in a backend's import
-            switch()
-        module = importlib.import_module(f"benchmarks.{COMMANDS.get(command, 'harness.processes')}")
-        return int(module.main(translate(rest)))
+        return called(command, rest)
     except UserError as error:
         print(printable(str(error)), file=sys.stderr)
         return 2
@@ -120,7 +106,27 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         if command != ANSWER:  # the parent process prints this, too
             print("Stopped; --resume goes on from here." if command in RESUMED else "Stopped.", file=sys.stderr)
-        return 130
+        return stopping.exit_code()
+
+
+def called(command: str, arguments: list[str]) -> int:
+    """The exit code of the command."""
+    from common import cache, shapes  # not at the top: Python would begin to handle signals later
+
+    if command in ("-V", "--version"):
+        print(version())
+        return 0
+    if command in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if command in OLD_NAMES:
+        raise UserError(f"'{command}' is now '{OLD_NAMES[command]}'.")
+    if command not in (*COMMANDS, ANSWER):
+        raise unknown("command", command, (*COMMANDS, "--help", "--version"))
+    for switch in (cache.switched_on, shapes.switched_on):  # a bad value is refused here, not in a backend's import
+        switch()
+    module = importlib.import_module(f"benchmarks.{COMMANDS.get(command, 'harness.processes')}")
+    return int(module.main(translate(arguments)))
 
 
 def piped(arguments: list[str]) -> int:
@@ -129,16 +135,21 @@ def piped(arguments: list[str]) -> int:
         try:
             return main(arguments)
         finally:
-            if sys.stdout:  # None where the shell closed it (>&-)
-                sys.stdout.flush()
+            for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the shell closed it (>&-)
+                stream.flush()
     except BrokenPipeError:
         # Python flushes both once more when it ends.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
             os.dup2(nowhere, stream.fileno())
         return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:  # a second one
+        return stopping.exit_code()
+    except SystemExit as end:  # tyro's: --help, or an argument that it refuses
+        return int(end.code or 0)
 
 
 if __name__ == "__main__":
-    stopping.watch(again=True)
-    sys.exit(piped(sys.argv[1:]))
+    asked = sys.argv[1:2] == [ANSWER]
+    stopping.watch(again=not asked, words="" if asked else "Stopped.\n")
+    stopping.leave(piped(sys.argv[1:]))

@@ -73,7 +73,8 @@ def look(runs: Sequence[Run], *, data_dir: Path | None) -> tuple[dict[int, looks
         missing.append(f"Pictures are of the first {MOST_LOOKED_AT} runs.")
     seen: dict[int, looks.Look] = {}
     chosen = list(there.items())[:MOST_LOOKED_AT]
-    for i, path in track(chosen, "looking at checkpoints", console=Console(stderr=True), disable=not chosen):
+    console = Console(stderr=True)
+    for i, path in track(chosen, "looking at checkpoints", console=console, disable=not (chosen and console.is_terminal)):
         try:
             seen[i] = looks.of(path, images=content.ACROSS, samples=2 * content.ACROSS, seed=SEED, data=None, data_dir=data_dir)
         except UserError as error:

@@ -69,7 +69,7 @@ def ask(
             told[events.VARIABLE] = str(writing)
             options |= {"pass_fds": [writing], "stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
         options["env"] = {name: value for name, value in {**os.environ, **told}.items() if value is not None}
-        process = _started(command, options)
+        process = started(command, **options)
         pipes = None
         if heard:
             os.close(writing)
@@ -83,8 +83,8 @@ def ask(
         return json.loads(answers.read().splitlines()[-1])
 
 
-def _started(command: list[str], options: dict[str, Any]) -> subprocess.Popen[str]:
-    """The process, which inherits that SIGINT is blocked: a terminal's Ctrl-C reaches it as the SIGTERM of `_finish`."""
+def started(command: list[str], **options: Any) -> subprocess.Popen[str]:
+    """The process, which inherits that SIGINT is blocked: a terminal's Ctrl-C reaches it as SIGTERM or SIGKILL of this one."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return subprocess.Popen(command, **options)
@@ -159,7 +159,6 @@ def end_with(parent: int) -> None:
 
 def main(arguments: list[str]) -> int:
     """The process of `ask`: reads the question from stdin and prints the result as the last line of stdout."""
-    stopping.watch(again=False)
     (target,) = arguments
     if PARENT in os.environ:
         threading.Thread(target=end_with, args=(int(os.environ[PARENT]),), daemon=True).start()

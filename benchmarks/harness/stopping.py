@@ -7,39 +7,80 @@ second signal kills them. The processes of `ask` don't get the terminal's Ctrl-C
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-
-import psutil
+from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+_came: list[int] = []  # signals that asked this process to end
 
-def watch(*, again: bool) -> None:
+
+def watch(*, again: bool, words: str = "") -> None:
     """From now on each of SIGNALS asks this process's descendants to end and raises KeyboardInterrupt here.
 
-    `again`: a second signal kills the descendants; else it is ignored. A signal that this process ignores stays ignored, as
-    SIGHUP under nohup.
+    While a module is being imported, the signal prints `words` and ends the process at once: an extension module may drop an
+    exception, or crash on it. `again`: a second signal kills the descendants, and a third ends the process at once; else
+    both are ignored. A signal that this process ignores stays ignored, as SIGHUP under nohup.
     """
-    ending = False
 
-    def end(*_: object) -> None:
-        nonlocal ending
-        if ending and not again:
+    def end(number: int, frame: FrameType | None) -> None:
+        if _came and not again:
             return
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill() if ending else process.terminate()
-        ending = True
+        _came.append(number)
+        if _importing(frame):
+            os.write(2, words.encode())
+        else:
+            _end_descendants(kill=len(_came) > 1)
+        if _importing(frame) or len(_came) > 2:
+            os._exit(exit_code())
         raise KeyboardInterrupt
 
-    for number in _heeded():
-        signal.signal(number, end)
+    for each in _heeded():
+        signal.signal(each, end)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process, whose work is done, with this exit code. A signal meanwhile ends it at once.
+
+    A process that was asked to end does so at once: a framework that an exception left in the middle of a computation may wait
+    for ever in its own clearing up.
+    """
+    for each in _heeded():
+        signal.signal(each, lambda *_: os._exit(code))
+    if _came:
+        os._exit(code)
+    sys.exit(code)
+
+
+def exit_code() -> int:
+    """The exit code of a process that a signal has asked to end: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
+    return 128 + (_came[0] if _came else signal.SIGINT)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether the code that runs in this frame was called by an import."""
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _end_descendants(*, kill: bool) -> None:
+    import psutil  # not at the top: Python would begin to handle signals later
+
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill() if kill else process.terminate()
 
 
 def kill(process: int) -> None:
     """Kill a process and its descendants."""
+    import psutil
+
     with contextlib.suppress(psutil.NoSuchProcess):
         for each in [*psutil.Process(process).children(recursive=True), psutil.Process(process)]:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -49,10 +90,10 @@ def kill(process: int) -> None:
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
     """Within this context SIGNALS interrupt nothing; the yielded function says whether one has come."""
-    come = threading.Event()
-    before = {number: signal.signal(number, lambda *_: come.set()) for number in _heeded()}
+    before_this = len(_came)
+    before = {number: signal.signal(number, lambda number, _: _came.append(number)) for number in _heeded()}
     try:
-        yield come.is_set
+        yield lambda: len(_came) > before_this
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import calls, floor, threads
+from benchmarks.harness import calls, floor, processes, threads
 from benchmarks.harness.presets import STANDARD
 from common.config import Config, Device, Precision
 from common.errors import UserError
@@ -53,7 +53,7 @@ class Side(contextlib.AbstractContextManager["Side"]):
     def __init__(self, root: Path, what: What, *, floor_too: bool = False, waiting: Mapping[str, str] = NO_SPINNING):
         self.root = root
         path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-        self.process = subprocess.Popen(
+        self.process = processes.started(
             [sys.executable, "-P", calls.__file__],  # -P: modules come from `root`, not from beside calls.py
             cwd=root,
             env={**waiting, **os.environ, "PYTHONPATH": path},

@@ -294,7 +294,7 @@ def test_a_command_that_is_terminated_takes_what_it_started_with_it(tmp_path: Pa
             time.sleep(0.05)
         process.terminate()
         _, error = process.communicate()
-    assert process.returncode == 130, error
+    assert process.returncode == 143, error
     assert error.splitlines()[-1] == "Stopped; --resume goes on from here."
     assert len(started) == 1
     assert psutil.wait_procs(started, timeout=10)[1] == []

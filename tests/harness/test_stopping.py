@@ -56,6 +56,7 @@ def heeded() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+    stopping._came.clear()
 
 
 @pytest.fixture
@@ -195,6 +196,49 @@ def test_a_second_signal_ends_at_once(code: str, first: signal.Signals) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) != 0
         assert psutil.wait_procs(started, timeout=10)[1] == []
+
+
+WATCHED = """
+import sys
+from benchmarks.harness import stopping
+stopping.watch(again=True, words="Stopped.\\n")
+"""
+# A module that drops the exception which ends its import, as extension modules do.
+SLOW_MODULE = """
+import time
+try:
+    print("importing", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(60)
+"""
+# A framework's thread for which Python would wait.
+STUCK = """
+import threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+try:
+    print("working", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    stopping.leave(stopping.exit_code())
+"""
+
+
+@pytest.mark.parametrize("code", [f"{WATCHED}import slow_module", f"{WATCHED}{STUCK}"], ids=["import", "thread"])
+@pytest.mark.parametrize("number", stopping.SIGNALS, ids=lambda number: number.name)
+def test_a_signal_ends_an_import_and_a_process_that_has_stopped_at_once(
+    tmp_path: Path, code: str, number: signal.Signals
+) -> None:
+    (tmp_path / "slow_module.py").write_text(SLOW_MODULE)
+    variables = {**os.environ, "PYTHONPATH": f"{tmp_path}:{processes.ROOT}"}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], env=variables, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() in ("importing\n", "working\n")
+        process.send_signal(number)
+        error = process.communicate(timeout=10)[1]
+    assert process.returncode == 128 + number
+    assert error == ("Stopped.\n" if "slow_module" in code else "")
 
 
 def mask(_: None) -> bool:
