@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ import tyro
 
 from benchmarks import torture
 from benchmarks.harness import cli, reports
-from benchmarks.harness.progress import Progress
+from benchmarks.harness.progress import Lines
 from benchmarks.harness.reports import Report
 from benchmarks.outputs.table import Part, Table
 from benchmarks.studies import skeleton
@@ -57,14 +58,21 @@ def plan(asked: Arguments) -> dict[str, Point]:
 
 
 def run(point: Point) -> Result:
-    """The scenario's `Tried` and seconds."""
+    """The scenario's `Tried`, and the seconds that it took."""
     name, count = point["scenario"], point["rounds"]
-    with (
-        tempfile.TemporaryDirectory(prefix=f"vaebench-{name}-", ignore_cleanup_errors=True) as folder,
-        Progress(name).phase("torture", total=count, unit="rounds") as advance,
-    ):
-        tried = scenarios()[name].rounds(count, seed=point["seed"], folder=Path(folder), tell=lambda n: advance(n, None))
-    return dataclasses.asdict(tried)
+    began, lines, done = time.monotonic(), Lines(name), 0
+
+    def tell(rounds: int) -> None:
+        nonlocal done
+        done += rounds
+        left = (time.monotonic() - began) * (count - done) / max(done, 1)
+        lines.heard(
+            {"phase": "torture:", "done": done, "total": count, "unit": "rounds", "elbo": None, "rate": None, "left": left}
+        )
+
+    with tempfile.TemporaryDirectory(prefix=f"vaebench-{name}-", ignore_cleanup_errors=True) as folder:
+        tried = scenarios()[name].rounds(count, seed=point["seed"], folder=Path(folder), tell=tell)
+    return dataclasses.asdict(tried) | {"seconds": time.monotonic() - began}
 
 
 def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
@@ -81,8 +89,9 @@ def parts(report: Report) -> list[Part]:
     rows = []
     for row in report["rows"]:
         outcomes = "; ".join(f"{printable(words)}: {count:,}" for words, count in row["outcomes"].items())
-        rows.append((row["title"], f"{row['at_least']:,}", f"{row['rounds']:,}", outcomes, str(len(row["faults"]))))
-    columns = ("tried", "promised rounds", "rounds", "outcomes", "faults")
+        counts = (f"{row['rounds']:,}", f"{row['at_least']:,}", f"{row['seconds'] / 60:.1f}")
+        rows.append((row["title"], *counts, outcomes, str(len(row["faults"]))))
+    columns = ("tried", "rounds", "of `make torture`", "minutes", "outcomes", "faults")
     faults = [f"{row['scenario']}, {printable(fault)}" for row in report["rows"] for fault in row["faults"][:SHOWN]]
     where = f"Seed {report['seed']}; {reports.where(report['environment'], setting='cpu')}."
     return [Table(columns=columns, rows=rows, left=("tried", "outcomes")), *(["\n".join(faults)] if faults else []), where]

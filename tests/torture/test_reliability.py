@@ -41,7 +41,7 @@ def test_a_report_has_the_outcomes_and_a_fault_fails_it() -> None:
     assert [row["scenario"] for row in found["rows"]] == ["numbers", "others"]
     assert reliability.failed(found)
     page = markdown.page(reliability.parts(found))
-    assert "| numbers | 5 | 5 | even: 3; odd: 2 | 1 |" in page
+    assert "| numbers | 5 | 5 | 0.0 | even: 3; odd: 2 | 1 |" in page
     assert "numbers, round 3: seed 7 is lost" in page
     assert not reliability.failed(report(rounds=3))
     assert [row["rounds"] for row in report(rounds=3)["rows"]] == [3, 3]
