@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import shlex
@@ -18,6 +19,9 @@ from benchmarks.harness.grid import Grid, grid_of, noun
 from benchmarks.harness.presets import flat
 from benchmarks.outputs import cells, live, tensorboard, terminal
 from benchmarks.outputs.table import Part, Table
+from common.errors import printable
+
+LONGEST_REASON = 1000  # characters of a process's last line
 
 
 def main(arguments: list[str]) -> int:
@@ -81,13 +85,18 @@ def run(planned: Planned, display: live.Display, *, named: bool) -> tuple[int, r
         record = records.read(job.record)
         display.end(job, record, skipped=True)
         return 0, record
-    told: list[Event] = []
+    said: collections.deque[str] = collections.deque(maxlen=records.TAIL_LINES)
+
+    def heard(event: Event) -> None:
+        if event["kind"] == "said" and event["text"].strip():
+            said.append(event["text"])
+
     display.begin(job)
     before = written(job.record)
     with tensorboard.board(job) if job.pictures else contextlib.nullcontext() as board:
-        code = runs.in_process(job, heard=events.each(told.append, display.heard, board))
+        code = runs.in_process(job, heard=events.each(heard, display.heard, board))
     ends_well = code == 0 and (written(job.record) != before or (job.resume and runs.finished(job)))
-    record = records.read(job.record) if ends_well else without_result(job, code, told)
+    record = records.read(job.record) if ends_well else without_result(job, code, said)
     display.end(job, record)
     if code == runs.REFUSED or (code == runs.UNAVAILABLE and named):
         return 2, record
@@ -105,9 +114,9 @@ def written(path: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def without_result(job: runs.Job, code: int, heard: Sequence[Event]) -> records.Record:
-    """The record of a run whose process ended so; the last line on the process's stderr is its reason."""
-    last = next((event["text"].strip() for event in reversed(heard) if event["kind"] == "said" and event["text"].strip()), "")
+def without_result(job: runs.Job, code: int, said: Sequence[str]) -> records.Record:
+    """The record of a run whose process ended so and said these lines on stderr; the last one tells the reason."""
+    last = printable(said[-1]).strip()[:LONGEST_REASON] if said else ""
     if code == runs.UNAVAILABLE:
         status, reason = "not-run", "its framework can't be imported; `python -m benchmarks list` says why."
     elif code == runs.REFUSED:
@@ -118,7 +127,11 @@ def without_result(job: runs.Job, code: int, heard: Sequence[Event]) -> records.
     else:
         ended = f"its process ended with code {code}" + ("" if code else " and wrote no record")
         status, reason = "failed", ended + (f": {last}" if last else ".")
-    return job.blank(dataset=job.dataset()) | {"status": status, "reason": f"{job.backend}: {reason}"}
+    return job.blank(dataset=job.dataset()) | {
+        "status": status,
+        "reason": f"{job.backend}: {reason}",
+        "tail": records.tail_of(said),
+    }
 
 
 def show_plan(plan: Sequence[Planned], grid: Grid, *, as_json: bool) -> None:

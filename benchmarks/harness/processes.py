@@ -26,7 +26,7 @@ PARENT = "VAEBENCH_PARENT"  # environment variable: the process that asks
 
 
 class ProcessError(UserError):
-    """A process ended without an answer, with exit code `code` and a message on stderr."""
+    """A process ended without an answer, with exit code `code`, and usually a message on stderr."""
 
     def __init__(self, title: str, code: int):
         super().__init__(f"The process of {title} ended with code {code}; its message stands above.")
@@ -77,10 +77,11 @@ def ask(
             pipes = _Pipes(said=process.stderr, event=os.fdopen(reading, encoding="utf-8"))
         if _finish(process, pipes, heard, patience):
             raise SilentError(title, process.returncode)
-        if process.returncode:
-            raise ProcessError(title, process.returncode)
         answers.seek(0)
-        return json.loads(answers.read().splitlines()[-1])
+        lines = answers.read().splitlines()
+        if process.returncode or not lines:
+            raise ProcessError(title, process.returncode)
+        return json.loads(lines[-1])
 
 
 def started(command: list[str], **options: Any) -> subprocess.Popen[str]:

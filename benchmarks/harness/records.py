@@ -1,6 +1,7 @@
 """One JSON file a run: what it was, where it ran, and every number that it claims.
 
     schema, status, reason         1; ok, failed or not-run; unless ok, one sentence on why
+    tail                           the last lines that a failed run's process wrote to stderr, from `tail_of`; else []
     backend, variational, preset, seed, device, precision, config, dataset {name, sha256, binarize}
     changed                        {setting: value} where the run's settings aren't its preset's
     environment                    {versions, commit, machine, threads, load}, from `environment.describe`; load_after;
@@ -58,6 +59,7 @@ Record = dict[str, Any]
 RECORDS = Path(__file__).parents[1] / "records"  # what is committed
 SCHEMA = 1
 LONGEST_DIFFERENCES, LONGEST_DATA_NAME = 60, 40  # characters of a file's name
+TAIL_LINES, TAIL_CHARACTERS = 20, 200  # the most lines of `tail`; the most characters of each
 STATUSES = ("ok", "failed", "not-run")
 
 # Other tools read these keys: none may be renamed.
@@ -93,6 +95,10 @@ def _is_number(value: Any) -> bool:
 
 def _is_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_number, value))
+
+
+def _is_tail(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(line, str) for line in value)
 
 
 def _is_trained(parts: Any) -> bool:
@@ -134,6 +140,7 @@ KINDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ("null or {samples, log_px, log_px_se}, lists of numbers of one length", _is_by_samples, ("test.by_samples",)),
     ("null or {file, sha256}, with a file's name without folders", _is_file_beside, ("test.per_image",)),
     ("a list of {backend, last_step}", _is_trained, ("trained",)),
+    ("a list of texts", _is_tail, ("tail",)),
     ("an object", lambda value: isinstance(value, dict), (*SECTIONS, "changed")),
 )
 KIND_OF = {place: (kind, fits) for kind, fits, places in KINDS for place in places}
@@ -154,6 +161,7 @@ def blank(
         "schema": SCHEMA,
         "status": "not-run",
         "reason": "The run has not begun.",
+        "tail": [],
         "backend": backend,
         "variational": config.model.variational,
         "dataset": {"name": dataset_name, "sha256": dataset_sha256, "binarize": binarize},
@@ -171,6 +179,12 @@ def blank(
         "peak_memory_bytes": None,
         "test": dict.fromkeys((*SECTIONS["test"], *LATER["test"])),
     }
+
+
+def tail_of(lines: Iterable[str]) -> list[str]:
+    """The record's `tail` of what a process wrote: its last lines, printable and cut."""
+    written = [printable(line).rstrip()[:TAIL_CHARACTERS] for line in lines]
+    return [line for line in written if line][-TAIL_LINES:]
 
 
 def name_of(record: Record, *, hashed: bool = True) -> str:
@@ -291,7 +305,7 @@ def read(path: Path) -> Record:
     written = record.pop("checksum", None)
     edited = {"edited": True} if written and written != checksum(record) else {}
     later = {section: dict.fromkeys(keys) | record[section] for section, keys in LATER.items()}
-    return {"parameters": None, "trained": []} | record | later | edited
+    return {"parameters": None, "trained": [], "tail": []} | record | later | edited
 
 
 def write_per_image(arrays: Mapping[str, np.ndarray], record: Record, *, folder: Path) -> dict[str, str]:

@@ -425,6 +425,29 @@ def test_a_process_that_ends_without_a_record_has_failed(
     assert "wrote no record" in capsys.readouterr().out
 
 
+def test_a_failed_run_has_the_last_lines_of_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [*(f"line {number}" for number in range(50)), "\x1b[31m" + "x" * 2000, "", "  the end\r"]
+
+    def end(job: runs.Job, *, heard: Callable[[dict[str, str]], None]) -> int:
+        for line in lines:
+            heard({"kind": "said", "text": line})
+        return -11
+
+    monkeypatch.setattr(runs, "in_process", end)
+    assert main(["run", "--backend", "jax", "--variational", "flow", "--results", str(tmp_path)]) == 1
+    (record,) = records.read_all(tmp_path)
+    assert record["reason"] == "jax: its process ended with code -11: the end"
+    assert len(record["tail"]) == records.TAIL_LINES
+    assert record["tail"][0] == "line 32"
+    assert record["tail"][-2] == "?[31m" + "x" * (records.TAIL_CHARACTERS - 5)
+    assert record["tail"][-1] == "  the end"
+    capsys.readouterr()
+    assert main(["report", str(tmp_path), "--output", str(tmp_path / "page.html")]) == 0
+    assert "line 32\nline 33" in (tmp_path / "page.html").read_text()
+
+
 def test_the_end_says_where_the_files_are_and_what_to_type(
     tmp_path: Path, ended: dict[str, int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -300,6 +300,11 @@ def test_a_process_that_tells_nothing_is_killed_and_one_that_tells_in_time_is_no
     assert processes.ask(f"{__name__}:silent", 0.1, title="silent", heard=heard.append, patience=20.0) == "awake"
 
 
+def test_a_process_that_ends_well_and_answers_nothing_has_failed() -> None:
+    with pytest.raises(processes.ProcessError, match="ended with code 0"):
+        processes.ask("os:_exit", 0, title="nothing")
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_the_process_of_a_parent_that_died_saves_and_ends(tmp_path: Path, number: signal.Signals) -> None:
     arguments = ["--backend", "pytorch", "--variational", "mean-field", "--steps", "1000000", "--validation-interval", "900000"]

@@ -171,6 +171,7 @@ def _row(row: Run, members: Sequence[int], *, columns: Sequence[str], views: str
         "names": {column: str(row.what[column]) for column in columns},
         "status": record["status"],
         "reason": " ".join((record["reason"] or "").split()),
+        "tail": "\n".join(record["tail"]),
         "warning": _warning(record),
         "several_backends": len(record["trained"]) > 1,
         "numbers": {column: (texts[column], record[section][key]) for column, (section, key) in NUMBERS.items()},
