@@ -156,7 +156,7 @@ def worker(text: str) -> int:
             return UNAVAILABLE
         import_s = time.perf_counter() - began
         with locks.held(job.checkpoint.with_name(f".{job.checkpoint.stem}.lock")) as waited:
-            if not (waited and finished(job)):
+            if not ((waited or job.resume) and finished(job)):  # since the first look at it, too
                 run(job, import_s=import_s)
     except UserError as error:
         print(printable(str(error)), file=sys.stderr)

@@ -34,7 +34,7 @@ def _crash() -> None:
     ctypes.string_at(0)
 
 
-# Fault → (when a run's process calls the function: in a chunk of training or at the framework's import; the words of its reason).
+# Fault → (when a run's process calls the function: in a chunk of training or at the import; the function; words of the reason).
 FAULTS: dict[str, tuple[str, Callable[[], object], str]] = {
     "segfault": ("chunk", _crash, "ended with code -11"),
     "kill": ("chunk", lambda: os.kill(os.getpid(), signal.SIGKILL), "ended with code -9"),
@@ -70,7 +70,7 @@ def put_in(*, fault: str, chunk: int) -> None:
         return ask(target, question, **options)
 
     processes.ask = asked
-    grid.PATIENCE = PATIENCE / 60
+    setattr(grid, "PATIENCE", PATIENCE / 60)  # noqa: B010
 
 
 def faulty(question: dict[str, Any]) -> int:

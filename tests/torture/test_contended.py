@@ -1,0 +1,34 @@
+"""Two same runs at once are run once; without the lock that is found, and so is a cache with a leftover."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.torture import contended
+from tests.torture.conftest import nothing
+
+UNLOCKED = """
+import contextlib
+from benchmarks.harness import locks
+locks.held = lambda path: contextlib.nullcontext(False)
+"""
+LITTERING = """
+from common import files
+files.os.replace = lambda a, b: (b.write_bytes(a.read_bytes()), b.with_name("litter").touch())
+"""
+
+
+def test_two_same_runs_at_once_are_run_once_and_two_runs_are_found(tmp_path: Path, broken: Callable[[str], None]) -> None:
+    (tmp_path / "well").mkdir()
+    tried = contended.rounds(1, seed=1, folder=tmp_path / "well", tell=nothing)
+    assert tried.faults == []
+    broken(UNLOCKED)
+    (tmp_path / "broken").mkdir()
+    assert contended.rounds(1, seed=1, folder=tmp_path / "broken", tell=nothing).faults
+
+
+def test_a_cache_that_several_fill_has_one_file_and_another_is_found(tmp_path: Path, broken: Callable[[str], None]) -> None:
+    assert contended.of_data(tmp_path / "well", seed=0, number=2) == []
+    broken(LITTERING)
+    assert contended.of_data(tmp_path / "broken", seed=0, number=2)
