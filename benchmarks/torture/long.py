@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ TITLE = "200,000 steps of the small model in each backend, and 100 models in one
 AT_LEAST = 100
 STEPS = 2000  # a round, of each backend; and one model of the sweep
 MIB = 2**20
-# What memory may grow by from the second quarter of the time to the last, beside noise: thrice the standard deviation of its
+# What memory may grow by from the third tenth of the time to the ninth, beside noise: thrice the standard deviation of its
 # change from one sample to the next. A history of 200,000 steps has 2,000 chunks, and a sweep's table 100 records.
 GROWTH = 16 * MIB
 LONGEST = 24 * 3600.0  # seconds after which a training has hung
@@ -47,7 +48,7 @@ def rounds(count: int, *, seed: int, folder: Path, tell: Tell) -> Tried:
     for number, backend in enumerate(BACKENDS, 1):
         steps = ("--steps", str(count * STEPS), "--chunk", "100", "--validation-interval", "1000", "--seed", str(seed))
         started = Started(*run(backend, FAMILIES[0], folder / backend, *steps))
-        samples, ended = watched(started, lambda started: next(iter(started.workers()), None))
+        samples, ended = watched(started, functools.partial(training, folder / backend))
         judge(tried, f"{backend}, {count * STEPS:,} steps", samples, ended, folder / backend, models=1)
         part(number)
     seeds = ("--steps", "20", "--seed", *(str(seed + i) for i in range(count)))
@@ -58,8 +59,13 @@ def rounds(count: int, *, seed: int, folder: Path, tell: Tell) -> Tried:
     return tried
 
 
+def training(folder: Path, started: Started) -> psutil.Process | None:
+    """The run's process, once it has saved a checkpoint in the folder: it has imported and compiled the training."""
+    return next(iter(started.workers()), None) if any(folder.glob("[!.]*.h5")) else None
+
+
 def watched(started: Started, whom: Callable[[Started], psutil.Process | None]) -> tuple[list[Sample], Ended]:
-    """Samples of the process, twice a second, until the command ends."""
+    """Samples of the process, several a second, until the command ends."""
     samples: list[Sample] = []
     process: psutil.Process | None = None
 
@@ -71,7 +77,7 @@ def watched(started: Started, whom: Callable[[Started], psutil.Process | None]) 
                 samples.append(Sample(process.memory_info().rss, process.num_fds(), process.num_threads()))
         return False
 
-    started.wait_for(sample, seconds=LONGEST, pause=0.5)
+    started.wait_for(sample, seconds=LONGEST, pause=0.1)
     return samples, started.end()
 
 
@@ -87,11 +93,11 @@ def judge(tried: Tried, name: str, samples: Sequence[Sample], ended: Ended, fold
 
 
 def growth(samples: Sequence[Sample]) -> tuple[str, list[str]]:
-    """(medians of the second quarter of the time and of the last, in words; what has grown beyond noise)."""
-    quarter = len(samples) // 4
-    if quarter < 2:
+    """(medians early and late, in words; what has grown beyond noise). A training ends with its test, in the last tenth."""
+    tenth = len(samples) // 10
+    if tenth < 3:
         return "too short to tell", []
-    early, late = samples[quarter : 2 * quarter], samples[-quarter - 1 : -1]  # the last sample is of a process that ends
+    early, late = samples[2 * tenth : 4 * tenth], samples[7 * tenth : 9 * tenth]
     before, after = (statistics.median(each.memory for each in part) for part in (early, late))
     noise = 3 * statistics.pstdev(each.memory - last.memory for last, each in itertools.pairwise(late))
     faults = []
