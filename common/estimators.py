@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import UserError
 from common.noise import NOISE_BLOCK
 from common.protocol import Scorer
 
@@ -102,9 +103,10 @@ def per_image(
     for log_w in stream(
         session, handle, images=images, samples=samples, seed=seed, image_batch=image_batch, sample_block=sample_block
     ):
-        elbo.append(log_w.mean(axis=0))
-        nested.append([log_mean_exp(log_w[:k]) for k in sizes])
-        ess.append(effective_sample_size(log_w))
+        with np.errstate(invalid="ignore"):  # of weights that aren't finite: the caller says so
+            elbo.append(log_w.mean(axis=0))
+            nested.append([log_mean_exp(log_w[:k]) for k in sizes])
+            ess.append(effective_sample_size(log_w))
         report(log_w.shape[1])
     return PerImage(
         image=images, elbo=np.concatenate(elbo), ess=np.concatenate(ess), sizes=sizes, nested=np.concatenate(nested, axis=1)
@@ -123,6 +125,16 @@ def by_samples(values: PerImage) -> dict[str, list[float]]:
         "log_px": [float(log_px.mean()) for log_px in values.nested],
         "log_px_se": [standard_error(log_px) for log_px in values.nested],
     }
+
+
+def refuse_divergence(values: PerImage) -> None:
+    """Raises `UserError` where an image's estimate isn't a finite number."""
+    finite = np.isfinite(values.elbo) & np.isfinite(values.nested).all(axis=0)
+    if not finite.all():
+        raise UserError(
+            f"The model has diverged: of {int((~finite).sum()):,} of {len(finite):,} images the ELBO or log p(x) isn't a "
+            "finite number, and there is no score; evaluate an earlier checkpoint, or train again with a lower --learning-rate."
+        )
 
 
 def warning(values: PerImage, *, highest: float | None) -> str | None:

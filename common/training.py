@@ -149,14 +149,13 @@ def chunk(config: Config, *, images: int, first_step: int, steps: int) -> dict[s
 
 def validate(session: Scorer, handle: Any, *, images: int, seed: int) -> float:
     """The ELBO of the whole validation set, one sample an image, with the same noise at each validation."""
-    with np.errstate(invalid="ignore"):  # `train` says so where a weight isn't finite
-        return estimators.estimate(
-            session,
-            handle,
-            images=np.arange(images, dtype=np.int32),
-            samples=1,
-            seed=seed_for(seed, VALIDATION),
-            image_batch=VALIDATION_BATCH,
-            sample_block=1,
-            report=lambda images: None,
-        ).elbo
+    return estimators.estimate(
+        session,
+        handle,
+        images=np.arange(images, dtype=np.int32),
+        samples=1,
+        seed=seed_for(seed, VALIDATION),
+        image_batch=VALIDATION_BATCH,
+        sample_block=1,
+        report=lambda images: None,
+    ).elbo

@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> int:
     backend = protocol.load(name)
     progress = Progress(f"{name} {config.model.variational}")
     of_images = runs.scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)
+    estimators.refuse_divergence(of_images)
     test = estimators.summary(of_images)
     print(
         f"ELBO {test.elbo:.3f} ± {test.elbo_se:.3f}, log p(x) {test.log_px:.3f} ± {test.log_px_se:.3f} nats per image "

@@ -165,8 +165,13 @@ def worker(text: str) -> int:
 
 
 def evaluate(backend: protocol.Backend, selected: State, **arguments: Any) -> estimators.Estimates:
-    """ELBO and log p(x) of the `selected` parameters on the config's test images; the arguments are those of `scores`."""
-    return estimators.summary(scores(backend, selected, **arguments))
+    """ELBO and log p(x) of the `selected` parameters on the config's test images; the arguments are those of `scores`.
+
+    Raises `UserError` where a number isn't finite.
+    """
+    of_images = scores(backend, selected, **arguments)
+    estimators.refuse_divergence(of_images)
+    return estimators.summary(of_images)
 
 
 def scores(
