@@ -18,9 +18,17 @@ import numpy as np
 from common.config import Config, check_settings
 from common.errors import UserError
 from common.files import DAMAGED_HDF5, begins_sealed, read_sealed, write_hdf5
-from common.parameters import State, fresh_state, group, judged, shapes
+from common.parameters import State, depths, fresh_state, group, judged, shapes
 
 SCHEMA = 1
+
+# Columns of the history that have a number each in every row.
+ROWS = (
+    ("step", "objective", "elbo"),
+    ("valid_step", "valid_elbo"),
+    ("pending_objective", "pending_elbo"),
+    ("chunk_steps", "chunk_seconds", "chunk_first"),
+)
 
 # Endings of files that lie beside checkpoints → what these files are.
 OTHER_KINDS = dict.fromkeys((".safetensors", ".msgpack", ".weights.h5"), "an exported file of weights")
@@ -125,7 +133,7 @@ def load(path: Path) -> Checkpoint:
                 best=_arrays(file["best"]),
                 best_step=int(file["best"].attrs["step"]),
                 best_valid_elbo=float(file["best"].attrs["valid_elbo"]),
-                history={name: list(column[()]) for name, column in file["history"].items()},
+                history=_history(_arrays(file["history"])),
                 earlier=[(str(name), int(step)) for name, step in json.loads(file.attrs.get("earlier", "[]"))],
             )
         check_settings(checkpoint.config)
@@ -137,7 +145,7 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path} can't be read: {reason}; use the code that wrote it, or train again.") from error
     except PermissionError as error:
         raise UserError(f"Cannot read {path} ({error.strerror}); make the file readable.") from error
-    except (*DAMAGED_HDF5, TypeError) as error:
+    except (*DAMAGED_HDF5, TypeError, OverflowError, RecursionError) as error:
         reason = " ".join(str(error).split())  # HDF5's messages can have several lines
         raise UserError(
             f"{path} is not a checkpoint of this suite, or is damaged ({reason}); train the model again."
@@ -150,7 +158,15 @@ def load(path: Path) -> Checkpoint:
 def _fits(checkpoint: Checkpoint) -> bool:
     """Whether the arrays are exactly those of the config, by name, shape and dtype."""
     config, parameters = checkpoint.config, group(checkpoint.state, "parameters")
-    if {name: value.shape for name, value in parameters.items()} != shapes(config.model):
+    latent, hidden = config.model.latent_size, config.model.hidden_size
+    for name in depths(config.model):  # `shapes` makes masks of these sizes, which the file may not have
+        made = f"{name}.blocks.0.made"
+        sizes = [
+            parameters[weight].shape for weight in (f"{made}.first.weight", f"{made}.second.weight") if weight in parameters
+        ]
+        if sizes != [(latent, hidden), (hidden, hidden)]:
+            return False
+    if _kinds(parameters) != {name: (shape, np.dtype(config.dtype)) for name, shape in shapes(config.model).items()}:
         return False
     whole = fresh_state(parameters, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
     return _kinds(checkpoint.state) == _kinds(whole) and _kinds(checkpoint.selected()) == _kinds(parameters)
@@ -160,11 +176,31 @@ def _kinds(state: State) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     return {name: (value.shape, value.dtype) for name, value in state.items()}
 
 
+def _history(columns: State) -> dict[str, list[float]]:
+    """The history's columns; rows of several columns that lack one of them, as in old files, are left out.
+
+    Raises `UserError` for a column that isn't a list of numbers, and for rows whose columns differ in length.
+    """
+    history = {name: column.tolist() for name, column in columns.items()}
+    if bad := [name for name, column in columns.items() if column.ndim != 1 or column.dtype.kind != "f"]:
+        raise UserError(f"its history's {bad[0]} isn't a list of numbers.")
+    for names in ROWS:
+        there = [history[name] for name in names if name in history]
+        if len({len(column) for column in there}) > 1:
+            raise UserError(f"its history's {', '.join(names)} differ in length.")
+        if len(there) < len(names):
+            history = {name: column for name, column in history.items() if name not in names}
+    return history
+
+
 def _arrays(place: h5py.Group) -> State:
+    """Raises `ValueError` for an array that declares more than the file has: a checkpoint's arrays aren't compressed."""
     arrays: State = {}
 
     def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Dataset):
+            if item.nbytes > item.id.get_storage_size():
+                raise ValueError(f"{name} was not written whole")
             arrays[name] = np.asarray(item[()])
 
     place.visititems(visit)

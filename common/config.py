@@ -184,13 +184,12 @@ class Config:
             own = (*names, "pixels") if section == "model" else names
             _same_names(values[section], own, optional={"pixels", "image_shape", "compile_from", *LATER.get(section, ())})
         model = dict(values["model"])
-        shape = model.pop("image_shape", None) or square_or_row(model["pixels"])
-        model.pop("pixels", None)
+        shape = _image_shape(model.pop("image_shape", None), model.pop("pixels", None))
         training = dict(values["training"])
         if "compile_from" not in training:
-            training["compile_from"] = training["steps"] + 1
+            training["compile_from"] = int(training["steps"]) + 1 if KINDS["steps"][1](training["steps"]) else 0
         return cls(
-            model=Model(**model, image_shape=(int(shape[0]), int(shape[1]))),
+            model=Model(**model, image_shape=shape),
             optimizer=Optimizer(**values["optimizer"]),
             training=Training(**training),
             evaluation=Evaluation(**values["evaluation"]),
@@ -198,6 +197,15 @@ class Config:
             precision=values.get("precision", "full"),
             device=values["device"],
         )
+
+
+def _image_shape(stated: Any, pixels: Any) -> tuple[int, int]:
+    """Rows and columns, as stated, or of so many pixels. Raises `UserError` for other than whole numbers of 1 or more."""
+    sizes = stated if stated is not None else [1, pixels]
+    whole = isinstance(sizes, list | tuple) and all(type(size) is int and size >= 1 for size in sizes)
+    if not whole or len(sizes) != 2 or pixels not in (None, sizes[0] * sizes[1]):
+        raise UserError(f"its images have the shape {stated or '?'} and {pixels} pixels, not rows and columns.")
+    return (sizes[0], sizes[1]) if stated is not None else square_or_row(pixels)
 
 
 def _same_names(given: Iterable[str], names: Iterable[str], *, optional: set[str]) -> None:

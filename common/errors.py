@@ -11,9 +11,14 @@ class UserError(Exception):
     """Bad input. The message is one sentence: what is wrong and what to do. The command line prints it and exits with 2."""
 
 
+LONGEST = 1_000  # characters of a message
+
+
 def printable(text: str) -> str:
-    """The text on one line, with a ? for each character that a terminal would obey rather than show."""
-    return "".join("?" if unicodedata.category(each).startswith("C") else each for each in " ".join(text.splitlines()))
+    """The text on one line, with a ? for each character that a terminal would obey rather than show, and its middle left out
+    where it is longer than LONGEST: a name can have any length."""
+    line = "".join("?" if unicodedata.category(each).startswith("C") else each for each in " ".join(text.splitlines()))
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 + 3 :]}"
 
 
 def unknown(kind: str, name: str, choices: Iterable[str], *, more: str = "") -> UserError:

@@ -79,7 +79,8 @@ def stream(
 
 def standard_error(values: np.ndarray) -> float:
     """Standard error of the mean of these values; 0 for a single value."""
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+    with np.errstate(invalid="ignore"):  # of values that aren't finite: the caller says so
+        return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def per_image(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -122,6 +123,16 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
     write_whole(path, write)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8. Raises `OSError` where there is none, `ValueError` for another encoding.
+
+    A pipe or a device is no file: its reader could wait for ever, or fill the memory.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return path.read_text(encoding="utf-8")
 
 
 def _to_disk(path: Path) -> None:

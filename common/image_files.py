@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
@@ -22,6 +24,13 @@ Splits = dict[str, np.ndarray]  # "train", "valid", "test" → [images, pixels]
 SPLITS = ("train", "valid", "test")
 IN_MEMORY = "arrays in memory"  # in place of a file's path
 MOST_BYTES = 2**33  # of one stored array: what a file declares is read only below this
+# What NumPy raises on damaged .npz and .npy files: zipfile and Python's own parser, which reads an array's header, raise these.
+DAMAGED_NUMPY = (
+    *(EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError),
+    *(SyntaxError, tokenize.TokenError, RecursionError, TypeError, OverflowError),
+)
+# Version of an .npy file → the reader of its header.
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 ARRAY_SEED = 0  # not a run's seed: runs of several seeds train on the same images
 
 
@@ -42,7 +51,7 @@ def read(path: Path) -> tuple[Splits, tuple[int, int]]:
         arrays, stated = READERS[path.suffix](path)
     except PermissionError as error:
         raise UserError(f"Cannot read {path} ({error.strerror}); make the file readable.") from error
-    except (*DAMAGED_HDF5, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (*DAMAGED_HDF5, *DAMAGED_NUMPY) as error:
         reason = " ".join(str(error).split())  # it can have several lines
         raise UserError(f"{path} is a truncated or damaged {path.suffix} file ({reason}); write it again.") from error
     return _flat(arrays, stated, path=path)
@@ -98,19 +107,43 @@ def _own(file: h5py.File, split: str, *, path: Path) -> h5py.Dataset | None:
         return None
     if stored.external or stored.is_virtual:
         raise UserError(f"The numbers of '{split}' of {path} lie in other files; copy the array into the file.")
+    if stored.size and not _written(stored):  # HDF5 would read zeros
+        raise UserError(f"'{split}' of {path} was not written whole; write the file again.")
     return stored
+
+
+def _written(stored: h5py.Dataset) -> bool:
+    """Whether the file has every part of the array."""
+    if not stored.chunks:
+        return bool(stored.id.get_storage_size())
+    along = [-(-size // chunk) for size, chunk in zip(stored.shape, stored.chunks, strict=True)]
+    return bool(stored.id.get_num_chunks() == math.prod(along))
 
 
 def _npz(path: Path) -> tuple[Splits, Any]:
     with path.open("rb") as opened:
         if zipfile.is_zipfile(opened):
-            for stored in zipfile.ZipFile(opened).infolist():
+            archive = zipfile.ZipFile(opened)
+            for stored in archive.infolist():
                 _bounded(stored.file_size, stored.filename, path=path)
+                if stored.filename.endswith(".npy"):
+                    with archive.open(stored) as member:
+                        _fits(member, stored, path=path)
         opened.seek(0)
         found = np.load(opened, allow_pickle=False)
         if isinstance(found, np.ndarray):
             raise UserError(f"{path} holds one array; write it with numpy.savez, or name it .npy.")
         return _by_name(found, path=path), found.get("image_shape")
+
+
+def _fits(member: IO[bytes], stored: zipfile.ZipInfo, *, path: Path) -> None:
+    """Raises `UserError` where the header declares more numbers than the member has: NumPy would make room for them."""
+    version = np.lib.format.read_magic(member)
+    if version not in HEADERS:  # of types that aren't numbers, or none that NumPy knows
+        raise UserError(f"'{stored.filename}' of {path} is of .npy version {version[0]}; write it with numpy.savez.")
+    shape, _, kind = HEADERS[version](member)
+    if math.prod(shape) * kind.itemsize > stored.file_size and not kind.hasobject:
+        raise UserError(f"'{stored.filename}' of {path} has fewer numbers than its shape {list(shape)}; write the file again.")
 
 
 def _by_name(arrays: Mapping[str, Any], *, path: Path) -> Splits:

@@ -172,6 +172,8 @@ NETWORKS: dict[str, Callable[[str, Model, int, int], list[Layer]]] = {"mlp": mlp
 
 
 def autoregressive(name: str, model: Model, depth: int, *, context: bool) -> list[Layer]:
+    if not depth:  # masks would be as large as a weight of the latents and hidden units
+        return []
     latent, hidden = model.latent_size, model.hidden_size
     masks = made_masks(latent_size=latent, hidden_size=hidden)
     return [

@@ -88,6 +88,10 @@ def installed(names: Collection[str] = BACKENDS, *, quiet: bool = False) -> tupl
 
 def backend_of(checkpoint: checkpoints.Checkpoint, *, path: Path) -> str:
     """The checkpoint's backend. Raises `UserError`, which offers the backends that are installed, where that one isn't."""
+    if checkpoint.backend not in BACKENDS:
+        raise UserError(
+            f"{path} was trained by the backend '{checkpoint.backend}', which this checkout lacks; give another as --backend."
+        )
     if package := protocol.lacks(checkpoint.backend):
         there = " or ".join(f"--backend {name}" for name in BACKENDS if not protocol.lacks(name))
         remedy = f"give {there}" if there else f"install environments/{checkpoint.backend}-cpu.txt"

@@ -49,9 +49,10 @@ import numpy as np
 
 from benchmarks.harness import presets
 from common import data
-from common.config import Config
+from common.config import Config, check_settings
 from common.errors import UserError, printable
-from common.files import write_text, write_whole
+from common.files import read_text, write_bytes, write_text
+from common.image_files import DAMAGED_NUMPY
 from common.protocol import BACKENDS
 
 Record = dict[str, Any]
@@ -132,7 +133,10 @@ KINDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (
         "text or null",
         lambda value: isinstance(value, str | None),
-        ("timing.warning", "timing.uncompiled", "dataset.binarize", "test.warning"),
+        (
+            *("timing.warning", "timing.uncompiled", "dataset.binarize", "dataset.sha256", "test.warning"),
+            "environment.commit",
+        ),
     ),
     ("a whole number", lambda value: isinstance(value, int), ("seed",)),
     ("a number or null", _is_number, ("parameters", "peak_memory_bytes", "timing.*", "test.*")),
@@ -142,6 +146,11 @@ KINDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ("a list of {backend, last_step}", _is_trained, ("trained",)),
     ("a list of texts", _is_tail, ("tail",)),
     ("an object", lambda value: isinstance(value, dict), (*SECTIONS, "changed")),
+    (
+        "an object or null",
+        lambda value: isinstance(value, dict | None),
+        ("environment.versions", "environment.machine", "environment.threads"),
+    ),
 )
 KIND_OF = {place: (kind, fits) for kind, fits, places in KINDS for place in places}
 
@@ -295,10 +304,10 @@ def checksum(record: Record) -> str:
 def read(path: Path) -> Record:
     """The record of a file. Raises `UserError`, with the file's name, for a file that is missing or malformed."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        record = json.loads(read_text(path), parse_constant=_refuse)
     except OSError as error:
         raise UserError(f"Cannot read the record {path} ({error.strerror or error}).") from error
-    except ValueError as error:  # not UTF-8, or not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deep
         raise UserError(f"The record {path} is not JSON ({error}); remove it or run it again.") from error
     if fault := _fault(record):
         raise UserError(f"The record {path} {fault}; remove it or run it again.")
@@ -314,9 +323,12 @@ def write_per_image(arrays: Mapping[str, np.ndarray], record: Record, *, folder:
     Write this file before the record: a record never names a file that isn't there. Raises `UserError` as `write` does.
     """
     path = folder / Path(name_of(record)).with_suffix(".npz")
-    kept = {name: np.asarray(arrays[name], dtype) for name, dtype in PER_IMAGE.items()}
-    write_whole(path, lambda temporary: np.savez_compressed(temporary, allow_pickle=False, **kept))
-    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    memory = io.BytesIO()
+    np.savez_compressed(
+        memory, allow_pickle=False, **{name: np.asarray(arrays[name], kind) for name, kind in PER_IMAGE.items()}
+    )
+    write_bytes(path, memory.getvalue())
+    return {"file": path.name, "sha256": hashlib.sha256(memory.getvalue()).hexdigest()}
 
 
 def per_image(path: Path) -> dict[str, np.ndarray] | None:
@@ -336,8 +348,16 @@ def per_image(path: Path) -> dict[str, np.ndarray] | None:
         ) from error
     if hashlib.sha256(content).hexdigest() != named["sha256"]:
         raise UserError(f"The per-image results {file} aren't those that the run of {path} wrote; bring the file back.")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in PER_IMAGE}
+    try:
+        stored = np.load(io.BytesIO(content), allow_pickle=False)
+        arrays = {name: np.asarray(stored[name]) for name in PER_IMAGE}
+    except (*DAMAGED_NUMPY, ValueError, LookupError) as error:
+        raise UserError(f"The per-image results {file} lack an array or are damaged ({error}); run it again.") from error
+    once = arrays["image"].ndim == 1 and len(np.unique(arrays["image"])) == len(arrays["image"])
+    fits = all(array.shape == arrays["image"].shape and array.dtype == PER_IMAGE[name] for name, array in arrays.items())
+    if not (once and fits and all(np.isfinite(array).all() for array in arrays.values())):
+        raise UserError(f"The per-image results {file} aren't one finite number an image; run it again.")
+    return arrays
 
 
 def given(paths: Iterable[Path]) -> dict[Path, Record]:
@@ -379,8 +399,8 @@ def found(folder: Path) -> dict[Path, Record]:
 def is_report(path: Path) -> bool:
     """Whether the file is a report, which `parity` and the studies write into a results folder, too."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # `read` says so
+        content = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):  # `read` says so
         return False
     return isinstance(content, dict) and content.get("report") == path.stem
 
@@ -420,8 +440,11 @@ def _fault(record: Any) -> str | None:
             return f"lacks '{place}'"
     if record["status"] != "ok" and not (isinstance(record["reason"], str) and record["reason"]):
         return f"is {record['status']} without a reason"
+    for columns in (("step", "objective", "elbo"), ("valid_step", "valid_elbo")):
+        if len({len(record["curve"][column]) for column in columns}) > 1:
+            return f"has a 'curve' whose {', '.join(columns)} differ in length"
     try:
-        Config.from_dict(record["config"])
-    except (UserError, TypeError, ValueError, KeyError, AttributeError) as error:
-        return f"has a 'config' that this version can't read ({error})"
+        check_settings(Config.from_dict(record["config"]))
+    except UserError as error:
+        return f"has a 'config' that this version can't read ({str(error).rstrip('.')})"
     return None

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.harness.environment import ended
 from benchmarks.harness.records import RECORDS
 from common.errors import UserError
-from common.files import write_text
+from common.files import read_text, write_text
 
 Report = dict[str, Any]
 
@@ -43,10 +43,10 @@ def read(name: str, folder: Path) -> Report | None:
     """The report FOLDER/NAME.json; None where there is no such file. Raises `UserError` for a malformed one."""
     path = folder / f"{name}.json"
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = json.loads(read_text(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"The report {path} can't be read ({error}); remove it or measure it again.") from error
     if not isinstance(report, dict) or report.get("schema") != SCHEMA or report.get("report") != name:
         raise UserError(f"The report {path} is not a report '{name}' of schema {SCHEMA}; remove it or measure it again.")

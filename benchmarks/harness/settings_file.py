@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.config import kind_of
 from common.errors import UserError, did_you_mean
-from common.files import write_text
+from common.files import read_text, write_text
 
 if TYPE_CHECKING:
     from benchmarks.harness.flags import Flag
@@ -24,10 +24,10 @@ def arguments_of(path: Path, known: Mapping[str, Flag]) -> list[str]:
     Raises `UserError` for a file that can't be read or isn't TOML, another key, and a value that isn't the flag's.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_text(path))
     except OSError as error:
         raise UserError(f"Cannot read the settings file {path} ({error.strerror}).") from error
-    except ValueError as error:  # not UTF-8, or not TOML
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested too deep
         raise UserError(f"The settings file {path} is not TOML ({error}).") from error
     arguments = []
     for key, value in values.items():

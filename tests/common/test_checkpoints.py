@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -205,6 +206,34 @@ def test_settings_are_judged_as_at_the_command_line(
         opened.attrs["config"] = json.dumps(config)
     with pytest.raises(UserError, match=rf"edited\.h5 can't be read: .*{words}"):
         checkpoints.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("history/elbo", np.array([b"one"]), "history's elbo isn't a list of numbers"),
+        ("history/elbo", np.zeros(99), "history's step, objective, elbo differ in length"),
+        ("state/parameters/decoder.out.bias", None, "was not written whole"),
+    ],
+)
+def test_arrays_are_judged_before_they_are_used(file: Path, tmp_path: Path, name: str, value: Any, words: str) -> None:
+    path = unsealed(file, tmp_path / "edited.h5")
+    with h5py.File(path, "r+") as opened:
+        del opened[name]
+        if value is None:  # no chunk is written: HDF5 would make room for 6 GB of zeros
+            opened.create_dataset(name, shape=(1_500_000, 1000), dtype="f4", chunks=(1000, 1000))
+        else:
+            opened[name] = value
+    with pytest.raises(UserError, match=words):
+        checkpoints.load(path)
+
+
+def test_a_clock_that_lacks_a_column_as_in_old_files_is_left_out(file: Path, tmp_path: Path) -> None:
+    path = unsealed(file, tmp_path / "old.h5")
+    with h5py.File(path, "r+") as opened:
+        del opened["history/chunk_first"]
+    assert not {"chunk_first", "chunk_steps", "chunk_seconds"} & checkpoints.load(path).history.keys()
+    assert "elbo" in checkpoints.load(path).history
 
 
 def test_every_flipped_bit_is_found(file: Path, tmp_path: Path) -> None:
