@@ -353,7 +353,10 @@ def test_rooms_import_downward(path):
     place = ROOMS.index({"throughput": "studies", "__main__.py": "harness", "__init__.py": "harness"}.get(room, room))
     for name in imports(path):
         first, room, *_ = [*name.split("."), ""]
-        if first == "benchmarks":
+        if first == "benchmarks" and (path.parent.name, room) != (
+            "torture",
+            "__main__",
+        ):  # scenarios call commands, as people do
             assert room in ROOMS, f"{path} imports {name}"
             assert ROOMS.index(room) >= place, f"{path} imports {name}, a room above its own"
 
