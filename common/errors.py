@@ -11,6 +11,10 @@ class UserError(Exception):
     """Bad input. The message is one sentence: what is wrong and what to do. The command line prints it and exits with 2."""
 
 
+class DiskError(UserError):
+    """A file or folder can't be written: the disk is full, say. The next run into the same folder would fail, too."""
+
+
 LONGEST = 1_000  # characters of a message
 
 

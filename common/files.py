@@ -14,7 +14,7 @@ from pathlib import Path
 
 import h5py
 
-from common.errors import UserError
+from common.errors import DiskError
 
 HDF5 = b"\x89HDF\r\n\x1a\n"  # begins an HDF5 file
 MARK = b"vaebench sha256 "  # begins a sealed HDF5 file
@@ -31,7 +31,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     at the suffix. The file reaches the disk before it takes its name, and then so do its name and new folders'. Temporary files
     of this name whose process on this machine has died are removed.
 
-    Raises `UserError` where the folder or the disk refuses; whatever else `write` raises passes through.
+    Raises `DiskError` where the folder or the disk refuses; whatever else `write` raises passes through.
     """
     temporary = path.with_name(f".{_host()}-{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
     new = [folder for folder in path.parents if not os.path.exists(folder)]
@@ -48,8 +48,12 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         for folder in (path.parent, *(folder.parent for folder in new)):
             _to_disk(folder)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"Cannot write {path} ({reason}); free the disk or choose another folder.") from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> DiskError:
+    """The error of a file that the folder or the disk refuses."""
+    return DiskError(f"Cannot write {path} ({error.strerror or error}); free the disk or choose another folder.")
 
 
 def _host() -> str:

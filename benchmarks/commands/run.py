@@ -52,8 +52,10 @@ def main(arguments: list[str]) -> int:
         with live.display(grid.jobs, quiet=values["quiet"]) as display:
             for one in plan:
                 code, record = run(one, display, named=bool(values["backend"]))
-                codes.append(code)
+                codes.append(2 if code == runs.UNWRITABLE else code)
                 done.append(record)
+                if code == runs.UNWRITABLE:  # the next run would train for nothing
+                    break
     finally:  # a stopped sweep shows its finished runs too
         if values["json"]:
             print(json.dumps(done, indent=1))
@@ -76,7 +78,7 @@ def announce(plan: Sequence[Planned], grid: Grid) -> None:
 
 
 def run(planned: Planned, display: live.Display, *, named: bool) -> tuple[int, records.Record]:
-    """(0, 1 where the run failed, 2 where it was refused; its record). A run that is done isn't made again.
+    """(0, 1 where the run failed, 2 or UNWRITABLE where it was refused; its record). A run that is done isn't made again.
 
     A refused run leaves no record in the folder; one whose framework isn't here is refused where its backend is `named`.
     """
@@ -98,6 +100,8 @@ def run(planned: Planned, display: live.Display, *, named: bool) -> tuple[int, r
     ends_well = code == 0 and (written(job.record) != before or (job.resume and runs.finished(job)))
     record = records.read(job.record) if ends_well else without_result(job, code, said)
     display.end(job, record)
+    if code == runs.UNWRITABLE:
+        return code, record
     if code == runs.REFUSED or (code == runs.UNAVAILABLE and named):
         return 2, record
     if not ends_well:
@@ -119,7 +123,7 @@ def without_result(job: runs.Job, code: int, said: Sequence[str]) -> records.Rec
     last = printable(said[-1]).strip()[:LONGEST_REASON] if said else ""
     if code == runs.UNAVAILABLE:
         status, reason = "not-run", "its framework can't be imported; `python -m benchmarks list` says why."
-    elif code == runs.REFUSED:
+    elif code in (runs.REFUSED, runs.UNWRITABLE):
         status, reason = "not-run", last or "it was refused."
     elif code == runs.SILENT:
         silence = f"its process told nothing for {estimate.words(job.patience or 0)} and was ended"

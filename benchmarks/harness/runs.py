@@ -35,13 +35,14 @@ from common import checkpoints, data, estimators, parameters, protocol, training
 from common.checkpoints import Checkpoint
 from common.config import Config, Training, check
 from common.data import Dataset
-from common.errors import UserError, printable
+from common.errors import DiskError, UserError, printable
 from common.noise import TEST, seed_for
 from common.parameters import State
 
 RunState = Literal["new", "done", "resumable"]
 # What `in_process` returns of a job without a record, where its process told why; a process's own exit codes are below 256.
-REFUSED, UNAVAILABLE, SILENT = 1000, 1001, 1002  # a `UserError`; a framework that can't be imported; no sign of life
+# A `UserError`; a framework that can't be imported; no sign of life; a results folder or a disk that can't be written.
+REFUSED, UNAVAILABLE, SILENT, UNWRITABLE = 1000, 1001, 1002, 1003
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def in_process(job: Job, *, folder: Path | None = None, heard: Heard | None = No
 
     `folder`: the checkout whose code runs; the current folder where None. `heard` is called with each event of the process,
     which then prints nothing itself. A process that tells nothing for `job.patience` seconds is ended. Returns 0 with a record
-    at `job.record`; else REFUSED, UNAVAILABLE, SILENT, or the exit code of a process that ended without a word.
+    at `job.record`; else REFUSED, UNAVAILABLE, SILENT, UNWRITABLE, or the exit code of a process that ended without a word.
     """
     target, where = f"{__name__}:worker", folder or Path.cwd()
     job = dataclasses.replace(job, runnable=environment.runnable())
@@ -140,7 +141,8 @@ def in_process(job: Job, *, folder: Path | None = None, heard: Heard | None = No
 
 
 def worker(text: str) -> int:
-    """Run a job of `as_json`, in the process of `in_process`. Returns 0, REFUSED or UNAVAILABLE; the reason is on stderr.
+    """Run a job of `as_json`, in the process of `in_process`. Returns 0, or REFUSED, UNAVAILABLE or UNWRITABLE, with the
+    reason on stderr.
 
     A job that another process runs is waited for, and not run again.
     """
@@ -160,7 +162,7 @@ def worker(text: str) -> int:
                 run(job, import_s=import_s)
     except UserError as error:
         print(printable(str(error)), file=sys.stderr)
-        return REFUSED
+        return UNWRITABLE if isinstance(error, DiskError) else REFUSED
     return 0
 
 
