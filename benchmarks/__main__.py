@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
 import sys
+from typing import TextIO
 
 from benchmarks.harness import stopping
 from common.errors import UserError, printable, unknown
@@ -37,6 +39,7 @@ OLD_NAMES |= {"prove-compare": "make test-slow", "prove-regress": "make test-slo
 # A flag of the scripts that this suite replaces → the flag here.
 OLD_SPELLINGS = {"--max-iterations": "--steps", "--n-samples": "--samples", "--train-dir": "--results"}
 GPU = {"true": "cuda", "True": "cuda", "false": "cpu", "False": "cpu"}  # a value of --use-gpu → that of --device
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a disk without room says
 RESUMED = ("run", "reproduce", "study")  # the commands that have --resume
 HELP = """python -m benchmarks COMMAND …        COMMAND --help says more; --version
 
@@ -129,6 +132,13 @@ def called(command: str, arguments: list[str]) -> int:
     return int(module.main(translate(arguments)))
 
 
+def silence(*streams: TextIO) -> None:
+    """Drop the rest of the streams' output, which Python flushes once more when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())
+
+
 def piped(arguments: list[str]) -> int:
     """The exit code of `main`; 141, as other programs have, where the reader of stdout or stderr has closed (`… | head`)."""
     try:
@@ -138,11 +148,17 @@ def piped(arguments: list[str]) -> int:
             for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the shell closed it (>&-)
                 stream.flush()
     except BrokenPipeError:
-        # Python flushes both once more when it ends.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(nowhere, stream.fileno())
+        silence(sys.stdout, sys.stderr)
         return 128 + signal.SIGPIPE
+    except OSError as error:  # of stdout or a temporary file: files that commands write have a `DiskError`
+        if error.errno not in FULL:
+            raise
+        silence(sys.stdout)
+        print(
+            f"Cannot write ({error.strerror}): free the disk of the output and of the temporary folder, or set TMPDIR.",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:  # a second one
         return stopping.exit_code()
     except SystemExit as end:  # tyro's: --help, or an argument that it refuses

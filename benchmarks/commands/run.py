@@ -97,7 +97,8 @@ def run(planned: Planned, display: live.Display, *, named: bool) -> tuple[int, r
     before = written(job.record)
     with tensorboard.board(job) if job.pictures else contextlib.nullcontext() as board:
         code = runs.in_process(job, heard=events.each(heard, display.heard, board))
-    ends_well = code == 0 and (written(job.record) != before or (job.resume and runs.finished(job)))
+    # A record is written last and whole: it holds, however its process ended afterwards.
+    ends_well = written(job.record) != before or (code == 0 and job.resume and runs.finished(job))
     record = records.read(job.record) if ends_well else without_result(job, code, said)
     display.end(job, record)
     if code == runs.UNWRITABLE:
