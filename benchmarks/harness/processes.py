@@ -59,7 +59,7 @@ def ask(
     """
     command = [sys.executable, "-m", "benchmarks", "answer", target]
     with contextlib.ExitStack() as stack:
-        asked, answers = (stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(2))
+        asked, answers = (stack.enter_context(_temporary()) for _ in range(2))
         json.dump(question, asked)
         asked.seek(0)
         options: dict[str, Any] = {"stdin": asked, "stdout": answers, "cwd": folder}
@@ -91,6 +91,14 @@ def started(command: list[str], **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(command, **options)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _temporary() -> IO[str]:
+    """Raises `UserError` where no folder takes a temporary file."""
+    try:
+        return tempfile.TemporaryFile("w+", encoding="utf-8")
+    except OSError as error:
+        raise UserError("No folder takes a temporary file; free the disk, or set TMPDIR.") from error
 
 
 class _Pipes:

@@ -448,6 +448,21 @@ def test_a_failed_run_has_the_last_lines_of_its_process(
     assert "line 32\nline 33" in (tmp_path / "page.html").read_text()
 
 
+def test_a_record_holds_however_its_process_ended_afterwards(
+    tmp_path: Path, ended: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A temporary folder was full at the end, or a framework crashed when it was taken down."""
+
+    def work(job: runs.Job, **_: object) -> int:
+        records.write(job.blank(dataset=job.dataset()) | {"status": "ok", "reason": None}, tmp_path)
+        return 139
+
+    monkeypatch.setattr(runs, "in_process", work)
+    assert main(["run", "--backend", "jax", "--variational", "flow", "--results", str(tmp_path)]) == 0
+    (record,) = records.read_all(tmp_path)
+    assert record["status"] == "ok"
+
+
 def test_the_end_says_where_the_files_are_and_what_to_type(
     tmp_path: Path, ended: dict[str, int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ def test_the_scenes() -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "files of at most 0 KB",
         "files of at most 4 KB",
         "a results folder that is read-only",
         "results --output with 0 KB free",
