@@ -312,7 +312,9 @@ def read(path: Path) -> Record:
     if fault := _fault(record):
         raise UserError(f"The record {path} {fault}; remove it or run it again.")
     written = record.pop("checksum", None)
-    edited = {"edited": True} if written and written != checksum(record) else {}
+    # Old records have no checksum, and no key but these: with another, the checksum's own name was changed.
+    changed = written != checksum(record) if written else bool(record.keys() - {*REQUIRED, "changed", "trained", "parameters"})
+    edited = {"edited": True} if changed else {}
     later = {section: dict.fromkeys(keys) | record[section] for section, keys in LATER.items()}
     return {"parameters": None, "trained": [], "tail": []} | record | later | edited
 

@@ -57,6 +57,14 @@ def test_name() -> None:
     assert records.name_of(other) == "quick_faces-64_jax_flow_cpu_float32_seed7.json"
 
 
+def test_a_record_whose_checksum_has_lost_its_name_is_edited(tmp_path: Path) -> None:
+    path = records.write(example(), tmp_path)
+    text = path.read_text()
+    assert "edited" not in records.read(path)
+    path.write_text(text.replace('"checksum"', '"chfcksum"'))
+    assert records.read(path)["edited"]
+
+
 def test_two_data_files_never_share_a_name_and_no_name_is_too_long(tmp_path: Path) -> None:
     files = {"é.h5": "ab1234", "ü.h5": "cd1234", "/a/x.h5": "ef1234", "/b/x.h5": "ab5678", "x" * 300 + ".npz": "cd5678"}
     made = [example(dataset={"name": name, "sha256": sha256 * 10}) for name, sha256 in files.items()]
