@@ -170,8 +170,8 @@ def load(
     checkpoint = checkpoints.load(Path(path))
     name = backend or cli.backend_of(checkpoint, path=Path(path))
     protocol.load(name)
-    place, folder = str(data) if data else None, Path(data_dir) if data_dir else None
-    find = functools.partial(runs.dataset_of, checkpoint, path=Path(path), place=place, data_dir=folder)
+    places, folder = [str(data)] if data else [], Path(data_dir) if data_dir else None
+    find = functools.partial(runs.dataset_of, checkpoint, path=Path(path), places=places, data_dir=folder)
     return Model(checkpoint, backend=name, config=checkpoint.config.replace(device=device), find=find)
 
 

@@ -102,7 +102,7 @@ def other_kind(path: Path) -> str | None:
     try:
         if begins_sealed(path):
             return None
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             if "schema" in file.attrs:
                 return None
             return "a data set" if {"train", "valid", "test"} <= file.keys() else "another program's HDF5 file"
@@ -122,7 +122,7 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path} is {kind}, not a checkpoint; give an .h5 file that `python -m benchmarks run` wrote.")
     try:
         content = read_sealed(path)
-        with h5py.File(path if content is None else io.BytesIO(content), "r") as file:
+        with h5py.File(path if content is None else io.BytesIO(content), "r", locking=False) as file:
             if (schema := file.attrs["schema"]) != SCHEMA:
                 raise UserError(f"its file has schema {schema}, not {SCHEMA}.")
             checkpoint = Checkpoint(

@@ -74,11 +74,12 @@ class Dataset:
 
 
 def load(name: str, *, data_dir: Path | None, binarize: str | None) -> Dataset:
-    """The data set `binarized-mnist`, `binarized-digits`, or that of a file, whose name ends in .h5, .npz or .npy.
+    """The data set `binarized-mnist`, `binarized-digits`, or that of a file: HDF5, .npz or .npy, judged by its content.
 
     binarized-mnist: Larochelle's files, sampled once by Salakhutdinov and Murray (2008), 28×28, 50,000/10,000/10,000 images;
     from the cache, or the folder `data_dir` (None: the environment's VAEBENCH_DATA_DIR), or the published address.
-    binarized-digits: see `digits`. A file: see `image_files.read`, and `binarize.binary` for what `binarize` does.
+    binarized-digits: see `digits`. A file: see `image_files.read`, and `binarize.binary` for what `binarize` does; a file with
+    the images of a data set that has a name is this data set.
 
     Raises `UserError` for another name, for files that are missing, damaged or not what was published, for grey images without
     `binarize`, and for binary images with it.
@@ -88,7 +89,7 @@ def load(name: str, *, data_dir: Path | None, binarize: str | None) -> Dataset:
     if name == image_files.IN_MEMORY:
         raise UserError("The images were arrays in memory; write train, valid and test with numpy.savez, and give that file.")
     if name not in PINNED:
-        raise unknown("data set", name, PINNED, more=", or give an .h5, .npz or .npy file")
+        raise unknown("data set", name, PINNED, more=", or give an HDF5, .npz or .npy file")
     if binarize:
         raise UserError(f"The images of {name} are binary already; --binarize is for grey images.")
     if name == "binarized-mnist":
@@ -97,8 +98,9 @@ def load(name: str, *, data_dir: Path | None, binarize: str | None) -> Dataset:
 
 
 def is_file(name: str) -> bool:
-    """Whether the name is a file's rather than a data set's, by its ending."""
-    return Path(name).suffix in image_files.READERS
+    """Whether the name is a file's rather than a data set's: a file is there, or the name has a folder or a usual ending."""
+    path = Path(name)
+    return name not in PINNED and (path.suffix.lower() in image_files.ENDINGS or path.name != name or os.path.isfile(path))
 
 
 def whole_name(name: str) -> str:
@@ -106,10 +108,18 @@ def whole_name(name: str) -> str:
     return str(Path(name).absolute()) if is_file(name) else name
 
 
+def name_of(place: str, sha256: str | None) -> str:
+    """The name of a data set, `whole_name` of its place; or the name that images of this SHA-256 have by themselves."""
+    return next((name for name, pinned in PINNED.items() if pinned == sha256), whole_name(place))
+
+
 def _of_file(path: Path, *, binarize: str | None) -> Dataset:
     images, image_shape = image_files.read(path)
     splits = binary(images, method=binarize, path=path)
-    return Dataset(name=str(path), sha256=content_sha256(splits), **splits, image_shape=image_shape, binarize=binarize)
+    sha256 = content_sha256(splits)
+    if sha256 == PINNED["binarized-mnist"]:
+        _keep_mnist(splits)  # a checkpoint's data set is found again by its name
+    return Dataset(name=name_of(str(path), sha256), sha256=sha256, **splits, image_shape=image_shape, binarize=binarize)
 
 
 def of_arrays(images: np.ndarray | Mapping[str, Any], *, binarize: str | None) -> Dataset:
@@ -151,23 +161,53 @@ def _pinned(name: str, splits: Splits, *, image_shape: tuple[int, int]) -> Datas
 def mnist(data_dir: Path | None) -> Splits:
     """Binarized MNIST from the cache, else from a folder, else from the published address; then it is in the cache.
 
-    A folder that was asked for must have the three files, even when the cache makes reading them needless.
+    A folder that was asked for must have the three files, or their HDF5 copy, even when the cache makes reading them needless.
 
     Raises `UserError` where no source has the published content.
     """
     folder = data_dir or (Path(os.environ["VAEBENCH_DATA_DIR"]) if os.environ.get("VAEBENCH_DATA_DIR") else None)
-    sources = {split: _mnist_file(folder, split) for split in SPLITS} if folder else None
-    cached = cache.folder() / "binarized-mnist.h5"
+    copy = _mnist_copy(folder) if folder else None
+    sources = {split: _mnist_file(folder, split) for split in SPLITS} if folder and not copy else None
+    cached = _mnist_cache()
     if os.path.isfile(cached):
         splits = _read_mnist_cache(cached)
         if splits is not None:
             return splits
         print(f"The cache {cached} is damaged; making it again.", file=sys.stderr)
-    splits = {split: read_amat(sources[split], split=split) for split in SPLITS} if sources else _download_mnist()
+    if copy:
+        splits = _of_mnist_copy(copy)
+    else:
+        splits = {split: read_amat(sources[split], split=split) for split in SPLITS} if sources else _download_mnist()
+    _keep_mnist(splits)
+    return splits
+
+
+def _keep_mnist(splits: Splits) -> None:
+    """Put the images into the cache, unless it has them."""
+    cached = _mnist_cache()
+    if os.path.isfile(cached) and _read_mnist_cache(cached) is not None:
+        return
     try:
         write_hdf5(cached, lambda file: _fill_mnist_cache(file, splits))
     except UserError as error:
         print(f"Going on without a cache: {error}", file=sys.stderr)
+
+
+def _mnist_cache() -> Path:
+    return cache.folder() / "binarized-mnist.h5"
+
+
+def _mnist_copy(folder: Path) -> Path | None:
+    """The HDF5 file with the three splits that other tools keep in a folder."""
+    return next((path for ending in ("hdf5", "h5") if os.path.isfile(path := folder / f"binarized_mnist.{ending}")), None)
+
+
+def _of_mnist_copy(path: Path) -> Splits:
+    """Raises `UserError` where it isn't such a file, or has other images."""
+    images, _ = image_files.read(path)
+    splits = binary(images, method=None, path=path)
+    if content_sha256(splits) != PINNED["binarized-mnist"]:
+        raise UserError(f"{path} has other images than the published ones; put the three .amat files of {MNIST_ADDRESS} there.")
     return splits
 
 
@@ -252,7 +292,7 @@ def _read_mnist_cache(path: Path) -> Splits | None:
     splits = {}
     try:
         content = read_sealed(path)
-        with h5py.File(path if content is None else io.BytesIO(content), "r") as file:
+        with h5py.File(path if content is None else io.BytesIO(content), "r", locking=False) as file:
             for split in SPLITS:
                 # A damaged header must not make us read gigabytes, so the shape is looked at first.
                 if file[split].shape != (MNIST_IMAGES[split], packed_pixels) or file[split].dtype != np.uint8:

@@ -20,6 +20,9 @@ HDF5 = b"\x89HDF\r\n\x1a\n"  # begins an HDF5 file
 MARK = b"vaebench sha256 "  # begins a sealed HDF5 file
 BLOCK = 512  # bytes before a sealed file's HDF5: HDF5's readers look for its beginning there, too
 
+# The refusals of network mounts, and of a folder that may be written and not be read.
+NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
+
 # What h5py raises on a damaged file, depending on which bytes are hit; a damaged size can be that of more memory than there is.
 DAMAGED_HDF5 = (OSError, KeyError, RuntimeError, ValueError, AttributeError, MemoryError)
 
@@ -46,7 +49,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         finally:
             temporary.unlink(missing_ok=True)
         for folder in (path.parent, *(folder.parent for folder in new)):
-            _to_disk(folder)
+            _folder_to_disk(folder)
     except OSError as error:
         raise unwritable(path, error) from error
 
@@ -111,7 +114,7 @@ def read_sealed(path: Path) -> bytes | None:
             return None
         content = file.read() if head.startswith(MARK) else b""
     if head != seal(content):
-        raise ValueError("its bytes aren't those that were written")
+        raise ValueError("its bytes aren't those that were written; it may be open for writing in another program")
     return head + content
 
 
@@ -137,6 +140,15 @@ def read_text(path: Path) -> str:
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(errno.EINVAL, "it is no regular file")
     return path.read_text(encoding="utf-8")
+
+
+def _folder_to_disk(folder: Path) -> None:
+    """`_to_disk`, where the file system can do it to folders: the file is there all the same."""
+    try:
+        _to_disk(folder)
+    except OSError as error:
+        if error.errno not in NOT_FOR_FOLDERS:
+            raise
 
 
 def _to_disk(path: Path) -> None:

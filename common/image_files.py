@@ -1,4 +1,4 @@
-"""Images of one's own: train, valid and test from an .h5, .npz or .npy file."""
+"""Images of one's own: train, valid and test from an HDF5, .npz or .npy file."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from common.noise import ARRAY_SPLIT, generator
 Splits = dict[str, np.ndarray]  # "train", "valid", "test" → [images, pixels]
 
 SPLITS = ("train", "valid", "test")
+ENDINGS = (".h5", ".hdf5", ".he5", ".npz", ".npy")  # usual; a file's content says its kind
 IN_MEMORY = "arrays in memory"  # in place of a file's path
 MOST_BYTES = 2**33  # of one stored array: what a file declares is read only below this
 # What NumPy raises on damaged .npz and .npy files: zipfile and Python's own parser, which reads an array's header, raise these.
@@ -37,24 +38,50 @@ ARRAY_SEED = 0  # not a run's seed: runs of several seeds train on the same imag
 def read(path: Path) -> tuple[Splits, tuple[int, int]]:
     """(train, valid and test, each [images, pixels] of the file's number type; rows and columns of an image).
 
-    .h5 and .npz: the arrays `train`, `valid` and `test`, each [images, pixels] or [images, rows, columns]. Where they have two
-    axes, the attribute (.npz: the array) `image_shape` says rows and columns; without it a square if that fits, else one row.
-    .npy: one such array, see `parts`.
+    HDF5 and .npz: the arrays `train`, `valid` and `test`, each [images, pixels] or [images, rows, columns], with or without an
+    axis of one channel before or after rows and columns. Of two axes, `image_shape`, an attribute (.npz: an array), says rows
+    and columns; without it a square if that fits, else one row. .npy: one such array, see `parts`. MATLAB's arrays, which HDF5
+    has with their axes reversed, are turned back.
 
     Raises `UserError` for a file that is missing, damaged, holds Python objects, or isn't so.
     """
     if os.path.exists(path) and not os.path.isfile(path):
-        raise UserError(f"{path} is no regular file; give the place of an .h5, .npz or .npy file as --data.")
+        raise UserError(f"{path} is no regular file; give the place of an HDF5, .npz or .npy file as --data.")
     if not os.path.isfile(path):
-        raise UserError(f"There is no file {path}; give the place of an .h5, .npz or .npy file as --data.")
+        raise UserError(f"There is no file {path}; give the place of an HDF5, .npz or .npy file as --data.")
+    kind = path.suffix
     try:
-        arrays, stated = READERS[path.suffix](path)
+        kind = _kind(path)
+        arrays, stated = READERS[kind](path)
     except PermissionError as error:
         raise UserError(f"Cannot read {path} ({error.strerror}); make the file readable.") from error
     except (*DAMAGED_HDF5, *DAMAGED_NUMPY) as error:
         reason = " ".join(str(error).split())  # it can have several lines
-        raise UserError(f"{path} is a truncated or damaged {path.suffix} file ({reason}); write it again.") from error
+        raise UserError(f"{path} is a truncated or damaged {kind} file ({reason}); write it again.") from error
     return _flat(arrays, stated, path=path)
+
+
+def labels(path: Path, *, images: int) -> np.ndarray | None:
+    """The array `test_labels` of the file, whole numbers [images]; None where it has none. Raises `UserError` for any other."""
+    found: Any = None
+    try:
+        kind = _kind(path)
+        if kind == ".h5":
+            with h5py.File(path, "r", locking=False) as file:
+                if (stored := _own(file, "test_labels", path=path)) is not None:
+                    found = stored[...] if stored.shape == (images,) else stored.shape
+        elif kind == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                found = arrays.get("test_labels")
+    except (*DAMAGED_HDF5, *DAMAGED_NUMPY) as error:
+        raise UserError(
+            f"'test_labels' of {path} can't be read ({' '.join(str(error).split())}); write the file again."
+        ) from error
+    if found is None:
+        return None
+    if not isinstance(found, np.ndarray) or found.shape != (images,) or found.dtype.kind not in "iu":
+        raise UserError(f"'test_labels' of {path} must be {images} whole numbers, one a test image.")
+    return found
 
 
 def of_arrays(images: np.ndarray | Mapping[str, Any]) -> tuple[Splits, tuple[int, int]]:
@@ -89,10 +116,41 @@ def parts(images: np.ndarray) -> Splits:
     return {"train": images[order[2 * tenth :]], "valid": images[order[:tenth]], "test": images[order[tenth : 2 * tenth]]}
 
 
-def _h5(path: Path) -> tuple[Splits, Any]:
-    if not h5py.is_hdf5(path):
+# The first bytes of a file → its kind, one of READERS or what the file is.
+BEGINNINGS = {
+    b"PK\x03\x04": ".npz",
+    b"\x93NUMPY": ".npy",
+    b"\x1f\x8b": "compressed by gzip",
+    b"BZh": "compressed by bzip2",
+    b"\xfd7zXZ": "compressed by xz",
+    b"\x28\xb5\x2f\xfd": "compressed by zstandard",
+    b"MATLAB 5.0": "MATLAB's older format (save it with -v7.3)",
+    b"PAR1": "Parquet",
+    b"\x00\x00\x08": "MNIST's own IDX format",
+    b"\x80": "a Python pickle, which is never read",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+}
+
+
+def _kind(path: Path) -> str:
+    """The key of READERS of the file's content. Raises `UserError` for any other content."""
+    if h5py.is_hdf5(path):
+        return ".h5"
+    with path.open("rb") as file:
+        start = file.read(16)
+    found = next((kind for beginning, kind in BEGINNINGS.items() if start.startswith(beginning)), None)
+    if found in READERS:
+        return found
+    if path.suffix in (".npz", ".npy") and not found:  # NumPy says what is wrong with it
+        return path.suffix
+    if path.suffix.lower() in ENDINGS and not found:
         raise UserError(f"{path} is not a readable HDF5 file; write it again, with h5py for example.")
-    with h5py.File(path, "r") as file:
+    raise UserError(f"{path} is {found or 'no HDF5, .npz or .npy file'}; write train, valid and test with h5py or NumPy.")
+
+
+def _h5(path: Path) -> tuple[Splits, Any]:
+    with h5py.File(path, "r", locking=False) as file:  # a reader needs no lock, which a file system may lack
         found = {split: _own(file, split, path=path) for split in SPLITS}
         return {split: _numbers(found[split], f"'{split}'", path=path) for split in SPLITS}, file.attrs.get("image_shape")
 
@@ -105,11 +163,29 @@ def _own(file: h5py.File, split: str, *, path: Path) -> h5py.Dataset | None:
     stored = file.get(split)
     if not isinstance(stored, h5py.Dataset):
         return None
+    if any(mark.startswith("rhdf5") for mark in stored.attrs):
+        raise UserError(
+            f"'{split}' of {path} was written by R's rhdf5, which may reverse its axes; write it with h5py or NumPy, or from R "
+            "with native = TRUE and without the attribute rhdf5-NA.OK."
+        )
+    _decodable(stored, split, path=path)
     if stored.external or stored.is_virtual:
         raise UserError(f"The numbers of '{split}' of {path} lie in other files; copy the array into the file.")
     if stored.size and not _written(stored):  # HDF5 would read zeros
         raise UserError(f"'{split}' of {path} was not written whole; write the file again.")
     return stored
+
+
+def _decodable(stored: h5py.Dataset, split: str, *, path: Path) -> None:
+    """Raises `UserError` for a compression that HDF5 doesn't have here."""
+    how = stored.id.get_create_plist()
+    for code, _, _, name in (how.get_filter(i) for i in range(how.get_nfilters())):
+        if not h5py.h5z.filter_avail(code):
+            called = f"{name.decode(errors='replace')!r}, " if name else ""
+            raise UserError(
+                f"'{split}' of {path} is compressed by HDF5's filter {called}number {code}, which isn't installed here; write "
+                "it with gzip or without compression."
+            )
 
 
 def _written(stored: h5py.Dataset) -> bool:
@@ -131,8 +207,6 @@ def _npz(path: Path) -> tuple[Splits, Any]:
                         _fits(member, stored, path=path)
         opened.seek(0)
         found = np.load(opened, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            raise UserError(f"{path} holds one array; write it with numpy.savez, or name it .npy.")
         return _by_name(found, path=path), found.get("image_shape")
 
 
@@ -152,8 +226,6 @@ def _by_name(arrays: Mapping[str, Any], *, path: Path) -> Splits:
 
 def _npy(path: Path) -> tuple[Splits, Any]:
     found = np.load(path, allow_pickle=False, mmap_mode="r")  # a header that declares more than the file has is refused
-    if not isinstance(found, np.ndarray):
-        raise UserError(f"{path} holds several arrays; name it .npz.")
     return _divided(found, path=path), None
 
 
@@ -165,19 +237,27 @@ def _divided(stored: Any, *, path: Path) -> Splits:
     return parts(images)
 
 
+# Kind of file → its reader.
 READERS: dict[str, Callable[[Path], tuple[Splits, Any]]] = {".h5": _h5, ".npz": _npz, ".npy": _npy}
 
 
 def _numbers(stored: Any, name: str, *, path: Path) -> np.ndarray:
     """The values of a stored array, None for a missing one. Its type and shape are checked before the values are read.
 
+    MATLAB marks its arrays, whose axes HDF5 has in reverse. An axis of one channel is left out.
+
     Raises `UserError` for an array that is missing, empty, not of numbers, or of another number of axes.
     """
     if stored is None:
         raise UserError(f"{path} has no array {name}; it needs train, valid and test, each [images, pixels].")
-    if stored.ndim not in (2, 3):
+    reverse = isinstance(stored, h5py.Dataset) and "MATLAB_class" in stored.attrs
+    shape = (stored.shape or ())[:: -1 if reverse else 1]
+    channel = next((axis for axis in (3, 1) if len(shape) == 4 and shape[axis] == 1), None)
+    if len(shape) == 4 and channel is None:
+        raise UserError(f"{name} of {path} has images of several channels, {list(shape)}; give grey or binary images.")
+    if len(shape) not in (2, 3, 4):
         raise UserError(
-            f"{name} of {path} has {stored.ndim} axes; it must have two, [images, pixels], or three, [images, rows, columns]."
+            f"{name} of {path} has {len(shape)} axes; it must have two, [images, pixels], or three, [images, rows, columns]."
         )
     if 0 in stored.shape:
         raise UserError(f"{name} of {path} is empty, {list(stored.shape)}; it needs at least one image of one pixel.")
@@ -185,7 +265,8 @@ def _numbers(stored: Any, name: str, *, path: Path) -> np.ndarray:
         raise UserError(f"{name} of {path} has type {stored.dtype}; it must be an integer, boolean or float type.")
     _bounded(stored.size * stored.dtype.itemsize, name, path=path)
     values: np.ndarray = np.array(stored[...])
-    return values
+    values = values.transpose() if reverse else values
+    return values if channel is None else values.squeeze(channel)
 
 
 def _bounded(size: int, name: str, *, path: Path) -> None:

@@ -23,14 +23,14 @@ def main(arguments: list[str]) -> int:
         backend: Annotated[str | None, tyro.conf.arg(help="Any backend; by default the checkpoint's.")] = None
         device: cli.OnDevice = "cpu"
         precision: Annotated[Precision | None, tyro.conf.arg(help="full, tf32 or bfloat16; as in the run by default.")] = None
-        data: Annotated[str | None, tyro.conf.arg(help="The data set, where the file of training has moved.")] = None
+        data: cli.Moved = ()
         data_dir: cli.DataDir = None
 
     asked = cli.parse(Evaluate, arguments, command="evaluate", description="ELBO and log p(x) of a checkpoint.")
     checkpoint = checkpoints.load(asked.checkpoint)
     given = {name: getattr(asked, name) for name in ("samples", "images", "device", "precision")}
     config = checkpoint.config.replace(**{name: value for name, value in given.items() if value is not None})
-    dataset = runs.dataset_of(checkpoint, path=asked.checkpoint, place=asked.data, data_dir=asked.data_dir)
+    dataset = runs.dataset_of(checkpoint, path=asked.checkpoint, places=asked.data, data_dir=asked.data_dir)
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
     cli.warn_of(config)
     name = asked.backend or cli.backend_of(checkpoint, path=asked.checkpoint)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> int:
         ] = (Path("results"),)
         output: Annotated[Path | None, tyro.conf.arg(help="The page; FOLDER/report.html by default.")] = None
         pictures: Annotated[bool, tyro.conf.arg(help="Pictures and posteriors from the checkpoints, seconds each.")] = True
+        data: cli.Moved = ()
         data_dir: cli.DataDir = None
 
     asked = cli.parse(Report, arguments, command="report", description="One HTML page of the runs in folders.")
@@ -42,7 +43,11 @@ def main(arguments: list[str]) -> int:
     output = asked.output or folders[0] / "report.html"
     cli.writable(output.parent, flag="--output")
     runs = sweeps.runs(list(found.values()), folders=[str(path.parent) for path in found])
-    seen, missing = look(runs, data_dir=asked.data_dir) if asked.pictures else ({}, ["The page was made with --no-pictures."])
+    seen, missing = (
+        look(runs, data=asked.data, data_dir=asked.data_dir)
+        if asked.pictures
+        else ({}, ["The page was made with --no-pictures."])
+    )
     page = content.page(runs, scores=scores(runs), looks=seen, parity=parity(folders), missing=missing)
     text = render.html(page)
     write_text(output, text)
@@ -60,7 +65,7 @@ def scores(runs: Sequence[Run]) -> dict[int, Scores]:
     return found
 
 
-def look(runs: Sequence[Run], *, data_dir: Path | None) -> tuple[dict[int, looks.Look], list[str]]:
+def look(runs: Sequence[Run], *, data: Sequence[str], data_dir: Path | None) -> tuple[dict[int, looks.Look], list[str]]:
     """(a look at each run whose checkpoint is there, by its place in `runs`; why other runs have none, a sentence each)."""
     name = records.checkpoint_name_of
     paths = {i: records.beside(Path(run.what["folder"]), run.record, name) for i, run in enumerate(runs)}
@@ -72,11 +77,18 @@ def look(runs: Sequence[Run], *, data_dir: Path | None) -> tuple[dict[int, looks
     if len(there) > MOST_LOOKED_AT:
         missing.append(f"Pictures are of the first {MOST_LOOKED_AT} runs.")
     seen: dict[int, looks.Look] = {}
+    settings: dict[str, Any] = {
+        "images": content.ACROSS,
+        "samples": 2 * content.ACROSS,
+        "seed": SEED,
+        "data": data,
+        "data_dir": data_dir,
+    }
     chosen = list(there.items())[:MOST_LOOKED_AT]
     console = Console(stderr=True)
     for i, path in track(chosen, "looking at checkpoints", console=console, disable=not (chosen and console.is_terminal)):
         try:
-            seen[i] = looks.of(path, images=content.ACROSS, samples=2 * content.ACROSS, seed=SEED, data=None, data_dir=data_dir)
+            seen[i] = looks.of(path, **settings)
         except UserError as error:
             missing.append(f"{path.name}: {error}")
     return seen, missing

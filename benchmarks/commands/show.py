@@ -36,7 +36,7 @@ class Show:
         bool, tyro.conf.arg(help="Take the frames of --gif or --webp from a training on the spot, which keeps nothing.")
     ] = False
     backend: Annotated[str | None, tyro.conf.arg(help="Any backend; by default the one of training.")] = None
-    data: Annotated[str | None, tyro.conf.arg(help="The data set, where the file of training has moved.")] = None
+    data: cli.Moved = ()
     data_dir: cli.DataDir = None
 
 

@@ -21,7 +21,11 @@ from common.protocol import BACKENDS
 
 # Arguments that several commands and studies have.
 Checkpoint = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="An .h5 file that a run wrote.")]
-Data = Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits, or an .h5, .npz or .npy file.")]
+Data = Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits, or an HDF5, .npz or .npy file.")]
+Moved = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(metavar="PATH…", help="The data set of training, where its file has moved; found by its hash."),
+]
 DataDir = Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")]
 Backends = Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of {', '.join(BACKENDS)}; all by default.")]
 Families = Annotated[tuple[Variational, ...], tyro.conf.arg(help="One or both families.")]

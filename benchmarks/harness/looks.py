@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from benchmarks.harness import cli, processes, runs
 from benchmarks.harness.packing import packed, unpacked
 from benchmarks.harness.progress import Progress
-from common import checkpoints, noise, protocol, training
+from common import checkpoints, image_files, noise, protocol, training
 from common.checkpoints import Checkpoint
 from common.config import Config
-from common.data import Dataset, whole_name
+from common.data import Dataset, is_file, whole_name
 from common.errors import UserError
 
 DRAWS = 100  # posterior draws an image behind `kl`, `active` and `means`
@@ -84,14 +83,14 @@ def of(
     images: int,
     samples: int,
     seed: int,
-    data: str | None,
+    data: Sequence[str],
     data_dir: Path | None,
     backend: str | None = None,
 ) -> Look:
     """The look of a checkpoint's selected parameters, in `backend`, or the backend that trained the run where None.
 
-    images: test images, at most as many as there are; samples: draws of the prior. `data`: the data set where the file of
-    training has moved.
+    images: test images, at most as many as there are; samples: draws of the prior. `data`: the places of data sets, where the
+    file of training has moved.
 
     Raises `UserError` for a file that is no checkpoint, or whose numbers aren't finite, and where the process fails.
     """
@@ -120,7 +119,7 @@ def _asked(
     images: int,
     samples: int,
     seed: int,
-    data: str | None,
+    data: Sequence[str],
     data_dir: Path | None,
     backend: str | None,
 ) -> list[Look]:
@@ -128,11 +127,10 @@ def _asked(
         first = checkpoint = checkpoints.load(path)  # an unusable file is refused before a process starts
         if not all(np.isfinite(value).all() for value in checkpoint.selected().values()):
             raise UserError(f"The run of {path} diverged: its parameters aren't finite numbers, and there is nothing to show.")
-    name = data or first.dataset
     question = {
         "paths": [str(path.absolute()) for path in paths],
         "backend": backend or cli.backend_of(first, path=paths[0]),
-        "data": whole_name(name),  # the process has another current folder
+        "data": [whole_name(place) for place in data],  # the process has another current folder
         "data_dir": str(data_dir.absolute()) if data_dir else None,
         "images": images,
         "samples": samples,
@@ -178,7 +176,7 @@ def _settings(question: dict[str, Any]) -> dict[str, int]:
 def _dataset(question: dict[str, Any], checkpoint: Checkpoint, *, path: Path) -> Dataset:
     """The checkpoint's data set. Raises `UserError` where the question names other data."""
     folder = question["data_dir"]
-    return runs.dataset_of(checkpoint, path=path, place=question["data"], data_dir=Path(folder) if folder else None)
+    return runs.dataset_of(checkpoint, path=path, places=question["data"], data_dir=Path(folder) if folder else None)
 
 
 def train(checkpoint: Checkpoint, *, backend: str, dataset: Dataset, images: int, samples: int, seed: int) -> Iterator[Look]:
@@ -315,19 +313,5 @@ def active(z: np.ndarray) -> int:
 
 
 def labels_of(dataset: Dataset) -> np.ndarray | None:
-    """The array `test_labels` of the data set's .h5 or .npz file, whole numbers [test images]; None where there is none.
-
-    Raises `UserError` for another shape or type.
-    """
-    path = Path(dataset.name)
-    if path.suffix == ".h5":
-        with h5py.File(path) as file:
-            labels = file["test_labels"][...] if "test_labels" in file else None
-    elif path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            labels = arrays.get("test_labels")
-    else:
-        return None
-    if labels is not None and (labels.shape != (len(dataset.test),) or labels.dtype.kind not in "iu"):
-        raise UserError(f"'test_labels' of {path} must be {len(dataset.test)} whole numbers, one a test image.")
-    return labels
+    """`image_files.labels` of a data set that is a file."""
+    return image_files.labels(Path(dataset.name), images=len(dataset.test)) if is_file(dataset.name) else None

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -78,11 +78,12 @@ class Job:
 
     def blank(self, *, dataset: Dataset | None) -> records.Record:
         """The record of a run without a result; where `dataset` is None, the data set's SHA-256 may be None."""
+        sha256 = dataset.sha256 if dataset else self.sha256
         return records.blank(
             self.config,
             backend=self.backend,
-            dataset_name=data.whole_name(self.data),
-            dataset_sha256=dataset.sha256 if dataset else self.sha256,
+            dataset_name=data.name_of(self.data, sha256),
+            dataset_sha256=sha256,
             preset=self.preset,
             binarize=self.binarize,
         )
@@ -195,14 +196,16 @@ def scores(
         )
 
 
-def dataset_of(checkpoint: Checkpoint, *, path: Path, place: str | None, data_dir: Path | None) -> Dataset:
-    """The data set of a checkpoint's run; `place` says where its file has moved. Raises `UserError` for other data."""
-    dataset = data.load(place or checkpoint.dataset, data_dir=data_dir, binarize=checkpoint.binarize)
-    if dataset.sha256 != checkpoint.sha256:
-        raise UserError(
-            f"{path} was trained on other data than {place or checkpoint.dataset} holds; give its training's images."
-        )
-    return dataset
+def dataset_of(checkpoint: Checkpoint, *, path: Path, places: Sequence[str], data_dir: Path | None) -> Dataset:
+    """The data set of a checkpoint's run, known by its SHA-256: at one of `places`, or where it was if there are none.
+
+    Raises `UserError` where none of them holds it.
+    """
+    for place in (looked_at := places or [checkpoint.dataset]):
+        dataset = data.load(place, data_dir=data_dir, binarize=checkpoint.binarize)
+        if dataset.sha256 == checkpoint.sha256:
+            return dataset
+    raise UserError(f"{path} was trained on other data than {' or '.join(looked_at)} holds; give its images as --data.")
 
 
 def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Checkpoint, protocol.Session]:

@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 
 def compare(
-    paths: Sequence[Path], *, backends: Sequence[str], device: Device, data_dir: Path | None
+    paths: Sequence[Path], *, backends: Sequence[str], device: Device, data: Sequence[str], data_dir: Path | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Compare the backends on each checkpoint and print the table.
 
@@ -44,8 +44,9 @@ def compare(
     """
     if not paths:
         raise UserError("Which checkpoints? `python -m benchmarks run` writes them into its results folder, as .h5 files.")
-    loaded = [load(path, device=device, data_dir=data_dir)[0] for path in paths]  # refuses before minutes of work, not after
-    question = {"device": device, "data_dir": str(data_dir) if data_dir else None, "checkpoints": [str(path) for path in paths]}
+    where: dict[str, Any] = {"device": device, "data": data, "data_dir": data_dir}
+    loaded = [load(path, **where)[0] for path in paths]  # refuses before minutes of work, not after
+    question = where | {"data_dir": str(data_dir) if data_dir else None, "checkpoints": [str(path) for path in paths]}
     # In this folder, which the paths of checkpoints and data sets can be relative to.
     found = {name: ask(f"{__name__}:score", question | {"backend": name}, title=name, folder=Path.cwd()) for name in backends}
     rows = in_order(
@@ -61,14 +62,14 @@ def compare(
     ]
 
 
-def load(path: Path, *, device: Device, data_dir: Path | None) -> tuple[Checkpoint, Config, Dataset]:
+def load(path: Path, *, device: Device, data: Sequence[str], data_dir: Path | None) -> tuple[Checkpoint, Config, Dataset]:
     """The checkpoint, its settings on this device, and its data.
 
     Raises `UserError` where file or data can't be read, and where the data isn't what the checkpoint was trained on.
     """
     checkpoint = checkpoints.load(path)
     config = checkpoint.config.replace(device=device)
-    dataset = runs.dataset_of(checkpoint, path=path, place=None, data_dir=data_dir)
+    dataset = runs.dataset_of(checkpoint, path=path, places=data, data_dir=data_dir)
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
     return checkpoint, config, dataset
 
@@ -82,7 +83,7 @@ def score(question: dict[str, Any]) -> list[list[list[float]]]:
     data_dir = Path(question["data_dir"]) if question["data_dir"] else None
     found = []
     for path in map(Path, question["checkpoints"]):
-        checkpoint, config, dataset = load(path, device=question["device"], data_dir=data_dir)
+        checkpoint, config, dataset = load(path, device=question["device"], data=question["data"], data_dir=data_dir)
         scorer = backend.score(config, checkpoint.selected())
         rows = np.linspace(0, len(dataset.test) - 1, min(IMAGES, len(dataset.test))).astype(np.int32)  # of the whole test set
         draws = generator(config.training.seed, CHECKPOINTS_NOISE)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from benchmarks.harness import cli, environment, reports
-from benchmarks.harness.cli import DataDir, OnDevice
+from benchmarks.harness.cli import DataDir, Moved, OnDevice
 from benchmarks.harness.presets import STANDARD
 from benchmarks.parity import checkpoints, comparison, ladder
 from benchmarks.parity.comparison import BrokenRungError, Worst
@@ -33,6 +33,7 @@ class Parity:
     ] = "standard"
     backend: Annotated[tuple[str, ...], tyro.conf.arg(help="Two or more; by default all that are installed.")] = ()
     device: OnDevice = "cpu"
+    data: Moved = ()
     data_dir: DataDir = None
     results: Annotated[Path, tyro.conf.arg(help="Folder for the report.")] = Path("results")
 
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
         if asked.checkpoints is None:
             name, content = "parity", climb(backends, asked)
         else:
-            where: dict[str, Any] = {"device": asked.device, "data_dir": asked.data_dir}
+            where: dict[str, Any] = {"device": asked.device, "data": asked.data, "data_dir": asked.data_dir}
             name, (content, uneven) = checkpoints.REPORT, checkpoints.compare(asked.checkpoints, backends=backends, **where)
     except BrokenRungError as error:
         print(error, file=sys.stderr)

@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import os
+import pickle
+import re
 import subprocess
 import sys
 import time
@@ -95,6 +97,27 @@ def test_the_cache_alone_is_enough(published, cache):
     second = load("binarized-mnist", data_dir=None, binarize=None)
     assert same(second, splits)
     assert second.sha256 == first.sha256
+
+
+def test_the_hdf5_copy_of_other_tools_is_the_data_set(published, cache, tmp_path):
+    """In --data-dir, or as --data; the cache then has it for a checkpoint, which knows the data set by its name."""
+    _, splits = published
+    copy = tmp_path / "copy" / "binarized_mnist.hdf5"
+    copy.parent.mkdir()
+    write_h5(copy, {split: images.astype(np.float32) for split, images in splits.items()})
+    for name, data_dir in ((str(copy), None), ("binarized-mnist", copy.parent)):
+        cache.unlink(missing_ok=True)
+        dataset = load(name, data_dir=data_dir, binarize=None)
+        assert same(dataset, splits)
+        assert (dataset.name, dataset.image_shape) == ("binarized-mnist", (28, 28))
+        assert same(load("binarized-mnist", data_dir=None, binarize=None), splits)
+    assert data.name_of(str(copy), dataset.sha256) == "binarized-mnist"
+    cache.unlink()
+    splits["test"][0, 0] ^= 1
+    write_h5(copy, splits)
+    with pytest.raises(UserError, match=r"binarized_mnist\.hdf5 has other images than the published ones"):
+        load("binarized-mnist", data_dir=copy.parent, binarize=None)
+    assert load(str(copy), data_dir=None, binarize=None).name == str(copy)
 
 
 def test_a_folder_that_lacks_a_file_is_an_error_even_with_a_cache(published, cache):
@@ -334,7 +357,7 @@ def test_without_scikit_learn_there_are_no_digits(monkeypatch):
 
 
 def test_another_name_is_refused():
-    with pytest.raises(UserError, match=r"no data set 'mnist'; choose from binarized-mnist, binarized-digits, .*\.h5"):
+    with pytest.raises(UserError, match=r"no data set 'mnist'; choose from binarized-mnist, binarized-digits, .*\.npz"):
         load("mnist", data_dir=None, binarize=None)
 
 
@@ -391,7 +414,8 @@ def test_hdf5_with_one_image_a_split(tmp_path):
     [
         ("valid", None, "no array 'valid'"),
         ("test", np.zeros(4, np.uint8), "'test' of .* has 1 axes"),
-        ("test", np.zeros((2, 2, 2, 1), np.uint8), "'test' of .* has 4 axes"),
+        ("test", np.zeros((2, 2, 2, 3), np.uint8), r"'test' of .* has images of several channels, \[2, 2, 2, 3\]"),
+        ("test", np.zeros((2, 2, 1, 2, 1), np.uint8), "'test' of .* has 5 axes"),
         ("test", np.zeros((2, 2, 2), np.uint8), r"differ in the shape .*\(train \[4\], valid \[4\], test \[2, 2\]\)"),
         ("test", np.uint8(1), "'test' of .* has 0 axes"),
         ("test", h5py.Empty("f"), "'test' of .* has 0 axes"),
@@ -422,6 +446,98 @@ def test_hdf5_group_in_place_of_a_split(tmp_path):
     name = write_h5(tmp_path / "mine.h5", {"train": splits["train"], "valid": splits["valid"], "test/a": splits["test"]})
     with pytest.raises(UserError, match="no array 'test'"):
         load(name, data_dir=None, binarize=None)
+
+
+@pytest.mark.parametrize("name", ["mine.hdf5", "mine.HDF5", "mine.he5", "mine.data", "mine", "mine.npz"])
+def test_a_files_content_says_its_kind(tmp_path, name, monkeypatch):
+    """A name without a folder is a file's where a file is there."""
+    splits = random_splits(pixels=12)
+    write_h5(tmp_path / "mine.h5", splits)
+    (tmp_path / "mine.h5").rename(tmp_path / name)
+    assert same(load(str(tmp_path / name), data_dir=None, binarize=None), splits)
+    monkeypatch.chdir(tmp_path)
+    assert same(load(name, data_dir=None, binarize=None), splits)
+    np.savez(tmp_path / "arrays.npz", **splits)
+    (tmp_path / "arrays.npz").rename(tmp_path / name)
+    assert same(load(name, data_dir=None, binarize=None), splits)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (gzip.compress(b"0 1"), "compressed by gzip"),
+        (b"MATLAB 5.0 MAT-file, Platform: GLNXA64", "MATLAB's older format"),
+        (pickle.dumps({"train": [0]}), "a Python pickle, which is never read"),
+        (b"\x00\x00\x08\x03\x00\x00\x27\x10", "MNIST's own IDX format"),
+        (b"\x89PNG\r\n\x1a\n", "a picture"),
+        (b"PAR1", "Parquet"),
+        (b"0 1 0", "no HDF5, .npz or .npy file"),
+        (b"", "no HDF5, .npz or .npy file"),
+    ],
+)
+def test_another_format_is_refused_by_its_name(tmp_path, content, reason):
+    (tmp_path / "mine.bin").write_bytes(content)
+    with pytest.raises(UserError, match=rf"mine\.bin is {re.escape(reason)}.*; write train, valid and test"):
+        load(str(tmp_path / "mine.bin"), data_dir=None, binarize=None)
+
+
+@pytest.mark.parametrize("axes", [(2, 3), (2, 3, 1), (1, 2, 3)])
+@pytest.mark.parametrize("ending", ["h5", "npz"])
+def test_images_with_rows_columns_and_one_channel(tmp_path, axes, ending):
+    splits = random_splits(pixels=6)
+    shaped = {split: images.reshape(-1, *axes) for split, images in splits.items()}
+    write_h5(tmp_path / "mine.h5", shaped)
+    np.savez(tmp_path / "mine.npz", **shaped)
+    dataset = load(str(tmp_path / f"mine.{ending}"), data_dir=None, binarize=None)
+    assert same(dataset, splits)
+    assert dataset.image_shape == (2, 3)
+
+
+@pytest.mark.parametrize("axes", [(6,), (2, 3), (2, 3, 1)])
+def test_matlabs_arrays_are_turned_back(tmp_path, axes):
+    """MATLAB has its numbers in the other order, so that HDF5 shows its axes in reverse."""
+    splits = random_splits(pixels=6)
+    with h5py.File(tmp_path / "mine.mat", "w", userblock_size=512) as file:
+        for split, images in splits.items():
+            file[split] = images.reshape(-1, *axes).transpose()
+            file[split].attrs["MATLAB_class"] = np.bytes_("uint8")
+    with (tmp_path / "mine.mat").open("r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64")
+    assert same(load(str(tmp_path / "mine.mat"), data_dir=None, binarize=None), splits)
+
+
+def test_arrays_of_r_are_refused(tmp_path):
+    write_h5(tmp_path / "mine.h5", random_splits(pixels=6))
+    with h5py.File(tmp_path / "mine.h5", "r+") as file:
+        file["valid"].attrs["rhdf5-NA.OK"] = 1
+    with pytest.raises(UserError, match=r"'valid' of .* was written by R's rhdf5, which may reverse its axes"):
+        load(str(tmp_path / "mine.h5"), data_dir=None, binarize=None)
+
+
+def test_a_compression_that_is_not_here_is_named(tmp_path):
+    splits = random_splits(pixels=6)
+    write_h5(tmp_path / "mine.h5", splits)
+    with h5py.File(tmp_path / "mine.h5", "r+") as file:
+        del file["train"]
+        how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        how.set_chunk((10, 6))
+        how.set_filter(32001, h5py.h5z.FLAG_OPTIONAL, ())  # Blosc
+        space = h5py.h5s.create_simple(splits["train"].shape)
+        stored = h5py.Dataset(h5py.h5d.create(file.id, b"train", h5py.h5t.STD_U8LE, space, how))
+        stored[...] = splits["train"]
+    with pytest.raises(UserError, match=r"'train' of .* is compressed by HDF5's filter .*32001, which isn't installed here"):
+        load(str(tmp_path / "mine.h5"), data_dir=None, binarize=None)
+
+
+def test_a_file_that_another_program_has_open_is_read(tmp_path):
+    splits = random_splits(pixels=6)
+    name = write_h5(tmp_path / "mine.h5", splits)
+    code = "import sys, h5py; file = h5py.File(sys.argv[1], 'r+'); print(flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, name], **pipes) as writer:
+        writer.stdout.readline()
+        assert same(load(name, data_dir=None, binarize=None), splits)
+        writer.stdin.close()
 
 
 def test_hdf5_missing_or_another_format(tmp_path):

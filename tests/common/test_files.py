@@ -1,8 +1,10 @@
 """A file is written whole or not at all."""
 
+import contextlib
 import errno
 import os
 import resource
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +70,21 @@ def test_a_refusal_of_the_system_is_a_user_error_and_leaves_the_old_file(tmp_pat
         write_whole(path, lambda temporary: temporary.write_text("new"))
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file.txt"]
+
+
+@pytest.mark.parametrize(("number", "fine"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_a_folder_that_the_file_system_does_not_flush_has_the_file(tmp_path, monkeypatch, number, fine):
+    to_sync = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        to_sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with contextlib.nullcontext() if fine else pytest.raises(UserError, match="Input/output error"):
+        write_whole(tmp_path / "new" / "file.txt", lambda temporary: temporary.write_text("new"))
+    assert names(tmp_path / "new") == ["file.txt"]
 
 
 def test_new_folders_reach_the_disk_too(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ def write_checkpoint(folder: Path, family: str, *, name: str = "a.h5", **setting
 def question(path: Path, data_set: str | None = None) -> dict[str, object]:
     """What a fresh process is asked."""
     data_set = data_set or str(path.with_name("mine.h5"))
-    return {"paths": [str(path)], "backend": "pytorch", "data": data_set, "data_dir": None, **SETTINGS}
+    return {"paths": [str(path)], "backend": "pytorch", "data": [data_set], "data_dir": None, **SETTINGS}
 
 
 def taken(path: Path) -> tuple[Look, protocol.Scorer, data.Dataset]:
@@ -78,7 +78,7 @@ def test_images_are_what_the_session_encodes_and_decodes(tmp_path: Path, family:
 def test_a_fresh_process_sees_the_same_and_another_seed_sees_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_checkpoint(tmp_path, "flow", latent_size=2)
     monkeypatch.chdir(tmp_path)
-    look = looks.of(Path("a.h5"), **SETTINGS, data="mine.h5", data_dir=None)
+    look = looks.of(Path("a.h5"), **SETTINGS, data=["mine.h5"], data_dir=None)
     assert_same(look, taken(path)[0])
     (other,) = looks._of_each(question(path) | {"seed": 4})
     for name in ("originals", "reconstructions", "samples"):
@@ -160,7 +160,7 @@ def test_a_diverged_model_is_refused(tmp_path: Path) -> None:
     checkpoint.state["parameters/decoder.first.weight"][0, 0] = np.nan
     checkpoints.save(checkpoint, path)
     with pytest.raises(UserError, match="diverged"):
-        looks.of(path, **SETTINGS, data=None, data_dir=None)
+        looks.of(path, **SETTINGS, data=(), data_dir=None)
     with pytest.raises(UserError, match="diverged"):
         taken(path)
 
@@ -171,9 +171,9 @@ def test_other_data_and_a_missing_framework_are_refused(tmp_path: Path, monkeypa
         looks._of_each(question(path, "binarized-digits"))
     monkeypatch.setattr(looks.processes, "ask", lambda *_, **__: pytest.fail("a process was started"))
     with pytest.raises(UserError, match=r"There is no file .*moved\.h5; give the place"):
-        looks.of(path, **SETTINGS, data="moved.h5", data_dir=None)
+        looks.of(path, **SETTINGS, data=["moved.h5"], data_dir=None)
 
     lacks = protocol.lacks
     monkeypatch.setattr(protocol, "lacks", lambda name: "torch" if name == "pytorch" else lacks(name))
     with pytest.raises(UserError, match=r"trained by pytorch, which isn't installed here .*; give --backend jax"):
-        looks.of(path, **SETTINGS, data=None, data_dir=None)
+        looks.of(path, **SETTINGS, data=(), data_dir=None)
