@@ -48,7 +48,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench report bench-throughput bench-compare regress parity tables list \
-	test test-slow mutations lint format audit lock clean always
+	test test-slow mutations lint format audit lock test-matrix clean always
 
 help: # List the targets and the variables (the default)
 	@awk -F ':.*## ' '/^##@ / {print substr($$0, 5)} \
@@ -152,6 +152,9 @@ lock: .venv-audit/ready ## Write environments/cpu-locked.txt after a change of p
 		--no-annotate --custom-compile-command "make lock" \
 		$(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)" --index-strategy unsafe-best-match) \
 		--output-file environments/cpu-locked.txt environments/cpu.txt environments/dev.txt $(ARGS)
+
+test-matrix: .venv-audit/ready ## Run some tests on each Python, and with the oldest and newest packages; ARGS=tests for all
+	.venv-audit/bin/python tests/matrix.py $(ARGS)
 
 # An older target answers with its present name.
 NOW_bench-ancestor := make study-ancestor

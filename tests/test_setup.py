@@ -297,6 +297,7 @@ def test_locked_makes_an_environment_of_listed_files_alone(checkout):
     assert checkout.make("setup")[1] == []
     assert checkout.make("bench", "LOCKED=1")[1] == ["venv", f"{PIP} --no-compile {HASHED}", COMPILED, BENCH]
     checkout.make("setup", "LOCKED=1")
+    os.utime(lock, (0, 0))
     later = (checkout.folder / ".venv/ready-dev").stat().st_mtime + 10
     os.utime(tools, (later, later))
     assert checkout.make("setup")[1] == [f"{PIP} {DEV}"], "other files come into .venv, which isn't a locked one any more"
