@@ -150,7 +150,7 @@ audit: .venv-audit/ready ## Look for known vulnerabilities of the packages in en
 lock: .venv-audit/ready ## Write environments/cpu-locked.txt after a change of pins; ARGS=--upgrade for newer packages beneath
 	@.venv-audit/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --only-binary :all: \
 		--no-annotate --custom-compile-command "make lock" \
-		$(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)" --index-strategy unsafe-best-match) \
+		$(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)" --index-strategy unsafe-best-match --upgrade-package torch) \
 		--output-file environments/cpu-locked.txt environments/cpu.txt environments/dev.txt $(ARGS)
 
 test-matrix: .venv-audit/ready ## Run some tests on each Python, and with the oldest and newest packages; ARGS=tests for all
