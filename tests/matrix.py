@@ -59,12 +59,13 @@ def tested(python: Path, arguments: list[str]) -> tuple[bool, str]:
 def main(arguments: list[str]) -> int:
     """0 if every environment that could be made passed; 1 if a test failed or no environment could be made."""
     table = Table("Python", "packages", "PyTorch", "JAX", "TensorFlow", "NumPy", "tests", box=box.SIMPLE)
-    outcomes = []
+    outcomes, reasons = [], []
     for version, packages in ROWS:
         print(f"Python {version}, {packages} packages", flush=True)
         folder = FOLDER / f"{version}-{packages}"
         if reason := install(version, packages, folder):
-            table.add_row(version, packages, "", "", "", "", f"not installed: {reason}")
+            table.add_row(version, packages, "", "", "", "", "not installed")
+            reasons.append(f"Python {version}, {packages} packages: {reason}")
             continue
         python = folder / "bin/python"
         passed, last = tested(python, arguments or [*QUICK])
@@ -72,6 +73,7 @@ def main(arguments: list[str]) -> int:
         table.add_row(versions[0], packages, *versions[1:], last if passed else f"FAILED: {last}")
         outcomes.append(passed)
     Console(markup=False, highlight=False).print(table)
+    print(*reasons, sep="\n", end="\n" * bool(reasons))
     return 0 if outcomes and all(outcomes) else 1
 
 
