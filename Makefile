@@ -14,12 +14,41 @@ BYTE_COMPILE = $(PY) -m compileall -qq -j 0 -x '/tests/' .venv/lib || true
 CHECK_PYTHON := import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit(3); \
 	import ensurepip, venv; print(sys._base_executable)
 
+# Sets $$python to the first interpreter that fits, or ends in one sentence.
+FIND_PYTHON = set -e; \
+	if [ -n "$(PYTHON)" ]; then set -- "$(PYTHON)"; else set -- python3 python3.13 python3.12 python3.11; fi; \
+	python=; lacking=; \
+	for candidate in "$$@"; do \
+		status=0; found=$$("$$candidate" -c '$(CHECK_PYTHON)' 2>/dev/null) || status=$$?; \
+		if [ $$status = 0 ]; then python=$$found; break; fi; \
+		if [ $$status = 1 ] && [ -z "$$lacking" ]; then lacking=$$candidate; fi; \
+	done; \
+	if [ -z "$$python" ] && [ -n "$$lacking" ]; then \
+		echo "'$$lacking' lacks the modules venv and ensurepip: install them (Debian and Ubuntu: the package python3-venv)," \
+			"or name another Python: make PYTHON=/path/to/python3.12." >&2; exit 1; \
+	elif [ -z "$$python" ]; then \
+		version=$$("$$1" -c 'import platform; print(platform.python_version())' 2>/dev/null) || version='not found'; \
+		echo "vaebench needs Python 3.11, 3.12 or 3.13, and '$$1' is $$version:" \
+			"install one of them, or name it: make PYTHON=/path/to/python3.12." >&2; exit 1; \
+	fi;
+
+# LOCKED=1 installs the wheels of cpu-locked.txt, which lists the tools of dev.txt too. pip refuses a file with another hash.
+HASHED := --require-hashes --only-binary :all: -r environments/cpu-locked.txt
+CPU_PINS := $(if $(LOCKED),$(HASHED),-r environments/cpu.txt)
+DEV_PINS := $(if $(LOCKED),$(HASHED),-r environments/cpu.txt -r environments/dev.txt)
+
+# PyTorch's CPU build has a version of its own, 2.13.0+cpu. Where only the default build's hashes are listed, pip takes that.
+CHECK_LOCKED = $(if $(and $(LOCKED),$(TORCH_INDEX)),grep -q '^torch==[0-9.]*+' environments/cpu-locked.txt || { \
+	echo "environments/cpu-locked.txt lists PyTorch's default build alone: leave TORCH_INDEX out" \
+		"or write the file anew with \"make lock TORCH_INDEX=$(TORCH_INDEX)\"." >&2; exit 2; };)
+
 ifneq ($(DATA_DIR),)
 export VAEBENCH_DATA_DIR := $(DATA_DIR)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench report bench-throughput bench-compare regress parity tables list test test-slow torture mutations lint format clean always
+.PHONY: help setup bench report bench-throughput bench-compare regress parity tables list \
+	test test-slow torture mutations lint format audit lock test-matrix clean always
 
 help: # List the targets and the variables (the default)
 	@awk -F ':.*## ' '/^##@ / {print substr($$0, 5)} \
@@ -29,6 +58,7 @@ help: # List the targets and the variables (the default)
 # ARGS="--seed 1" ## more arguments for the command behind a target; ARGS=--help lists them
 # PYTHON=python3.12 ## the Python that .venv is made with, instead of the first that fits
 # TORCH_INDEX=url ## one more package index to make .venv from, such as PyTorch's index of CPU builds
+# LOCKED=1 ## make .venv from the wheels whose hashes are in environments/cpu-locked.txt, and no others
 # DATA_DIR=folder ## where the files of binarized-mnist are
 # BASE=revision ## the revision that bench-compare compares this checkout with; HEAD by default
 # SAVED=file ## or a run that bench-throughput saved under .benchmarks/
@@ -101,9 +131,33 @@ format: .venv/ready-dev ## Format the code and fix what can be fixed automatical
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-clean: ## Remove .venv, .venv-numpyro and the tools' caches; results/ and .benchmarks/ stay
-	rm -rf .venv .venv-numpyro .mypy_cache .ruff_cache .pytest_cache
+clean: ## Remove .venv, the other environments and the tools' caches; results/ and .benchmarks/ stay
+	rm -rf .venv .venv-numpyro .venv-audit .venv-matrix .mypy_cache .ruff_cache .pytest_cache
 	find backends benchmarks common tests -name __pycache__ -prune -exec rm -rf {} +
+
+##@ Packages
+audit: .venv-audit/ready ## Look for known vulnerabilities of the packages in environments/cpu-locked.txt
+	@rm -f .venv-audit/found; status=0; \
+	.venv-audit/bin/python -m pip_audit --strict --disable-pip --require-hashes -r environments/cpu-locked.txt \
+		--progress-spinner off -f markdown -o .venv-audit/found $(ARGS) 2> .venv-audit/said || status=$$?; \
+	said=$$(tail -n 1 .venv-audit/said); \
+	if [ -s .venv-audit/found ]; then cat .venv-audit/found; \
+	elif [ $$status = 0 ]; then echo "$$said"; \
+	else \
+		echo "Nothing is known of these packages, since pip-audit ended without an answer ($$said);" \
+			"another database may give one: make audit ARGS=\"--vulnerability-service osv\"." >&2; \
+		status=2; \
+	fi; \
+	exit $$status
+
+lock: .venv-audit/ready ## Write environments/cpu-locked.txt after a change of pins; ARGS=--upgrade for newer packages beneath
+	@.venv-audit/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --only-binary :all: \
+		--no-annotate --custom-compile-command "make lock" \
+		$(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)" --index-strategy unsafe-best-match --upgrade-package torch) \
+		--output-file environments/cpu-locked.txt environments/cpu.txt environments/dev.txt $(ARGS)
+
+test-matrix: .venv-audit/ready ## Run some tests on each Python, and with the oldest and newest packages; ARGS=tests for all
+	.venv-audit/bin/python tests/matrix.py $(ARGS)
 
 # An older target answers with its present name.
 NOW_bench-ancestor := make study-ancestor
@@ -118,37 +172,28 @@ OLD_TARGETS := $(patsubst NOW_%,%,$(filter NOW_%,$(.VARIABLES)))
 $(OLD_TARGETS):
 	@echo '"make $@" is now "$(NOW_$@)".' >&2; exit 2
 
+# With LOCKED=1, a .venv that was made without, or from an older cpu-locked.txt, is made anew.
+UNLESS_LOCKED := $(if $(LOCKED),environments/cpu-locked.txt $(if $(wildcard .venv/locked),,always))
+
 # .venv has two stamps, each written only after success: `ready` for cpu.txt, `ready-dev` for dev.txt too. They bear the time of
 # the set-up's start, so that pins changed during it count. Where `ready` is missing or older than its pins, .venv is made anew.
-.venv/ready: environments/base.txt environments/cpu.txt $(wildcard environments/*-cpu.txt)
-	@set -e; \
-	if [ -n "$(PYTHON)" ]; then set -- "$(PYTHON)"; else set -- python3 python3.13 python3.12 python3.11; fi; \
-	python=; lacking=; \
-	for candidate in "$$@"; do \
-		status=0; found=$$("$$candidate" -c '$(CHECK_PYTHON)' 2>/dev/null) || status=$$?; \
-		if [ $$status = 0 ]; then python=$$found; break; fi; \
-		if [ $$status = 1 ] && [ -z "$$lacking" ]; then lacking=$$candidate; fi; \
-	done; \
-	if [ -z "$$python" ] && [ -n "$$lacking" ]; then \
-		echo "'$$lacking' lacks the modules venv and ensurepip: install them (Debian and Ubuntu: the package python3-venv)," \
-			"or name another Python: make PYTHON=/path/to/python3.12." >&2; exit 1; \
-	elif [ -z "$$python" ]; then \
-		version=$$("$$1" -c 'import platform; print(platform.python_version())' 2>/dev/null) || version='not found'; \
-		echo "vaebench needs Python 3.11, 3.12 or 3.13, and '$$1' is $$version:" \
-			"install one of them, or name it: make PYTHON=/path/to/python3.12." >&2; exit 1; \
-	fi; \
+.venv/ready: environments/base.txt environments/cpu.txt $(wildcard environments/*-cpu.txt) $(UNLESS_LOCKED)
+	@$(FIND_PYTHON) \
+	$(CHECK_LOCKED) \
 	echo "Making .venv with $$python; this takes minutes, once."; \
 	rm -rf .venv; \
 	"$$python" -m venv .venv; \
 	touch .venv/started; \
-	$(PIP_INSTALL) --no-compile -r environments/cpu.txt; \
+	$(PIP_INSTALL) --no-compile $(CPU_PINS); \
 	$(BYTE_COMPILE); \
+	$(if $(LOCKED),touch .venv/locked;) \
 	mv .venv/started .venv/ready
 
 .venv/ready-dev: .venv/ready environments/dev.txt
 	@set -e; \
 	touch .venv/started-dev; \
-	$(PIP_INSTALL) -r environments/cpu.txt -r environments/dev.txt; \
+	$(if $(LOCKED),,rm -f .venv/locked;) \
+	$(PIP_INSTALL) $(DEV_PINS); \
 	mv .venv/started-dev .venv/ready-dev
 
 .venv-numpyro/ready: .venv/ready environments/numpyro.txt
@@ -156,3 +201,10 @@ $(OLD_TARGETS):
 	$(PY) -m venv .venv-numpyro
 	.venv-numpyro/bin/python -m pip install --disable-pip-version-check -r environments/numpyro.txt
 	touch .venv-numpyro/ready
+
+.venv-audit/ready: environments/audit.txt
+	@$(FIND_PYTHON) \
+	rm -rf .venv-audit; \
+	"$$python" -m venv .venv-audit; \
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check -r environments/audit.txt; \
+	touch .venv-audit/ready

@@ -13,13 +13,17 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from common.protocol import BACKENDS
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MAKEFILE = (ROOT / "Makefile").read_text()
-PINNED = sorted((ROOT / "environments").glob("*.txt"))
+LOCKED = ROOT / "environments/cpu-locked.txt"
+PINNED = sorted({*(ROOT / "environments").glob("*.txt")} - {LOCKED})
+OWN = ("audit.txt", "numpyro.txt")  # each for an environment of its own
 PYTHONS = ("3.11", "3.12", "3.13")
 
 # Backend → the packages that only its folder imports: those of its extra in pyproject.toml.
@@ -69,6 +73,31 @@ def test_every_supported_package_is_pinned():
         assert {Requirement(text).name for text in texts} <= pinned
 
 
+def locked() -> dict[str, set[str]]:
+    """Package → its versions in cpu-locked.txt, without the +cpu of a build: some have one for each Python. All have hashes."""
+    versions: dict[str, set[str]] = {}
+    for line in LOCKED.read_text().replace("\\\n", "").splitlines():
+        if not line.startswith("#"):
+            text, *hashes = line.split("--hash=sha256:")
+            assert hashes, f"{text} has no hash"
+            assert all(re.fullmatch("[0-9a-f]{64}", each.strip()) for each in hashes), text
+            requirement = Requirement(text.strip())
+            (specifier,) = requirement.specifier
+            assert specifier.operator == "==", text
+            versions.setdefault(requirement.name, set()).add(Version(specifier.version).public)
+    return versions
+
+
+def test_every_pin_is_locked_in_its_version():
+    versions = locked()
+    for path in PINNED:
+        for pin in requirements(path):
+            (specifier,) = pin.specifier
+            name = canonicalize_name(pin.name)
+            if path.name not in OWN or name in versions:
+                assert versions.get(name) == {specifier.version}, f"{path.name} has {pin}: run `make lock`"
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_backend_has_its_files_of_pins(backend):
     assert (ROOT / "environments" / f"{backend}-cuda.txt").exists()
@@ -102,7 +131,12 @@ case "$1 $2" in
 "-c "*platform*) echo "$STAND_IN_VERSION" ;;
 "-c "*) [ "$STAND_IN_STATUS" = 0 ] && echo "$STAND_IN"; exit "$STAND_IN_STATUS" ;;
 "-m venv") mkdir -p "$3/bin" && cp "$STAND_IN" "$3/bin/python"; echo "venv" >> "$STAND_IN_LOG" ;;
-"-m "*) shift; echo "$*" >> "$STAND_IN_LOG"; [ "$1" != pip ] || exit "$STAND_IN_PIP" ;;
+"-m "*)
+    shift; echo "$*" >> "$STAND_IN_LOG"
+    case "$1" in
+    pip) exit "$STAND_IN_PIP" ;;
+    pip_audit) eval "$STAND_IN_AUDIT" ;;
+    esac ;;
 esac
 """
 
@@ -126,6 +160,7 @@ class Checkout:
             "STAND_IN_LOG": str(self.log),
             "STAND_IN_STATUS": "0",
             "STAND_IN_PIP": "0",
+            "STAND_IN_AUDIT": "",
             "STAND_IN_VERSION": "3.10.4",
         }
 
@@ -246,6 +281,74 @@ def test_an_old_target_answers_with_the_new_one(checkout, old, new):
 
 def test_one_more_index_is_passed_on(checkout):
     assert checkout.make("TORCH_INDEX=file:///wheels", "bench")[1][1] == f"{PIP} --extra-index-url file:///wheels {CPU}"
+
+
+HASHED = "--require-hashes --only-binary :all: -r environments/cpu-locked.txt"
+
+
+def test_locked_makes_an_environment_of_listed_files_alone(checkout):
+    checkout.make("setup")
+    assert checkout.make("setup", "LOCKED=1")[1] == ["venv", f"{PIP} --no-compile {HASHED}", COMPILED, f"{PIP} {HASHED}"]
+    assert checkout.make("setup", "LOCKED=1")[1] == []
+    assert checkout.make("setup")[1] == []
+    lock, tools = (checkout.folder / "environments" / name for name in ("cpu-locked.txt", "dev.txt"))
+    later = (checkout.folder / ".venv/ready-dev").stat().st_mtime + 10
+    os.utime(lock, (later, later))
+    assert checkout.make("setup")[1] == []
+    assert checkout.make("bench", "LOCKED=1")[1] == ["venv", f"{PIP} --no-compile {HASHED}", COMPILED, BENCH]
+    checkout.make("setup", "LOCKED=1")
+    os.utime(lock, (0, 0))
+    later = (checkout.folder / ".venv/ready-dev").stat().st_mtime + 10
+    os.utime(tools, (later, later))
+    assert checkout.make("setup")[1] == [f"{PIP} {DEV}"], "other files come into .venv, which isn't a locked one any more"
+    assert checkout.make("setup", "LOCKED=1")[1][0] == "venv"
+
+
+def test_an_interrupted_locked_set_up_leaves_no_locked_environment(checkout):
+    assert checkout.make("bench", "LOCKED=1", STAND_IN_PIP="1")[0].returncode != 0
+    assert checkout.make("bench")[1][0] == "venv"
+    assert checkout.make("bench", "LOCKED=1")[1][0] == "venv"
+
+
+def test_another_index_needs_hashes_of_its_own(checkout):
+    other = ("LOCKED=1", "TORCH_INDEX=file:///wheels")
+    done, asked = checkout.make("bench", *other)
+    assert done.returncode == 2
+    assert "leave TORCH_INDEX out or write the file anew" in done.stderr.splitlines()[0]
+    assert asked == []
+    assert not (checkout.folder / ".venv").exists()
+    lock = checkout.folder / "environments/cpu-locked.txt"
+    lock.write_text(lock.read_text().replace("\ntorch==2.13.0 ", "\ntorch==2.13.0+cpu "))
+    assert checkout.make("bench", *other)[1][1] == f"{PIP} --extra-index-url file:///wheels --no-compile {HASHED}"
+    asked = checkout.make("lock", other[1])[1][-1].split()
+    assert asked[:3] == ["uv", "pip", "compile"]
+    assert asked[asked.index("--extra-index-url") + 1] == "file:///wheels"
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        ("echo 'No known vulnerabilities found' >&2", 0, "No known vulnerabilities found"),
+        ("echo 'Found 1' >&2; echo '| jinja2 |' > .venv-audit/found; exit 1", 2, r"[|] jinja2 [|]"),
+        ("printf 'Traceback\\nTimeout\\n' >&2; exit 1", 2, "Nothing is known of these packages, .* answer [(]Timeout[)]; .*"),
+    ],
+    ids=["none", "some", "no answer"],
+)
+def test_an_audit_without_an_answer_is_not_one_without_a_finding(checkout, answer, code, said):
+    checkout.make("audit", STAND_IN_AUDIT="echo old > .venv-audit/found")  # the last audit's answer isn't shown again
+    done, asked = checkout.make("audit", STAND_IN_AUDIT=answer)
+    assert asked[-1].startswith("pip_audit --strict --disable-pip --require-hashes -r environments/cpu-locked.txt")
+    assert done.returncode == code
+    (line,) = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("make: ")]
+    assert re.fullmatch(said, line)
+
+
+def test_the_tools_of_supply_have_an_environment_of_their_own(checkout):
+    asked = checkout.make("audit")[1]
+    assert asked[0] == "venv"
+    assert asked[1].endswith("-r environments/audit.txt")
+    assert len(checkout.make("audit")[1]) == 1
+    assert not (checkout.folder / ".venv").exists()
 
 
 @pytest.mark.parametrize(
