@@ -132,6 +132,17 @@ def called(command: str, arguments: list[str]) -> int:
     return int(module.main(translate(arguments)))
 
 
+def reopen() -> None:
+    """Put the null device in place of the standard streams that the shell closed (>&-): a file would take a stream's number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.set_inheritable(opened, True)
+            setattr(sys, name, os.fdopen(opened, "w" if number else "r", encoding="utf-8"))
+
+
 def silence(*streams: TextIO) -> None:
     """Drop the rest of the streams' output, which Python flushes once more when it ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -166,6 +177,7 @@ def piped(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    reopen()
     asked = sys.argv[1:2] == [ANSWER]
     stopping.watch(again=not asked, words="" if asked else "Stopped.\n")
     stopping.leave(piped(sys.argv[1:]))

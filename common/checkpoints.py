@@ -155,6 +155,14 @@ def load(path: Path) -> Checkpoint:
     return checkpoint
 
 
+def refuse_diverged(checkpoint: Checkpoint, *, path: Path) -> None:
+    """Raises `UserError` where a selected parameter isn't a finite number; earlier versions saved such checkpoints."""
+    if not all(np.isfinite(value).all() for value in checkpoint.selected().values()):
+        raise UserError(
+            f"The run of {path} diverged: its parameters aren't finite numbers; train again with a lower --learning-rate."
+        )
+
+
 def _fits(checkpoint: Checkpoint) -> bool:
     """Whether the arrays are exactly those of the config, by name, shape and dtype."""
     config, parameters = checkpoint.config, group(checkpoint.state, "parameters")

@@ -43,6 +43,7 @@ def export(source: Path, *, to: str, output: Path | None) -> Path:
     installed, and an output that exists, has another suffix than the format's, or can't be written.
     """
     checkpoint = checkpoints.load(source)
+    checkpoints.refuse_diverged(checkpoint, path=source)
     backend = protocol.load(FORMATS[to])
     path = output or source.with_suffix(backend.EXPORT_SUFFIX)
     if not path.name.endswith(backend.EXPORT_SUFFIX):

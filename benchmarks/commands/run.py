@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
         settings_file.save(values["save_config"], asked.given)
     if not values["quiet"]:
         cli.warn_of(*(job.config for job in grid.jobs))
+        cli.warn_of_training(*(job.config for job in grid.jobs))
         for remark in grid.remarks:
             print(remark, file=sys.stderr)
     if values["dry_run"]:

@@ -145,6 +145,17 @@ class Nothing:
     """The arguments of a command that has none."""
 
 
+def warn_of_training(*configs: Config) -> None:
+    """Say on stderr that a warm-up is longer than its run."""
+    for warm_up, steps in sorted({(config.training.warm_up, config.training.steps) for config in configs}):
+        if warm_up > steps:
+            print(
+                f"The KL weight only reaches {steps / warm_up:.2f}, since --warm-up is {warm_up:,} and --steps {steps:,}: the "
+                "objective never becomes the ELBO.",
+                file=sys.stderr,
+            )
+
+
 def warn_of(*configs: Config) -> None:
     """Say on stderr that bfloat16 is slow, where a config asks a processor without bfloat16 instructions for it."""
     asked = any((config.device, config.factors) == ("cpu", "bfloat16") for config in configs)

@@ -183,8 +183,9 @@ def head() -> tuple[str | None, bool | None]:
 
 def git(*arguments: str, refusal: str = "") -> str:
     """The output of git in this checkout. Raises `UserError` where git is missing or refuses; `refusal` is then the message."""
+    mine = ["-c", f"safe.directory={ROOT}"]  # also where the checkout is another user's, as in a container
     try:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *mine, *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except OSError as error:
         raise UserError(f"git can't be started ({error.strerror}).") from error
     except subprocess.CalledProcessError as error:

@@ -125,8 +125,7 @@ def _asked(
 ) -> list[Look]:
     for path in paths:
         first = checkpoint = checkpoints.load(path)  # an unusable file is refused before a process starts
-        if not all(np.isfinite(value).all() for value in checkpoint.selected().values()):
-            raise UserError(f"The run of {path} diverged: its parameters aren't finite numbers, and there is nothing to show.")
+        checkpoints.refuse_diverged(checkpoint, path=path)
     question = {
         "paths": [str(path.absolute()) for path in paths],
         "backend": backend or cli.backend_of(first, path=paths[0]),

@@ -70,6 +70,8 @@ def ask(
             options |= {"pass_fds": [writing], "stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
         options["env"] = {name: value for name, value in {**os.environ, **told}.items() if value is not None}
         process = started(command, **options)
+        stopping.workers.add(process.pid)
+        stack.callback(stopping.workers.discard, process.pid)
         pipes = None
         if heard:
             os.close(writing)
@@ -85,8 +87,11 @@ def ask(
 
 
 def started(command: list[str], **options: Any) -> subprocess.Popen[str]:
-    """The process, which inherits that SIGINT is blocked: a terminal's Ctrl-C reaches it as SIGTERM or SIGKILL of this one."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """The process, which inherits that signals are blocked.
+
+    A terminal's Ctrl-C reaches it as SIGTERM or SIGKILL of this one; SIGUSR1 would end it before it has a handler.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, stopping.SAVE})
     try:
         return subprocess.Popen(command, **options)
     finally:

@@ -239,6 +239,7 @@ def train(
     """`training.train` with its progress and events; `keep` gets each checkpoint before `job.checkpoint` is written.
 
     On Ctrl-C, SIGTERM and SIGHUP: saves a checkpoint of the step reached, says so and raises KeyboardInterrupt.
+    On SIGUSR1: saves it, says so and goes on.
     """
     settings, first_step = job.config.training, int(checkpoint.state["step"])
     steps = until or settings.steps
@@ -253,6 +254,8 @@ def train(
 
     def after_chunk() -> None:
         between()
+        if stopping.save_asked():
+            save_step(job, session, checkpoint, title=title)
         told.tell()
 
     with (
@@ -273,6 +276,16 @@ def train(
     if stop():
         say_stopped(job, title=title, step=int(checkpoint.state["step"]), steps=steps)
         raise KeyboardInterrupt
+
+
+def save_step(job: Job, session: protocol.Session, checkpoint: Checkpoint, *, title: str) -> None:
+    """Save the state of the step reached. Raises `DivergedError` where it isn't finite; the last checkpoint then stays."""
+    state = session.state()
+    step = int(state["step"])
+    training.refuse_divergence(state, steps=range(step, step + 1), saved=int(checkpoint.state["step"]))
+    checkpoint.state = state
+    checkpoints.save(checkpoint, job.checkpoint)
+    print(f"{title}: saved step {step:,} in {job.checkpoint}, and goes on.", file=sys.stderr, flush=True)
 
 
 def say_stopped(job: Job, *, title: str, step: int, steps: int) -> None:

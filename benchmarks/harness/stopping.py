@@ -2,6 +2,8 @@
 
 The command that a person started passes a signal on to all its descendants, and waits for the processes of `processes.ask`. A
 second signal kills them. The processes of `ask` don't get the terminal's Ctrl-C, and ignore a signal that comes twice.
+
+SIGUSR1, which a scheduler sends before it takes a machine away: a run in training saves its checkpoint, and goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+SAVE = signal.SIGUSR1
+
+workers: set[int] = set()  # the processes of `processes.ask`
 _came: list[int] = []  # signals that asked this process to end
+_saves: list[int] = []  # SAVE, as often as it came and wasn't followed
 
 
 def watch(*, again: bool, words: str = "") -> None:
@@ -40,8 +46,24 @@ def watch(*, again: bool, words: str = "") -> None:
             os._exit(exit_code())
         raise KeyboardInterrupt
 
+    def save(number: int, _: FrameType | None) -> None:
+        _saves.append(number)
+        for process in list(workers):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, SAVE)
+
     for each in _heeded():
         signal.signal(each, end)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(SAVE, save)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {SAVE})  # a process of `ask` starts with it blocked
+
+
+def save_asked() -> bool:
+    """Whether SAVE has come since this function was last called."""
+    asked = bool(_saves)
+    _saves.clear()
+    return asked
 
 
 def leave(code: int) -> NoReturn:

@@ -68,6 +68,7 @@ def load(path: Path, *, device: Device, data: Sequence[str], data_dir: Path | No
     Raises `UserError` where file or data can't be read, and where the data isn't what the checkpoint was trained on.
     """
     checkpoint = checkpoints.load(path)
+    checkpoints.refuse_diverged(checkpoint, path=path)
     config = checkpoint.config.replace(device=device)
     dataset = runs.dataset_of(checkpoint, path=path, places=data, data_dir=data_dir)
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))

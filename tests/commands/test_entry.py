@@ -6,11 +6,12 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import environment
+from benchmarks.harness import environment, records
 from benchmarks.harness.environment import ROOT
 from common.version import VERSION
 
@@ -61,6 +62,15 @@ def test_a_reader_may_close_stderr_early(arguments: str) -> None:
     os.close(writer)
     assert done.stdout == ""
     assert done.returncode == 141
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_run_needs_no_standard_stream(tmp_path: Path, closed: str) -> None:
+    shape = "--steps 2 --batch-size 8 --hidden-size 4 --latent-size 2 --samples 2 --images 2"
+    run = f"'{sys.executable}' -m benchmarks run --backend pytorch --variational mean-field {shape} --results '{tmp_path}'"
+    done = subprocess.run(["sh", "-c", f"{run} {closed}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [record["status"] for record in records.read_all(tmp_path)] == ["ok"]
 
 
 def test_stdout_may_be_closed() -> None:

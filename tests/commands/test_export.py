@@ -126,6 +126,22 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     assert (tmp_path / "mean-field.safetensors").read_text() == "mine"
 
 
+def test_a_model_that_diverged_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Earlier versions saved such checkpoints."""
+    config = small("mean-field")
+    state = random_state(config)
+    state["parameters/decoder.out.bias"][0] = np.nan
+    path = tmp_path / "diverged.h5"
+    checkpoints.save(Checkpoint(config, "pytorch", "quick", "binarized-digits", "0" * 64, state), path)
+    for command in (
+        ["export", str(path), "--to", "pytorch"],
+        ["parity", "--checkpoints", str(path), "--results", str(tmp_path)],
+    ):
+        assert main(command) == 2
+        assert "diverged: its parameters aren't finite numbers; train again" in capsys.readouterr().err
+    assert [each.name for each in tmp_path.iterdir()] == ["diverged.h5"]
+
+
 @pytest.mark.parametrize("to", FORMATS)
 def test_a_full_disk_leaves_no_half_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str) -> None:
     path = write_checkpoint(tmp_path, "mean-field")

@@ -147,7 +147,7 @@ def test_a_switch_that_is_none_is_refused_before_a_backend_meets_it(
     assert f"{switch} is 'off'; set it to" in refused("run", f"--results={tmp_path / 'results'}")
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 3, 3, 1), (0, 9)])
+@pytest.mark.parametrize("shape", [(4,), (4, 3, 3, 2), (0, 9)])
 def test_an_h5_file_of_the_wrong_shape_is_refused(refused: Callable[..., str], tmp_path: Path, shape: tuple[int, ...]) -> None:
     path = tmp_path / "wrong.h5"
     with h5py.File(path, "w") as file:

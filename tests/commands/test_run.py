@@ -615,3 +615,11 @@ def test_a_real_sweep(tmp_path: Path) -> None:
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=True)
     assert json.loads(again.stdout) == found
     assert "; all done." in again.stderr
+
+
+def test_a_warm_up_longer_than_the_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dry = ["run", "--dry-run", "--backend", "jax", "--results", str(tmp_path)]
+    assert main([*dry, "--steps", "100", "--warm-up", "100"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main([*dry, "--steps", "100", "--warm-up", "400"]) == 0
+    assert "The KL weight only reaches 0.25, since --warm-up is 400 and --steps 100" in capsys.readouterr().err

@@ -77,6 +77,49 @@ def stopped_after(chunks: int) -> Callable[[], Any]:
 
 
 @pytest.mark.usefixtures("no_latency")
+@pytest.mark.parametrize("backend", ["pytorch", pytest.param("jax", marks=pytest.mark.slow)])
+def test_a_run_that_is_asked_to_save_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], backend: str
+) -> None:
+    whole, asked = job_in(tmp_path / "whole", backend), job_in(tmp_path / "asked", backend)
+    assert runs.worker(whole.as_json()) == 0
+    saved, save = [], checkpoints.save
+
+    def remember(checkpoint: checkpoints.Checkpoint, path: Path) -> None:
+        save(checkpoint, path)
+        saved.append(int(checkpoints.load(path).state["step"]))
+
+    answers = iter([False, False, True])  # the third chunk ends at step 25
+    monkeypatch.setattr(checkpoints, "save", remember)
+    monkeypatch.setattr(stopping, "save_asked", lambda: next(answers, False))
+    assert runs.worker(asked.as_json()) == 0
+    assert saved == [25, 40, 60]
+    assert f"saved step 25 in {asked.checkpoint}, and goes on." in capsys.readouterr().err
+    assert_same_run(tmp_path / "asked", tmp_path / "whole")
+
+
+def test_the_signal_to_save_reaches_the_process_of_a_run(tmp_path: Path) -> None:
+    """However early it comes: neither the command nor its process ends by it."""
+    command = [sys.executable, "-m", "benchmarks", "run", "--backend", "pytorch", "--variational", "mean-field", "--quiet"]
+    shape = ["--steps", "2000000", "--latent-size", "2", "--hidden-size", "8", "--results", str(tmp_path)]
+    with subprocess.Popen([*command, *shape], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while not psutil.Process(process.pid).children():
+            time.sleep(0.01)
+        for _ in range(200):  # the process starts, imports and trains meanwhile
+            process.send_signal(signal.SIGUSR1)
+            if list(tmp_path.glob("*.h5")):
+                break
+            time.sleep(0.2)
+        assert process.poll() is None
+        process.terminate()
+        said = process.stderr.read()
+    assert process.returncode == 143
+    assert "and goes on." in said
+    assert "stopped at step" in said
+
+
+@pytest.mark.usefixtures("no_latency")
 @pytest.mark.parametrize(
     ("backend", "chunks", "step"),
     [
