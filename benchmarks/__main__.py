@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -133,7 +134,10 @@ def called(command: str, arguments: list[str]) -> int:
 
 
 def reopen() -> None:
-    """Put the null device in place of the standard streams that the shell closed (>&-): a file would take a stream's number."""
+    """Put the null device in place of the standard streams that the shell closed (>&-): a file would take a stream's number.
+
+    A character that an output's encoding lacks is a question mark there.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -141,6 +145,9 @@ def reopen() -> None:
             opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
             os.set_inheritable(opened, True)
             setattr(sys, name, os.fdopen(opened, "w" if number else "r", encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def silence(*streams: TextIO) -> None:
@@ -173,7 +180,9 @@ def piped(arguments: list[str]) -> int:
     except KeyboardInterrupt:  # a second one
         return stopping.exit_code()
     except SystemExit as end:  # tyro's: --help, or an argument that it refuses
-        return int(end.code or 0)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return 1 if isinstance(end.code, str) else int(end.code or 0)
 
 
 if __name__ == "__main__":

@@ -13,16 +13,20 @@ from pathlib import Path
 
 from common.errors import UserError
 
+PLACE = "VAEBENCH_CACHE_DIR"
 SWITCH = "VAEBENCH_COMPILE_CACHE"
 
 
-def folder() -> Path:
-    """The environment's VAEBENCH_CACHE_DIR, else the system's place for a user's caches."""
-    if os.environ.get("VAEBENCH_CACHE_DIR"):
-        return Path(os.environ["VAEBENCH_CACHE_DIR"])
+def folder() -> Path | None:
+    """The environment's PLACE, else the system's place for a user's caches; None for a user without a home."""
+    if os.environ.get(PLACE):
+        return Path(os.environ[PLACE])
     import pooch
 
-    return Path(pooch.os_cache("vaebench"))
+    try:
+        return Path(pooch.os_cache("vaebench"))
+    except RuntimeError:  # no HOME, and no entry in the system's list of users
+        return None
 
 
 def switched_on() -> bool:
@@ -42,7 +46,11 @@ def programs() -> Path | None:
     """
     if not switched_on():
         return None
-    path = folder() / "programs" / processor()
+    place = folder()
+    if place is None:
+        print(f"Compiled programs aren't kept, since this user has no home; set {PLACE} to a folder.", file=sys.stderr)
+        return None
+    path = place / "programs" / processor()
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -57,6 +65,8 @@ def remove_cut_short(folder: Path, pattern: str, *, whole: Callable[[bytes], boo
 
     `whole`: whether a file's bytes are a whole program. A process reads the files that changed since another last looked.
     """
+    if not folder.is_dir():
+        return
     looked, now = folder / "looked", time.time()
     since = looked.stat().st_mtime if looked.exists() else 0.0
     for path in folder.rglob(pattern):
@@ -67,7 +77,6 @@ def remove_cut_short(folder: Path, pattern: str, *, whole: Callable[[bytes], boo
         except FileNotFoundError:  # another process removed it
             continue
         print(f"The compiled program {path} is cut short: it was removed, and is compiled anew.", file=sys.stderr)
-    folder.mkdir(exist_ok=True)
     looked.touch()
     os.utime(looked, (now, now))
 

@@ -37,6 +37,7 @@ PINNED = {
 HIGHEST_LOG_PX = {"binarized-mnist": -77.0}
 
 MNIST_ADDRESS = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist"
+MNIST_CACHE = "binarized-mnist.h5"
 MNIST_PIXELS = 784
 MNIST_IMAGES = {"train": 50_000, "valid": 10_000, "test": 10_000}
 # Of the three text files as published, decompressed.
@@ -168,8 +169,7 @@ def mnist(data_dir: Path | None) -> Splits:
     folder = data_dir or (Path(os.environ["VAEBENCH_DATA_DIR"]) if os.environ.get("VAEBENCH_DATA_DIR") else None)
     copy = _mnist_copy(folder) if folder else None
     sources = {split: _mnist_file(folder, split) for split in SPLITS} if folder and not copy else None
-    cached = _mnist_cache()
-    if os.path.isfile(cached):
+    if cached := mnist_cache():
         splits = _read_mnist_cache(cached)
         if splits is not None:
             return splits
@@ -184,17 +184,22 @@ def mnist(data_dir: Path | None) -> Splits:
 
 def _keep_mnist(splits: Splits) -> None:
     """Put the images into the cache, unless it has them."""
-    cached = _mnist_cache()
-    if os.path.isfile(cached) and _read_mnist_cache(cached) is not None:
+    place = cache.folder()
+    if place is None:
+        print(f"Going on without a cache, since this user has no home; set {cache.PLACE} to a folder.", file=sys.stderr)
+        return
+    if (cached := mnist_cache()) and _read_mnist_cache(cached) is not None:
         return
     try:
-        write_hdf5(cached, lambda file: _fill_mnist_cache(file, splits))
+        write_hdf5(place / MNIST_CACHE, lambda file: _fill_mnist_cache(file, splits))
     except UserError as error:
         print(f"Going on without a cache: {error}", file=sys.stderr)
 
 
-def _mnist_cache() -> Path:
-    return cache.folder() / "binarized-mnist.h5"
+def mnist_cache() -> Path | None:
+    """The cache's file; None where there is none."""
+    place = cache.folder()
+    return place / MNIST_CACHE if place and os.path.isfile(place / MNIST_CACHE) else None
 
 
 def _mnist_copy(folder: Path) -> Path | None:

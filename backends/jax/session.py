@@ -20,11 +20,7 @@ from common.noise import EVALUATION_NOISE, NOISE_BLOCK, TRAINING_NOISE, noise_bl
 from common.parameters import State, group, noise_size
 
 EXPORT_SUFFIX = ".msgpack"
-
-
-def key_for(seed: int, stream: str) -> Array:
-    """A stream's key, whose generator no environment variable changes."""
-    return jax.random.key(seed_for(seed, stream), impl="threefry2x32")
+GENERATOR = "threefry2x32"  # whatever JAX_DEFAULT_PRNG_IMPL says
 
 
 def _path(name: str) -> tuple[str | int, ...]:
@@ -93,7 +89,7 @@ class Scorer:
     ) -> Float[np.ndarray, "samples batch"]:
         if noise is None:
             blocks = noise_blocks(samples)
-            key = jax.device_put(key_for(seed, EVALUATION_NOISE), self.device)
+            key = jax.device_put(jax.random.key(seed_for(seed, EVALUATION_NOISE), impl=GENERATOR), self.device)
             epsilon = self.compiled_noise(key, indices, np.arange(blocks.start, blocks.stop))[: len(samples)]
         else:
             epsilon = self.given(noise)
@@ -206,7 +202,7 @@ class Session(Scorer):
         }
         if noise is not None:
             chunk["noise"] = noise.astype(self.dtype)
-        key = key_for(seed, TRAINING_NOISE)
+        key = jax.random.key(seed_for(seed, TRAINING_NOISE), impl=GENERATOR)
         carry = (self.parameters, self.moments, self.ema)
         carry, values = self.compiled_chunk(carry, *jax.device_put((handle, key, chunk), self.device))
         self.parameters, self.moments, self.ema = carry

@@ -1,5 +1,6 @@
 """torch.compile: its on-disk cache, its options, and what to do where it fails."""
 
+import logging
 import os
 import shlex
 import shutil
@@ -32,16 +33,20 @@ def whole(program: bytes) -> bool:
     return bool(len(program) >= table + size * count)
 
 
+def nameable(folder: Path) -> bool:
+    """Whether the compiler's commands, which have no quotes, can name the folder."""
+    try:
+        return shlex.split(str(folder)) == [str(folder)]
+    except ValueError:  # a quote without its partner
+        return False
+
+
 def kept() -> Path | None:
     """The folder of this process's compiled programs; None where they aren't kept."""
     folder = cache.programs()
     if folder is None:
         return None
-    try:
-        words = shlex.split(str(folder))
-    except ValueError:  # a quote without its partner
-        words = []
-    if words != [str(folder)]:  # the compiler's commands have no quotes
+    if not nameable(folder):
         print(
             f"PyTorch's compiled programs aren't kept, since its compiler can't name {folder}: "
             "set VAEBENCH_CACHE_DIR to a folder without spaces and quotes.",
@@ -67,6 +72,7 @@ def compiled(function: Callable[..., Any], *, whole: bool) -> Callable[..., Any]
     Where that fails, a kept file may be damaged: the call compiles with an empty cache, and removes the kept programs if this
     succeeds. Where it fails again, the function runs uncompiled.
     """
+    logging.getLogger("torch._inductor.utils").setLevel(logging.ERROR)  # it warns of what `call` says in a line of its own
     torch._dynamo.config.trace_autograd_ops = True  # otherwise the forward pass and its gradient are two programs
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit  # each session compiles its own
 
@@ -116,6 +122,9 @@ def described(error: Exception) -> str:
 
 def reason(error: Exception) -> str:
     """Why the function wasn't compiled, and what would mend that."""
-    lacks = str(error).startswith(("InvalidCxxCompiler", "CppCompileError"))
-    remedy = "; it needs a C++ compiler and Python's headers (g++, python3-dev)" if lacks else ""
+    remedy = ""
+    if not nameable(own := Path(torch.__file__).parent):
+        remedy = f"; its compiler can't name {own}: install PyTorch in a folder without spaces and quotes"
+    elif str(error).startswith(("InvalidCxxCompiler", "CppCompileError")):
+        remedy = "; it needs a C++ compiler and Python's headers (g++, python3-dev)"
     return f"torch.compile failed ({described(error)}){remedy}"

@@ -49,7 +49,7 @@ import numpy as np
 
 from benchmarks.harness import presets
 from common import data
-from common.config import Config, check_settings
+from common.config import DEFAULTS, Config, check_settings
 from common.errors import UserError, printable
 from common.files import read_text, write_bytes, write_text
 from common.image_files import DAMAGED_NUMPY
@@ -446,7 +446,8 @@ def _fault(record: Any) -> str | None:
         if len({len(record["curve"][column]) for column in columns}) > 1:
             return f"has a 'curve' whose {', '.join(columns)} differ in length"
     try:
-        check_settings(Config.from_dict(record["config"]))
+        config = Config.from_dict(record["config"])
+        check_settings(config.replace(network=DEFAULTS["model"].network))  # its own may be one of another checkout
     except UserError as error:
         return f"has a 'config' that this version can't read ({str(error).rstrip('.')})"
     return None

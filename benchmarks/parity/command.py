@@ -15,7 +15,7 @@ from benchmarks.harness.cli import DataDir, Moved, OnDevice
 from benchmarks.harness.presets import STANDARD
 from benchmarks.parity import checkpoints, comparison, ladder
 from benchmarks.parity.comparison import BrokenRungError, Worst
-from common import cache, data, protocol
+from common import data, protocol
 from common.config import Device
 from common.errors import UserError
 from common.parameters import State
@@ -110,7 +110,7 @@ def climb(backends: list[str], asked: Parity) -> dict[str, Any]:
 
 def standard_images(data_dir: Path | None) -> tuple[str, State]:
     """(their name, images): the first of binarized MNIST, or seeded random images where MNIST would have to be downloaded."""
-    if data_dir or os.environ.get("VAEBENCH_DATA_DIR") or (cache.folder() / "binarized-mnist.h5").is_file():
+    if data_dir or os.environ.get("VAEBENCH_DATA_DIR") or data.mnist_cache():
         dataset = data.load("binarized-mnist", data_dir=data_dir, binarize=None)
         return dataset.name, {"train": dataset.train[:5010], "test": dataset.test[:501]}
     return f"{ladder.RANDOM}, since binarized-mnist is neither in the cache nor in --data-dir", ladder.random_images(784)

@@ -448,7 +448,7 @@ NUMPY_DATA: dict[str, Make] = {
     ".npz of an unknown compression": _zip({f"{split}.npy": _npy_bytes(HEADER) for split in SPLITS}, method=99),
     ".npz that claims bzip2": _zip({f"{split}.npy": _npy_bytes(HEADER) for split in SPLITS}, method=12),
     ".npz that claims LZMA": _zip({f"{split}.npy": _npy_bytes(HEADER) for split in SPLITS}, method=14),
-    ".npz that is an .npy file": lambda path: np.save(path.open("wb"), np.zeros((16, 20), np.uint8)),
+    ".npz that is a pickle": _written(b"\x80\x04K\x01."),
     ".npz with members above its folder": _zip({"../train.npy": _npy_bytes(HEADER)}),
     ".npy of objects": _saved(np.full((16, 20), {}, object), allow_pickle=True),
     ".npy of a number": _saved(np.array(1)),

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,18 +52,18 @@ class Started:
 
     def __init__(self, *arguments: str, program: Sequence[str] = BENCHMARKS, variables: Mapping[str, str] | None = None):
         inherited = {name: value for name, value in os.environ.items() if name not in (events.VARIABLE, processes.PARENT)}
-        self.process = subprocess.Popen(
-            [sys.executable, *program, *arguments],
-            cwd=ROOT,
-            env={**inherited, **(variables or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-            preexec_fn=_as_in_a_terminal,  # noqa: PLW1509 (it takes no lock)
-        )
+        with _as_in_a_terminal():
+            self.process = subprocess.Popen(
+                [sys.executable, *program, *arguments],
+                cwd=ROOT,
+                env={**inherited, **(variables or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
 
     def heeds(self) -> bool:
         """Whether the suite's own code handles signals already: Python by itself leaves SIGTERM alone."""
@@ -130,8 +130,20 @@ class Started:
             return Ended(self.process.returncode, out, error, hung=True)
 
 
-def _as_in_a_terminal() -> None:
-    """Signals as in a terminal: the processes of a background job ignore SIGINT, those of `processes.ask` block it."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for number in stopping.SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+@contextlib.contextmanager
+def _as_in_a_terminal() -> Iterator[None]:
+    """A process that is started within has signals as in a terminal.
+
+    The processes of a background job ignore SIGINT, and those of `processes.ask` block it: their children would, too. A signal
+    with a handler has none in a started process.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    ignored = [number for number in stopping.SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, lambda *_: None)
+    try:
+        yield
+    finally:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -73,6 +73,17 @@ def test_a_run_needs_no_standard_stream(tmp_path: Path, closed: str) -> None:
     assert [record["status"] for record in records.read_all(tmp_path)] == ["ok"]
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-16"])
+@pytest.mark.parametrize("arguments", ["--help", "run --help-all", "results benchmarks/records", "run --data é.h5"])
+def test_any_encoding_of_the_output_will_do(arguments: str, encoding: str) -> None:
+    command = [sys.executable, "-m", "benchmarks", *arguments.split()]
+    variables = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, check=False)
+    assert done.returncode == (2 if "é" in arguments else 0), done.stderr
+    assert "Traceback" not in done.stderr.decode(encoding)
+    assert len((done.stdout or done.stderr).decode(encoding)) > 60
+
+
 def test_stdout_may_be_closed() -> None:
     command = f"'{sys.executable}' -m benchmarks run --dry-run --backend jax >&-"
     done = subprocess.run(command, shell=True, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)

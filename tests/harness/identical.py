@@ -10,7 +10,8 @@ from benchmarks.torture import same
 
 
 def assert_same_arrays(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    assert same.differing(ours, theirs) == []
+    differing = same.differing(ours, theirs)
+    assert not differing, ", ".join(differing)
 
 
 def assert_same_run(ours: Path, theirs: Path, *, other_settings: bool = False) -> None:

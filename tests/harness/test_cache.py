@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pooch
 import pytest
 
 from benchmarks.harness import records
 from benchmarks.outputs import cells
-from common import cache
+from common import cache, data
 from common.errors import UserError
 from tests.harness.identical import assert_same_run
 from tests.harness.test_determinism import start
@@ -117,6 +118,22 @@ def test_a_switch_is_0_or_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cache.SWITCH, "no")
     with pytest.raises(UserError, match=cache.SWITCH):
         cache.programs()
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """HOME isn't set, and the user's number has no name, as in a container."""
+
+    def no_home(_: str) -> str:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("VAEBENCH_CACHE_DIR", raising=False)
+    monkeypatch.setattr(pooch, "os_cache", no_home)
+    assert cache.folder() is None
+    assert cache.programs() is None
+    assert "since this user has no home; set VAEBENCH_CACHE_DIR to a folder." in capsys.readouterr().err
+    assert data.mnist_cache() is None
+    data._keep_mnist({})
+    assert "Going on without a cache, since this user has no home" in capsys.readouterr().err
 
 
 def test_where_no_program_can_be_kept_it_says_so(

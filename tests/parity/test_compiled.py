@@ -178,6 +178,17 @@ def test_a_folder_that_the_compiler_cannot_name_keeps_no_programs(
     assert pytorch.compiling.kept() is not None
 
 
+def test_a_framework_in_a_folder_with_a_space_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytorch: Any = load("pytorch")
+    error = Exception("CppCompileError: C++ compile error\n\ncollect2: error: ld returned 1 exit status\n")
+    assert pytorch.compiling.reason(error) == (
+        "torch.compile failed (collect2: error: ld returned 1 exit status); it needs a C++ compiler and Python's headers "
+        "(g++, python3-dev)"
+    )
+    monkeypatch.setattr(torch, "__file__", "/my checkout/torch/__init__.py")
+    assert "its compiler can't name /my checkout/torch: install PyTorch in a folder without" in pytorch.compiling.reason(error)
+
+
 def test_a_library_that_is_cut_short_is_known() -> None:
     pytorch: Any = load("pytorch")
     library = bytearray(b"\x7fELF".ljust(200 + 3 * 64, b"."))  # with the table of its three sections from byte 200 on

@@ -35,6 +35,7 @@ NOT_EVERYWHERE = {
     "Adam",  # Keras's adds ε in another place
     "RMSprop",  # Optax has all its variants
     "programs_compiled",  # TensorFlow's is the protocol's default
+    "uncompiled",  # as above: no switch turns XLA off there
 }
 # Public functions whose arguments differ: an optimizer is made from, and keeps its moments in, another thing in each framework.
 OWN_ARGUMENTS = {"optimizers.py: create", "optimizers.py: load_moments", "optimizers.py: moments"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from benchmarks.torture import contended
 from tests.torture.conftest import nothing
 
@@ -24,8 +26,11 @@ def test_two_same_runs_at_once_are_run_once_and_two_runs_are_found(tmp_path: Pat
     tried = contended.rounds(1, seed=1, folder=tmp_path / "well", tell=nothing)
     assert tried.faults == []
     broken(UNLOCKED)
-    (tmp_path / "broken").mkdir()
-    assert contended.rounds(1, seed=1, folder=tmp_path / "broken", tell=nothing).faults
+    for seed in range(1, 4):  # on a busy machine the first run may have ended before the second one looks
+        (folder := tmp_path / f"broken-{seed}").mkdir()
+        if contended.rounds(1, seed=seed, folder=folder, tell=nothing).faults:
+            return
+    pytest.fail("two runs at once weren't found")
 
 
 def test_a_cache_that_several_fill_has_one_file_and_another_is_found(tmp_path: Path, broken: Callable[[str], None]) -> None:
