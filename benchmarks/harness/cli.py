@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import secrets
 import sys
-import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,8 @@ import tyro
 from benchmarks.harness import environment, processes, values
 from common import checkpoints, protocol
 from common.config import Config, Device, Variational
-from common.errors import UserError, unknown
+from common.errors import DiskError, UserError, unknown
+from common.files import write_bytes
 from common.protocol import BACKENDS
 
 # Arguments that several commands and studies have.
@@ -52,13 +53,18 @@ def parse(kind: type, arguments: list[str], *, command: str, description: str) -
 
 
 def writable(folder: Path, *, flag: str = "--results") -> None:
-    """Raises `UserError` where the flag's folder can't be made or written. Call this before the work that it is for."""
+    """Raises `UserError` where the flag's folder can't be made or written. Call this before the work that it is for.
+
+    A small file is written as checkpoints are, and removed.
+    """
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    tried = there / f".vaebench-{secrets.token_hex(8)}"
     try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise UserError(f"The folder {folder} can't be written ({error.strerror}); give another as {flag}.") from error
+        write_bytes(tried, bytes(4096))
+        tried.unlink()
+    except (DiskError, OSError) as error:
+        reason = getattr(error.__cause__ or error, "strerror", error)
+        raise UserError(f"The folder {folder} can't be written ({reason}); give another as {flag}.") from error
 
 
 def at_least(asked: Any, **least: int) -> None:

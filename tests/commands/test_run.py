@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import re
 import subprocess
@@ -18,6 +19,7 @@ from benchmarks.__main__ import main
 from benchmarks.harness import environment, estimate, flags, floor, records, runs
 from benchmarks.harness.grid import Grid, grid_of
 from benchmarks.harness.presets import PRESETS, flat
+from common import files
 from common.config import SECTIONS, Config
 from common.errors import UserError
 
@@ -623,3 +625,18 @@ def test_a_warm_up_longer_than_the_run_is_said(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err == ""
     assert main([*dry, "--steps", "100", "--warm-up", "400"]) == 0
     assert "The KL weight only reaches 0.25, since --warm-up is 400 and --steps 100" in capsys.readouterr().err
+
+
+def test_before_training_a_file_is_written_as_checkpoints_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file system that doesn't rename, say, or a full disk, is found before hours of training."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", refuse)
+    assert main(["run", "--backend", "jax", "--results", str(tmp_path)]) == 2
+    said = f"The folder {tmp_path} can't be written (No space left on device); give another as --results."
+    assert capsys.readouterr().err.splitlines()[-1] == said
+    assert list(tmp_path.iterdir()) == []
