@@ -15,6 +15,7 @@ from common.errors import UserError
 
 PLACE = "VAEBENCH_CACHE_DIR"
 SWITCH = "VAEBENCH_COMPILE_CACHE"
+SETTLED = 60.0  # seconds after which no process is still writing a program
 
 
 def folder() -> Path | None:
@@ -63,22 +64,23 @@ def programs() -> Path | None:
 def remove_cut_short(folder: Path, pattern: str, *, whole: Callable[[bytes], bool]) -> None:
     """Remove the kept programs that a full disk or a killed process cut short, and say so.
 
-    `whole`: whether a file's bytes are a whole program. A process reads the files that changed since another last looked.
+    `whole`: whether a file's bytes are a whole program. A process reads the files that changed since another last looked; those
+    of the last SETTLED seconds, which a third one may be writing, are left to a later process.
     """
     if not folder.is_dir():
         return
-    looked, now = folder / "looked", time.time()
+    looked, until = folder / "looked", time.time() - SETTLED
     since = looked.stat().st_mtime if looked.exists() else 0.0
     for path in folder.rglob(pattern):
         try:
-            if path.stat().st_mtime < since or whole(path.read_bytes()):
+            if not since <= path.stat().st_mtime < until or whole(path.read_bytes()):
                 continue
             path.unlink()
         except FileNotFoundError:  # another process removed it
             continue
         print(f"The compiled program {path} is cut short: it was removed, and is compiled anew.", file=sys.stderr)
     looked.touch()
-    os.utime(looked, (now, now))
+    os.utime(looked, (until, until))
 
 
 def processor() -> str:

@@ -10,10 +10,16 @@ import pytest
 from benchmarks.torture import contended
 from tests.torture.conftest import nothing
 
+# Processes that start together begin at the same moment, each without a look at the other.
 UNLOCKED = """
-import contextlib
+import contextlib, time
 from benchmarks.harness import locks
-locks.held = lambda path: contextlib.nullcontext(False)
+
+def held(path):
+    time.sleep(20 - time.time() % 20)
+    return contextlib.nullcontext(False)
+
+locks.held = held
 """
 LITTERING = """
 from common import files
@@ -26,7 +32,7 @@ def test_two_same_runs_at_once_are_run_once_and_two_runs_are_found(tmp_path: Pat
     tried = contended.rounds(1, seed=1, folder=tmp_path / "well", tell=nothing)
     assert tried.faults == []
     broken(UNLOCKED)
-    for seed in range(1, 4):  # on a busy machine the first run may have ended before the second one looks
+    for seed in range(1, 4):  # a moment may lie between the starts of two
         (folder := tmp_path / f"broken-{seed}").mkdir()
         if contended.rounds(1, seed=seed, folder=folder, tell=nothing).faults:
             return
