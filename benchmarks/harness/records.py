@@ -243,7 +243,7 @@ def trained_by(record: Record) -> str:
 def data_name(dataset: dict[str, Any]) -> str:
     """A record's data set in a word: its name; a file's without folders and ending, "mine-threshold" for grey images."""
     name: str = re.split(r"[/\\]", dataset["name"])[-1]
-    stem = printable(re.sub(r"\.(h5|npz|npy)$", "", name))
+    stem = printable(re.sub(r"(?i)\.(h5|hdf5|he5|npz|npy)$", "", name))
     return f"{stem}-{dataset['binarize']}" if dataset.get("binarize") else stem
 
 

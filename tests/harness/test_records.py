@@ -55,6 +55,8 @@ def test_name() -> None:
     assert records.name_of(example()) == "standard_binarized-mnist_jax_flow_cpu_float32_seed0.json"
     other = example(preset="quick", seed=7, dataset={"name": "../my data/faces_64.h5", "sha256": None})
     assert records.name_of(other) == "quick_faces-64_jax_flow_cpu_float32_seed7.json"
+    for name in ("faces.hdf5", "faces.HDF5", "faces.he5", "faces.npy"):
+        assert records.data_name({"name": name}) == "faces"
 
 
 def test_a_record_whose_checksum_has_lost_its_name_is_edited(tmp_path: Path) -> None:
