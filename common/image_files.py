@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,30 +41,44 @@ def read(path: Path) -> tuple[Splits, tuple[int, int]]:
 
     HDF5 and .npz: the arrays `train`, `valid` and `test`, each [images, pixels] or [images, rows, columns], with or without an
     axis of one channel before or after rows and columns. Of two axes, `image_shape`, an attribute (.npz: an array), says rows
-    and columns; without it a square if that fits, else one row. .npy: one such array, see `parts`. MATLAB's arrays, which HDF5
-    has with their axes reversed, are turned back.
+    and columns; without it a square if that fits, else one row. .npy: one such array, see `parts`. A folder: train.npy,
+    valid.npy and test.npy, an array each. MATLAB's arrays, which HDF5 has with their axes reversed, are turned back.
 
     Raises `UserError` for a file that is missing, damaged, holds Python objects, or isn't so.
     """
+    if is_folder(path):
+        return _flat({split: _alone(path / f"{split}.npy") for split in SPLITS}, None, path=path)
     if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{path} is no regular file; give the place of an HDF5, .npz or .npy file as --data.")
     if not os.path.isfile(path):
         raise UserError(f"There is no file {path}; give the place of an HDF5, .npz or .npy file as --data.")
-    kind = path.suffix
+    with _readable(path):
+        arrays, stated = READERS[_kind(path)](path)
+    return _flat(arrays, stated, path=path)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether the path is a folder with train.npy, valid.npy and test.npy."""
+    return all(os.path.isfile(path / f"{split}.npy") for split in SPLITS)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raises `UserError` in place of the errors of a file that may not be read, or is damaged."""
     try:
-        kind = _kind(path)
-        arrays, stated = READERS[kind](path)
+        yield
     except PermissionError as error:
         raise UserError(f"Cannot read {path} ({error.strerror}); make the file readable.") from error
     except (*DAMAGED_HDF5, *DAMAGED_NUMPY) as error:
         reason = " ".join(str(error).split())  # it can have several lines
-        raise UserError(f"{path} is a truncated or damaged {kind} file ({reason}); write it again.") from error
-    return _flat(arrays, stated, path=path)
+        raise UserError(f"{path} is a truncated or damaged {path.suffix} file ({reason}); write it again.") from error
 
 
 def labels(path: Path, *, images: int) -> np.ndarray | None:
     """The array `test_labels` of the file, whole numbers [images]; None where it has none. Raises `UserError` for any other."""
     found: Any = None
+    if is_folder(path):
+        return None
     try:
         kind = _kind(path)
         if kind == ".h5":
@@ -225,8 +240,21 @@ def _by_name(arrays: Mapping[str, Any], *, path: Path) -> Splits:
 
 
 def _npy(path: Path) -> tuple[Splits, Any]:
-    found = np.load(path, allow_pickle=False, mmap_mode="r")  # a header that declares more than the file has is refused
-    return _divided(found, path=path), None
+    return _divided(_mapped(path), path=path), None
+
+
+def _alone(path: Path) -> np.ndarray:
+    """The array of a split's own .npy file."""
+    with _readable(path):
+        if _kind(path) != ".npy":
+            raise UserError(f"{path} is no .npy file; write it with numpy.save.")
+        return _numbers(_mapped(path), "The array", path=path)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """The file's array; a header that declares more numbers than the file has is an error."""
+    found: np.ndarray = np.load(path, allow_pickle=False, mmap_mode="r")
+    return found
 
 
 def _divided(stored: Any, *, path: Path) -> Splits:

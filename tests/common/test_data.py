@@ -540,6 +540,27 @@ def test_a_file_that_another_program_has_open_is_read(tmp_path):
         writer.stdin.close()
 
 
+def test_a_folder_of_three_arrays(tmp_path, monkeypatch):
+    splits = random_splits(pixels=6)
+    (tmp_path / "mine").mkdir()
+    for split, images in splits.items():
+        np.save(tmp_path / "mine" / f"{split}.npy", images.reshape(-1, 2, 3))
+    dataset = load(str(tmp_path / "mine"), data_dir=None, binarize=None)
+    assert same(dataset, splits)
+    assert dataset.image_shape == (2, 3)
+    monkeypatch.chdir(tmp_path)
+    assert same(load("mine", data_dir=None, binarize=None), splits)
+    (tmp_path / "mine" / "valid.npy").write_bytes(b"\x93NUMPY\x01\x00")
+    with pytest.raises(UserError, match=r"valid\.npy is a truncated or damaged \.npy file"):
+        load("mine", data_dir=None, binarize=None)
+    np.save(tmp_path / "mine" / "valid.npy", splits["valid"])
+    with pytest.raises(UserError, match=r"differ in the shape of an image .*valid \[6\]"):
+        load("mine", data_dir=None, binarize=None)
+    (tmp_path / "mine" / "valid.npy").unlink()
+    with pytest.raises(UserError, match="no data set 'mine'"):
+        load("mine", data_dir=None, binarize=None)
+
+
 def test_hdf5_missing_or_another_format(tmp_path):
     with pytest.raises(UserError, match=r"no file .*mine\.h5"):
         load(str(tmp_path / "mine.h5"), data_dir=None, binarize=None)

@@ -165,6 +165,12 @@ def test_a_diverged_model_is_refused(tmp_path: Path) -> None:
         taken(path)
 
 
+def test_a_folder_of_arrays_has_no_labels(tmp_path: Path) -> None:
+    for split in data.SPLITS:
+        np.save(tmp_path / f"{split}.npy", np.zeros((4, 12), np.uint8))
+    assert looks.labels_of(data.load(str(tmp_path), data_dir=None, binarize=None)) is None
+
+
 def test_other_data_and_a_missing_framework_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_checkpoint(tmp_path, "mean-field")
     with pytest.raises(UserError, match=r"was trained on other data than binarized-digits holds"):
