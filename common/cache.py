@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import sys
@@ -15,6 +16,7 @@ from common.errors import UserError
 
 PLACE = "VAEBENCH_CACHE_DIR"
 SWITCH = "VAEBENCH_COMPILE_CACHE"
+ROOM = 2**22  # bytes: a run's programs are of about this size
 SETTLED = 60.0  # seconds after which no process is still writing a program
 
 
@@ -43,7 +45,7 @@ def switched_on() -> bool:
 def programs() -> Path | None:
     """Where compiled programs are kept for later processes, one folder a kind of processor.
 
-    None where they aren't: SWITCH is 0, or the folder can't be written, which is said.
+    None where they aren't: SWITCH is 0, or the folder can't be written or lacks ROOM, which is said.
     """
     if not switched_on():
         return None
@@ -54,7 +56,9 @@ def programs() -> Path | None:
     path = place / "programs" / processor()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
+        with tempfile.TemporaryFile(dir=path, buffering=0) as file:
+            if (file.write(bytes(ROOM)) or 0) < ROOM:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return path
     except OSError as error:
         print(f"Compiled programs aren't kept, since {path} can't be written ({error.strerror}).", file=sys.stderr)

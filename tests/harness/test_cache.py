@@ -143,6 +143,18 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch, cap
     assert "Going on without a cache, since this user has no home" in capsys.readouterr().err
 
 
+def test_a_full_disk_keeps_no_programs_and_has_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each framework would say so for each program."""
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))"
+    code = f"{limited}; from common import cache; print(cache.programs())"
+    monkeypatch.setenv("VAEBENCH_CACHE_DIR", str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Compiled programs aren't kept, since ")
+    assert "can't be written (No space left on device)" in line
+
+
 def test_where_no_program_can_be_kept_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
