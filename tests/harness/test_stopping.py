@@ -106,11 +106,11 @@ def test_the_signal_to_save_reaches_the_process_of_a_run(tmp_path: Path) -> None
         assert process.stderr is not None
         while not psutil.Process(process.pid).children():
             time.sleep(0.01)
-        for _ in range(200):  # the process starts, imports and trains meanwhile
+        for _ in range(4000):  # the process starts, imports and trains meanwhile
             process.send_signal(signal.SIGUSR1)
             if list(tmp_path.glob("*.h5")):
                 break
-            time.sleep(0.2)
+            time.sleep(0.01)
         assert process.poll() is None
         process.terminate()
         said = process.stderr.read()
