@@ -68,8 +68,8 @@ def programs() -> Path | None:
 def remove_cut_short(folder: Path, pattern: str, *, whole: Callable[[bytes], bool]) -> None:
     """Remove the kept programs that a full disk or a killed process cut short, and say so.
 
-    `whole`: whether a file's bytes are a whole program. A process reads the files that changed since another last looked; those
-    of the last SETTLED seconds, which a third one may be writing, are left to a later process.
+    `whole`: whether a file's bytes are a whole program. Each file is read once after it was written, by a process that starts
+    SETTLED seconds later or more: before, another process may still be writing it.
     """
     if not folder.is_dir():
         return

@@ -101,8 +101,10 @@ def load(name: str, *, data_dir: Path | None, binarize: str | None) -> Dataset:
 def is_file(name: str) -> bool:
     """Whether the name is a file's rather than a data set's: the file is there, or the name has a folder or a usual ending."""
     path = Path(name)
-    there = os.path.isfile(path) or image_files.is_folder(path)
-    return name not in PINNED and (path.suffix.lower() in image_files.ENDINGS or path.name != name or there)
+    if name in PINNED:
+        return False
+    named = path.suffix.lower() in image_files.ENDINGS or path.name != name
+    return named or os.path.isfile(path) or image_files.is_folder(path)
 
 
 def whole_name(name: str) -> str:

@@ -19,8 +19,10 @@ LONGEST = 1_000  # characters of a message
 
 
 def printable(text: str) -> str:
-    """The text on one line, with a ? for each character that a terminal would obey rather than show, and its middle left out
-    where it is longer than LONGEST: a name can have any length."""
+    """The text on one line, with a ? for each character that a terminal would obey rather than show.
+
+    The middle of a line longer than LONGEST is left out: a name in it can have any length.
+    """
     line = "".join("?" if unicodedata.category(each).startswith("C") else each for each in " ".join(text.splitlines()))
     return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 + 3 :]}"
 

@@ -71,7 +71,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"Cannot read {path} ({error.strerror}); make the file readable.") from error
     except (*DAMAGED_HDF5, *DAMAGED_NUMPY) as error:
         reason = " ".join(str(error).split())  # it can have several lines
-        raise UserError(f"{path} is a truncated or damaged {path.suffix} file ({reason}); write it again.") from error
+        raise UserError(f"{path} is truncated or damaged ({reason}); write it again.") from error
 
 
 def labels(path: Path, *, images: int) -> np.ndarray | None:
@@ -79,7 +79,7 @@ def labels(path: Path, *, images: int) -> np.ndarray | None:
     found: Any = None
     if is_folder(path):
         return None
-    try:
+    with _readable(path):
         kind = _kind(path)
         if kind == ".h5":
             with h5py.File(path, "r", locking=False) as file:
@@ -88,10 +88,6 @@ def labels(path: Path, *, images: int) -> np.ndarray | None:
         elif kind == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 found = arrays.get("test_labels")
-    except (*DAMAGED_HDF5, *DAMAGED_NUMPY) as error:
-        raise UserError(
-            f"'test_labels' of {path} can't be read ({' '.join(str(error).split())}); write the file again."
-        ) from error
     if found is None:
         return None
     if not isinstance(found, np.ndarray) or found.shape != (images,) or found.dtype.kind not in "iu":

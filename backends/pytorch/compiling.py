@@ -101,7 +101,7 @@ def compiled(function: Callable[..., Any], *, whole: bool) -> Callable[..., Any]
             program = function
             return program(*inputs)
         print(f"PyTorch compiles anew, since its kept programs can't be used ({described(first)}).", file=sys.stderr)
-        if folder:
+        if folder and os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder):  # else the folder is the user's own
             shutil.rmtree(folder, ignore_errors=True)  # another process may write there
         return result
 

@@ -21,8 +21,6 @@ from benchmarks.outputs import cells, live, tensorboard, terminal
 from benchmarks.outputs.table import Part, Table
 from common.errors import printable
 
-LONGEST_REASON = 1000  # characters of a process's last line
-
 
 def main(arguments: list[str]) -> int:
     asked = flags.asked_of(arguments)
@@ -122,7 +120,7 @@ def written(path: Path) -> tuple[int, int] | None:
 
 def without_result(job: runs.Job, code: int, said: Sequence[str]) -> records.Record:
     """The record of a run whose process ended so and said these lines on stderr; the last one tells the reason."""
-    last = printable(said[-1]).strip()[:LONGEST_REASON] if said else ""
+    last = printable(said[-1]).strip() if said else ""
     if code == runs.UNAVAILABLE:
         status, reason = "not-run", "its framework can't be imported; `python -m benchmarks list` says why."
     elif code in (runs.REFUSED, runs.UNWRITABLE):

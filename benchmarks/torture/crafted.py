@@ -7,7 +7,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +45,24 @@ def cases() -> dict[str, tuple[str, Make]]:
             if name == "settings.toml" and what == "empty":  # an empty settings file gives no flag
                 continue
             found[f"{reader}: {what}"] = (name, make)
-    for what, edit in CHECKPOINTS.items():
-        found[f"checkpoint: {what}"] = ("run.h5", _checkpoint(edit))
-    for what, edit in ELSEWHERE.items():
-        found[f"checkpoint: {what}"] = ("away.h5", _checkpoint(edit))
-    for what, edit in HDF5_DATA.items():
-        found[f"HDF5 data: {what}"] = ("data.h5", _hdf5(edit))
+    for reader, name, makers in (
+        ("checkpoint", "run.h5", _each(_checkpoint, CHECKPOINTS)),
+        ("checkpoint", "away.h5", _each(_checkpoint, ELSEWHERE)),
+        ("HDF5 data", "data.h5", _each(_hdf5, HDF5_DATA)),
+        ("record", "record.json", _each(_record, RECORDS) | _each(_written, RECORD_TEXTS)),
+        ("settings", "settings.toml", _each(_written, SETTINGS)),
+        ("per-image file", "pair.json", _each(_pair, PER_IMAGE)),
+    ):
+        found |= {f"{reader}: {what}": (name, make) for what, make in makers.items()}
     for what, make in NUMPY_DATA.items():
-        found[f"{what.partition(' ')[0]} data: {what}"] = (f"data{what.partition(' ')[0]}", make)
-    for what, change in RECORDS.items():
-        found[f"record: {what}"] = ("record.json", _record(change))
-    for what, text in RECORD_TEXTS.items():
-        found[f"record: {what}"] = ("record.json", _written(text))
-    for what, text in SETTINGS.items():
-        found[f"settings: {what}"] = ("settings.toml", _written(text))
-    for what, content in PER_IMAGE.items():
-        found[f"per-image file: {what}"] = ("pair.json", _pair(content))
+        ending = what.partition(" ")[0]
+        found[f"{ending} data: {what}"] = (f"data{ending}", make)
     return found
+
+
+def _each(maker: Callable[[Any], Make], them: Mapping[str, Any]) -> dict[str, Make]:
+    """What each is → who writes its file."""
+    return {what: maker(each) for what, each in them.items()}
 
 
 def arguments(path: Path) -> list[str]:

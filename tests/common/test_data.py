@@ -551,7 +551,7 @@ def test_a_folder_of_three_arrays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert same(load("mine", data_dir=None, binarize=None), splits)
     (tmp_path / "mine" / "valid.npy").write_bytes(b"\x93NUMPY\x01\x00")
-    with pytest.raises(UserError, match=r"valid\.npy is a truncated or damaged \.npy file"):
+    with pytest.raises(UserError, match=r"valid\.npy is truncated or damaged \("):
         load("mine", data_dir=None, binarize=None)
     np.save(tmp_path / "mine" / "valid.npy", splits["valid"])
     with pytest.raises(UserError, match=r"differ in the shape of an image .*valid \[6\]"):
@@ -593,7 +593,7 @@ def test_hdf5_that_may_not_be_read_or_claims_more_than_there_is(tmp_path, monkey
 def test_hdf5_truncated(tmp_path, kept):
     name = write_h5(tmp_path / "mine.h5", random_splits(pixels=64, sizes=(500, 100, 100)))
     os.truncate(name, int(kept * os.path.getsize(name)))
-    with pytest.raises(UserError, match=r"mine\.h5 is a truncated or damaged \.h5 file") as caught:
+    with pytest.raises(UserError, match=r"mine\.h5 is truncated or damaged \(") as caught:
         load(name, data_dir=None, binarize=None)
     assert "\n" not in str(caught.value)
 

@@ -138,15 +138,21 @@ def failing(times: int, error: Exception) -> Any:
     return compiled
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize(("times", "own"), [(1, False), (1, True), (2, False)])
 def test_where_compiling_fails_it_compiles_with_an_empty_cache(
-    times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], uncompiled: list[str]
+    times: int,
+    own: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    uncompiled: list[str],
 ) -> None:
-    """Kept programs that fail are removed. A full disk fails twice: the function runs uncompiled, and nothing is removed."""
+    """Kept programs that fail are removed, but not a user's `own`. Where it fails twice, the function runs uncompiled."""
     pytorch: Any = load("pytorch")
     folder = tmp_path / "pytorch"
     folder.mkdir()
     monkeypatch.setattr(pytorch.compiling, "folder", folder)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "own" if own else folder))
     error = torch._inductor.exc.InductorError(OSError(28, "No space left on device"), None)
     monkeypatch.setattr(torch, "compile", failing(times, error))
     call = pytorch.compiling.compiled(lambda x: 2 * x, whole=True)
@@ -154,7 +160,7 @@ def test_where_compiling_fails_it_compiles_with_an_empty_cache(
     (line,) = capsys.readouterr().err.splitlines()
     assert "OSError: [Errno 28] No space left on device" in line
     assert ("compiles anew" if times == 1 else "run uncompiled") in line
-    assert folder.exists() == (times == 2)
+    assert folder.exists() == (own or times == 2)
     assert len(uncompiled) == times - 1
 
 
