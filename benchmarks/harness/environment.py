@@ -10,6 +10,7 @@ import platform
 import statistics
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,28 @@ SOURCES = (
     *(":!benchmarks/records", ":!benchmarks/baselines"),
 )
 # The beginnings of the names of environment variables that can change a run's numbers or its speed: those of the frameworks,
-# of their libraries of matrix products, of OpenMP and of CUDA.
+# of their libraries of matrix products, of OpenMP and of CUDA. Terraform's variables begin with TF_, too, and may be secret.
 DECIDING = (
-    *("JAX_", "XLA_", "PJRT_", "TF_", "TF32_", "KERAS_", "TORCH", "PYTORCH_", "ATEN_"),
+    *("JAX_", "XLA_", "PJRT_", "KERAS_", "TORCH", "PYTORCH_", "ATEN_", "TF32_"),
+    *(f"TF_{name}_" for name in ("XLA", "NUM", "ENABLE", "DISABLE", "DETERMINISTIC", "CUDNN", "GPU", "USE", "FORCE", "AUTO")),
     *("OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "OPENBLAS_"),
     *("CUDA_", "CUBLAS", "CUDNN_", "NVIDIA_TF32", WITHIN),
 )
+# The ends of names whose values are places or secrets.
+NOT_RECORDED = ("DIR", "PATH", "HOME", "FILE", "TOKEN", "KEY", "SECRET", "PASSWORD")
+
+
+def deciding(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables that begin with one of DECIDING, without those that end in one of NOT_RECORDED."""
+    return {
+        name: value
+        for name, value in sorted(variables.items())
+        if name.startswith(DECIDING) and not name.endswith(NOT_RECORDED)
+    }
+
+
+# Asked before a framework is imported, which may set some by itself.
+GIVEN = deciding(os.environ)
 
 
 def describe(device: str = "cpu") -> dict[str, Any]:
@@ -54,7 +71,7 @@ def describe(device: str = "cpu") -> dict[str, Any]:
     commit, dirty git's HEAD; whether SOURCES differ from it; both None outside a git checkout
     machine       the processor, its family and model, the first of VECTORS that it has: None where unknown; cores, memory in
                   bytes, system; the GPU where the device is one
-    threads       the cores that this process may use, its quota of them, and the environment's variables of DECIDING
+    threads       the cores that this process may use, its quota of them, and GIVEN
     clock, load   see `clock` and `load`
     """
     commit, dirty = head()
@@ -66,7 +83,7 @@ def describe(device: str = "cpu") -> dict[str, Any]:
         "threads": {
             "cores": count(),
             "quota": quota(),
-            "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(DECIDING)},
+            "variables": GIVEN,
         },
         "clock": clock(),
         "load": load(),

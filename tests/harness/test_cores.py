@@ -139,7 +139,6 @@ def test_a_bound_that_is_none_is_the_users_mistake(text: str, monkeypatch: pytes
     assert main(["study", "throughput"]) == 2
 
 
-def test_the_bound_is_on_the_record_and_the_range_under_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(cores.WITHIN, "400")
-    assert environment.describe()["threads"]["variables"][cores.WITHIN] == "400"
+def test_the_bound_is_on_the_record_and_the_range_under_the_table() -> None:
+    assert environment.deciding({cores.WITHIN: "400"}) == {cores.WITHIN: "400"}
     assert cores.said([290.0, None, 512.4]) == "a byte's round trip between two cores 290 to 512 ns"

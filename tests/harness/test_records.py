@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -379,12 +382,13 @@ def test_a_processor_is_told_by_more_than_its_name(monkeypatch: pytest.MonkeyPat
     assert line({"brand_raw": "Chip"}) == "Chip"
 
 
-def test_thread_variables_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
-    variables = environment.describe()["threads"]["variables"]
-    assert variables["OMP_NUM_THREADS"] == "3"
-    assert "MKL_NUM_THREADS" not in variables
+def test_thread_variables_are_noted_as_they_were_at_the_processs_start() -> None:
+    code = "import os; from benchmarks.harness import environment; os.environ['MKL_NUM_THREADS'] = '5'; "
+    code += "print(environment.describe()['threads']['variables'])"
+    given = {name: value for name, value in os.environ.items() if not name.startswith(environment.DECIDING)}
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, cwd=environment.ROOT, env=given | {"OMP_NUM_THREADS": "3"}, capture_output=True, check=True)
+    assert told.stdout.decode().strip() == "{'OMP_NUM_THREADS': '3'}"
 
 
 def test_outside_a_checkout_there_is_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
