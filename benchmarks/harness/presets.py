@@ -18,7 +18,7 @@ RESNET = STANDARD.replace(
     prior="flow",
     latent_size=40,
     hidden_size=320,
-    dropout=0.1,
+    dropout=0.2,
     weight_decay=1e-2,
     decayed="weights",
     learning_rate_warm_up=500,
@@ -29,9 +29,7 @@ RESNET = STANDARD.replace(
     image_batch=10,  # the maps of more images leave the cache
 )
 # For a GPU.
-RESNET_LARGE = RESNET.replace(
-    latent_size=64, hidden_size=640, channels=64, blocks=3, dropout=0.2, steps=150_000, image_batch=100
-)
+RESNET_LARGE = RESNET.replace(latent_size=64, hidden_size=640, channels=64, blocks=3, steps=150_000, image_batch=100)
 
 # The scripts of jaanli/variational-autoencoder. The scripts sum the loss over a batch of B images; this suite takes the mean.
 # Here their ε is divided by B outside the root and by B² inside the root; TensorFlow's accumulator of 1 becomes 1/B².
