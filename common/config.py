@@ -114,6 +114,19 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Annealing:
+    """Annealed importance sampling, which no run does: `evaluate --ais` and the study `gaps` have these settings.
+
+    Wu et al. (2017) took 16 chains and 10 leapfrog steps, and, starting from the prior, 10,000 distributions.
+    """
+
+    chains: int = setting(16, "Chains an image.")
+    distributions: int = setting(1_000, "Distributions from the encoder's posterior to the true one.")
+    leapfrogs: int = setting(10, "Leapfrog steps of a Hamiltonian move.")
+    schedule: Literal["sigmoid", "linear"] = setting("sigmoid", "Of β, from 0 to 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """All settings of a run. With a backend and a data set they determine its numbers."""
 

@@ -12,19 +12,23 @@ from common.errors import UserError
 from common.noise import NOISE_BLOCK
 from common.protocol import Scorer
 
+ENOUGH, LEAST_ESS = 100, 2.0  # from so many samples on, a smaller effective sample size is a warning
+
 
 @dataclass(frozen=True)
 class PerImage:
-    """Estimates of each image, [images]: its index, mean log w, log mean w, effective sample size.
+    """Estimates of each image, [images]: its index, and its mean log w.
 
-    `nested` is log mean w of the first k of the image's samples, [sizes, images], for each k of `sizes`.
+    For each k of `sizes`, from the first k of the image's samples, [sizes, images]: `nested`, log mean w; `ess`, the effective
+    sample size; and `nested_error`, the standard error of `nested` over other draws of the samples.
     """
 
     image: np.ndarray
     elbo: np.ndarray
-    ess: np.ndarray
     sizes: list[int]
     nested: np.ndarray
+    ess: np.ndarray
+    nested_error: np.ndarray
 
     @property
     def log_px(self) -> np.ndarray:
@@ -33,12 +37,13 @@ class PerImage:
 
 @dataclass(frozen=True)
 class Estimates:
-    """Means over images; a standard error (…_se) is that of the mean over images."""
+    """Means over images. A standard error (…_se) is over other images; log_px_mc_se is over other draws of the samples."""
 
     elbo: float
     elbo_se: float
     log_px: float
     log_px_se: float
+    log_px_mc_se: float
     ess: float
     importance_samples: int
     images: int
@@ -48,6 +53,23 @@ def log_mean_exp(log_w: np.ndarray) -> np.ndarray:
     """log of the mean weight of each image, [batch], from log weights [samples, batch]."""
     top = log_w.max(axis=0)
     return np.asarray(top + np.log(np.exp(log_w - top).mean(axis=0)))
+
+
+def log_mean_exp_error(log_w: np.ndarray) -> np.ndarray:
+    """The standard error of `log_mean_exp` over independent draws of the samples, [batch]; 0 for a single sample.
+
+    By the jackknife (Efron 1982): √((K − 1)/K·Σₖ(lₖ − l̄)²), lₖ the estimate without sample k. Where one weight is nearly all of
+    the sum, the draws have not seen how far weights spread, and the error is too small: see `effective_sample_size`.
+    """
+    samples = len(log_w)
+    if samples == 1:
+        return np.zeros(log_w.shape[1])
+    w = np.exp(log_w - log_w.max(axis=0))
+    # The rest without the largest weight, by subtraction, would have few digits.
+    rest = np.where(w == 1, np.sum(w, axis=0, where=w < 1) + np.maximum((w == 1).sum(axis=0) - 1, 0), w.sum(axis=0) - w)
+    with np.errstate(divide="ignore"):
+        without = np.log(np.maximum(rest, np.finfo(np.float64).tiny))
+    return np.asarray(np.sqrt((samples - 1) / samples * np.square(without - without.mean(axis=0)).sum(axis=0)))
 
 
 def effective_sample_size(log_w: np.ndarray) -> np.ndarray:
@@ -99,19 +121,26 @@ def per_image(
     ELBO: mean of log w. log p(x): log mean w, a lower bound in expectation that tightens with K (Burda et al. 2016, theorem 1).
     `report` is called with the number of images done since its last call.
     """
-    elbo, ess, nested = [], [], []
+    elbo: list[np.ndarray] = []
+    by_size: dict[str, list[list[np.ndarray]]] = {"nested": [], "ess": [], "nested_error": []}
     sizes = nested_sizes(samples)
     for log_w in stream(
         session, handle, images=images, samples=samples, seed=seed, image_batch=image_batch, sample_block=sample_block
     ):
         with np.errstate(invalid="ignore"):  # of weights that aren't finite: the caller says so
             elbo.append(log_w.mean(axis=0))
-            nested.append([log_mean_exp(log_w[:k]) for k in sizes])
-            ess.append(effective_sample_size(log_w))
+            for found, estimate in zip(by_size.values(), BY_SIZE, strict=True):
+                found.append([estimate(log_w[:k]) for k in sizes])
         report(log_w.shape[1])
     return PerImage(
-        image=images, elbo=np.concatenate(elbo), ess=np.concatenate(ess), sizes=sizes, nested=np.concatenate(nested, axis=1)
+        image=images,
+        elbo=np.concatenate(elbo),
+        sizes=sizes,
+        **{name: np.concatenate(values, axis=1) for name, values in by_size.items()},
     )
+
+
+BY_SIZE = (log_mean_exp, effective_sample_size, log_mean_exp_error)  # `PerImage.nested`, `ess` and `nested_error`
 
 
 def nested_sizes(samples: int) -> list[int]:
@@ -120,11 +149,15 @@ def nested_sizes(samples: int) -> list[int]:
 
 
 def by_samples(values: PerImage) -> dict[str, list[float]]:
-    """log p(x) against the number of samples: {samples [sizes], log_px [sizes], log_px_se [sizes]}, means over the images."""
+    """log p(x) and the effective sample size against the number of samples: {samples, log_px, log_px_se, ess}, [sizes] each.
+
+    Means over the images.
+    """
     return {
         "samples": list(values.sizes),
         "log_px": [float(log_px.mean()) for log_px in values.nested],
         "log_px_se": [standard_error(log_px) for log_px in values.nested],
+        "ess": [float(ess.mean()) for ess in values.ess],
     }
 
 
@@ -142,7 +175,8 @@ def warning(values: PerImage, *, highest: float | None) -> str | None:
     """A sentence where the estimates contradict what they are, a sign of a wrong density; else None.
 
     log p(x) is at least the ELBO (Jensen), rises with K in expectation (Burda et al. 2016, theorem 1), and is below `highest`,
-    nats per image, which no model of the data set has reached; None where that isn't known.
+    nats per image, which no model of the data set has reached; None where that isn't known. Where one sample has nearly all the
+    weight, log p(x) is far too low, and its Monte Carlo error too small.
     """
     elbo, log_px = float(values.elbo.mean()), float(values.log_px.mean())
     if log_px < elbo - 1e-6 * abs(elbo):
@@ -153,6 +187,8 @@ def warning(values: PerImage, *, highest: float | None) -> str | None:
         gain = values.nested[i] - values.nested[i - 1]
         if gain.mean() < -3 * standard_error(gain):
             return f"log p(x) falls by {-gain.mean():.2f} nats from K = {values.sizes[i - 1]:,} to {values.sizes[i]:,}."
+    if values.sizes[-1] >= ENOUGH and (ess := float(values.ess[-1].mean())) < LEAST_ESS:
+        return f"The effective sample size is {ess:.1f} of {values.sizes[-1]:,}: log p(x) is too low by an unknown amount."
     return None
 
 
@@ -163,7 +199,8 @@ def summary(values: PerImage) -> Estimates:
         elbo_se=standard_error(values.elbo),
         log_px=float(values.log_px.mean()),
         log_px_se=standard_error(values.log_px),
-        ess=float(values.ess.mean()),
+        log_px_mc_se=float(np.sqrt(np.square(values.nested_error[-1]).sum()) / len(values.elbo)),
+        ess=float(values.ess[-1].mean()),
         importance_samples=values.sizes[-1],
         images=len(values.elbo),
     )

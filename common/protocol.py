@@ -52,6 +52,19 @@ class Scorer(Protocol):
         `samples` starts at the first sample of a block (see `noise.noise_blocks`).
         """
 
+    def outputs(self, handle: Any, indices: np.ndarray) -> np.ndarray:
+        """The encoder's outputs for images indices [batch], [batch, outputs]: loc, s and, for a flow, the context."""
+
+    def slopes(
+        self, handle: Any, indices: np.ndarray, *, outputs: np.ndarray, noise: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """log w = log p(x,z) − log q(z), [samples, batch], and its derivatives, by the judged parameters.
+
+        q and z follow from `outputs` [batch, outputs], whether or not they are the encoder's, and `noise`
+        [samples, batch, latent]. The derivatives: ∂log w/∂noise, [samples, batch, latent], and Σ over samples of
+        ∂log w/∂outputs, [batch, outputs].
+        """
+
     def inspect(self, handle: Any, indices: np.ndarray, *, noise: np.ndarray, kl_weight: float) -> dict[str, np.ndarray]:
         """Every quantity of the model by name, and `gradient/NAME` of the objective for every parameter.
 
@@ -64,6 +77,9 @@ class Scorer(Protocol):
 
         For images [batch, pixels] and standard normal noise [samples, batch, latent].
         """
+
+    def noise_of(self, images: np.ndarray, latents: np.ndarray) -> np.ndarray:
+        """The noise that `encode` takes to these latents; both are [samples, batch, latent]. Sequential in a flow's latents."""
 
     def prior(self, noise: np.ndarray) -> np.ndarray:
         """z ~ p(z), [batch, latent], by the judged parameters, from standard normal noise [batch, latent].

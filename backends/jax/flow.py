@@ -72,12 +72,14 @@ class Block(nnx.Module):
         return gate * z + (1 - gate) * m, nnx.log_sigmoid(s).sum(-1)
 
     @checked
-    def inverse(self, z: Float[Array, "samples batch latent"]) -> Float[Array, "samples batch latent"]:
+    def inverse(
+        self, z: Float[Array, "samples batch latent"], context: Float[Array, "batch latent"] | None
+    ) -> Float[Array, "samples batch latent"]:
         """The point that the block takes to z: latent by latent, since (m, s) of each depend on those before it."""
         index = jnp.arange(z.shape[-1])
 
         def step(i: Array, point: Array) -> Array:
-            m, s = self.made(point, None)
+            m, s = self.made(point, context)
             gate = nnx.sigmoid(s + self.gate_bias)
             return jnp.where(index == i, (z - (1 - gate) * m) / gate, point)
 
@@ -115,9 +117,11 @@ class Flow(nnx.Module):
         return quantities | {"z": z, "log_det": log_det}
 
     @checked
-    def inverse(self, z: Float[Array, "samples batch latent"]) -> Float[Array, "samples batch latent"]:
-        """The point that the blocks, without a context, take to z."""
+    def inverse(
+        self, z: Float[Array, "samples batch latent"], context: Float[Array, "batch latent"] | None
+    ) -> Float[Array, "samples batch latent"]:
+        """The point that the blocks take to z."""
         for i in reversed(range(len(self.blocks))):
-            point = self.blocks[i].inverse(z)
+            point = self.blocks[i].inverse(z, context)
             z = jnp.flip(point, -1) if i else point
         return z

@@ -51,6 +51,7 @@ class Scorer:
         self.parameters = self._own(parameters)
         self.compiled_noise = jax.jit(self._evaluation_noise)
         self.compiled_log_weights = jax.jit(self._log_weights, compiler_options=EXACTLY)
+        self.compiled_slopes = jax.jit(self._slopes, compiler_options=EXACTLY)
 
     @property
     def _judged(self) -> dict[str, Array]:
@@ -109,6 +110,39 @@ class Scorer:
         return log_weights(self._vae(parameters)(handle[indices].astype(self.dtype), noise), 1.0)
 
     @checked
+    def outputs(
+        self, handle: UInt8[Array, "images pixels"], indices: Int[np.ndarray, "batch"]
+    ) -> Float[np.ndarray, "batch outputs"]:
+        return np.asarray(self._vae(self._judged).encoder(self.images(handle, indices), {}))
+
+    @checked
+    def slopes(
+        self,
+        handle: UInt8[Array, "images pixels"],
+        indices: Int[np.ndarray, "batch"],
+        *,
+        outputs: Float[np.ndarray, "batch outputs"],
+        noise: Float[np.ndarray, "samples batch latent"],
+    ) -> tuple[
+        Float[np.ndarray, "samples batch"], Float[np.ndarray, "samples batch latent"], Float[np.ndarray, "batch outputs"]
+    ]:
+        found = self.compiled_slopes(self._judged, handle, indices, self.given(outputs), self.given(noise))
+        log_w, by_noise, by_outputs = jax.device_get(found)
+        return log_w, by_noise, by_outputs
+
+    def _slopes(self, parameters: dict[str, Array], handle: Array, indices: Array, outputs: Array, noise: Array) -> Any:
+        x = handle[indices].astype(self.dtype)
+
+        def total(outputs: Array, noise: Array) -> tuple[Array, Array]:
+            vae = self._vae(parameters)
+            quantities = vae.draw(vae.moments(outputs), noise)
+            log_w = log_weights(quantities | vae.joint(x, quantities["z"], {}), 1.0)
+            return log_w.sum(), log_w
+
+        (_, log_w), (by_outputs, by_noise) = jax.value_and_grad(total, (0, 1), has_aux=True)(outputs, noise)
+        return log_w, by_noise, by_outputs
+
+    @checked
     def inspect(
         self,
         handle: UInt8[Array, "images pixels"],
@@ -137,6 +171,12 @@ class Scorer:
         self, images: Real[np.ndarray, "batch pixels"], noise: Float[np.ndarray, "samples batch latent"]
     ) -> Float[np.ndarray, "samples batch latent"]:
         return np.asarray(self._vae(self._judged).posterior(self.given(images), self.given(noise), {})["z"])
+
+    @checked
+    def noise_of(
+        self, images: Real[np.ndarray, "batch pixels"], latents: Float[np.ndarray, "samples batch latent"]
+    ) -> Float[np.ndarray, "samples batch latent"]:
+        return np.asarray(self._vae(self._judged).posterior_noise(self.given(images), self.given(latents)))
 
     @checked
     def prior(self, noise: Float[np.ndarray, "batch latent"]) -> Float[np.ndarray, "batch latent"]:

@@ -69,12 +69,14 @@ class Block(nn.Module):
         return gate * z + (1 - gate) * m, F.logsigmoid(s).sum(-1)
 
     @checked
-    def inverse(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch latent"]:
+    def inverse(
+        self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"] | None
+    ) -> Float[Tensor, "samples batch latent"]:
         """The point that the block takes to z: latent by latent, since (m, s) of each depend on those before it."""
         index = torch.arange(z.shape[-1], device=z.device)
         point = torch.zeros_like(z)
         for i in range(z.shape[-1]):
-            m, s = self.made(point, None)
+            m, s = self.made(point, context)
             gate = torch.sigmoid(s + self.gate_bias)
             point = torch.where(index == i, (z - (1 - gate) * m) / gate, point)
         return point
@@ -102,9 +104,11 @@ class Flow(nn.Module):
         return quantities | {"z": z, "log_det": log_det}
 
     @checked
-    def inverse(self, z: Float[Tensor, "samples batch latent"]) -> Float[Tensor, "samples batch latent"]:
-        """The point that the blocks, without a context, take to z."""
+    def inverse(
+        self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"] | None
+    ) -> Float[Tensor, "samples batch latent"]:
+        """The point that the blocks take to z."""
         for i in reversed(range(len(self.blocks))):
-            point = self.blocks[i].inverse(z)
+            point = self.blocks[i].inverse(z, context)
             z = point.flip(-1) if i else point
         return z

@@ -110,6 +110,30 @@ class Scorer:
         rows = torch.as_tensor(places * images + indices % images, device=self.device)
         return normals.index_select(0, rows).transpose(0, 1)
 
+    @torch.no_grad()
+    @checked
+    def outputs(
+        self, handle: UInt8[Tensor, "images pixels"], indices: Int[np.ndarray, "batch"]
+    ) -> Float[np.ndarray, "batch outputs"]:
+        return self.judged.encoder(self.images(handle, indices), {}).cpu().numpy()
+
+    @checked
+    def slopes(
+        self,
+        handle: UInt8[Tensor, "images pixels"],
+        indices: Int[np.ndarray, "batch"],
+        *,
+        outputs: Float[np.ndarray, "batch outputs"],
+        noise: Float[np.ndarray, "samples batch latent"],
+    ) -> tuple[
+        Float[np.ndarray, "samples batch"], Float[np.ndarray, "samples batch latent"], Float[np.ndarray, "batch outputs"]
+    ]:
+        inputs = self.given(outputs).requires_grad_(), self.given(noise).requires_grad_()
+        quantities = self.judged.draw(self.judged.moments(inputs[0]), inputs[1])
+        log_w = log_weights(quantities | self.judged.joint(self.images(handle, indices), quantities["z"], {}), 1.0)
+        by_outputs, by_noise = torch.autograd.grad(log_w.sum(), inputs)
+        return log_w.detach().cpu().numpy(), by_noise.cpu().numpy(), by_outputs.cpu().numpy()
+
     @checked
     def inspect(
         self,
@@ -134,6 +158,13 @@ class Scorer:
         self, images: Real[np.ndarray, "batch pixels"], noise: Float[np.ndarray, "samples batch latent"]
     ) -> Float[np.ndarray, "samples batch latent"]:
         return self.judged.posterior(self.given(images), self.given(noise), {})["z"].cpu().numpy()
+
+    @torch.no_grad()
+    @checked
+    def noise_of(
+        self, images: Real[np.ndarray, "batch pixels"], latents: Float[np.ndarray, "samples batch latent"]
+    ) -> Float[np.ndarray, "samples batch latent"]:
+        return self.judged.posterior_noise(self.given(images), self.given(latents)).cpu().numpy()
 
     @torch.no_grad()
     @checked

@@ -69,12 +69,14 @@ class Block(keras.layers.Layer):
         return gate * z + (1 - gate) * m, tf.reduce_sum(tf.math.log_sigmoid(s), -1)
 
     @checked
-    def inverse(self, z: Float[tf.Tensor, "samples batch latent"]) -> Float[tf.Tensor, "samples batch latent"]:
+    def inverse(
+        self, z: Float[tf.Tensor, "samples batch latent"], context: Float[tf.Tensor, "batch latent"] | None
+    ) -> Float[tf.Tensor, "samples batch latent"]:
         """The point that the block takes to z: latent by latent, since (m, s) of each depend on those before it."""
         index = tf.range(z.shape[-1])
         point = tf.zeros_like(z)
         for i in range(z.shape[-1]):
-            m, s = self.made(point, None)
+            m, s = self.made(point, context)
             gate = tf.sigmoid(s + self.gate_bias)
             point = tf.where(index == i, (z - (1 - gate) * m) / gate, point)
         return point
@@ -102,9 +104,11 @@ class Flow(keras.layers.Layer):
         return quantities | {"z": z, "log_det": log_det}
 
     @checked
-    def inverse(self, z: Float[tf.Tensor, "samples batch latent"]) -> Float[tf.Tensor, "samples batch latent"]:
-        """The point that the blocks, without a context, take to z."""
+    def inverse(
+        self, z: Float[tf.Tensor, "samples batch latent"], context: Float[tf.Tensor, "batch latent"] | None
+    ) -> Float[tf.Tensor, "samples batch latent"]:
+        """The point that the blocks take to z."""
         for i in reversed(range(len(self.blocks))):
-            point = self.blocks[i].inverse(z)
+            point = self.blocks[i].inverse(z, context)
             z = tf.reverse(point, [-1]) if i else point
         return z

@@ -116,6 +116,39 @@ class Scorer:
         return log_weights(self.judged(self.images(handle, indices), noise), 1.0)
 
     @checked
+    def outputs(
+        self, handle: UInt8[tf.Tensor, "images pixels"], indices: Int[np.ndarray, "batch"]
+    ) -> Float[np.ndarray, "batch outputs"]:
+        with tf.device(self.device):
+            return self.judged.encoder(self.images(handle, indices), {}).numpy()
+
+    @checked
+    def slopes(
+        self,
+        handle: UInt8[tf.Tensor, "images pixels"],
+        indices: Int[np.ndarray, "batch"],
+        *,
+        outputs: Float[np.ndarray, "batch outputs"],
+        noise: Float[np.ndarray, "samples batch latent"],
+    ) -> tuple[
+        Float[np.ndarray, "samples batch"], Float[np.ndarray, "samples batch latent"], Float[np.ndarray, "batch outputs"]
+    ]:
+        with tf.device(self.device):
+            rows = tf.constant(indices, tf.int32)
+            log_w, by_noise, by_outputs = self._slopes(handle, rows, self.given(outputs), self.given(noise))
+        return log_w.numpy(), by_noise.numpy(), by_outputs.numpy()
+
+    @tf.function(jit_compile=True, autograph=False)
+    def _slopes(self, handle: tf.Tensor, indices: tf.Tensor, outputs: tf.Tensor, noise: tf.Tensor) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch((outputs, noise))
+            quantities = self.judged.draw(self.judged.moments(outputs), noise)
+            log_w = log_weights(quantities | self.judged.joint(self.images(handle, indices), quantities["z"], {}), 1.0)
+            total = tf.reduce_sum(log_w)
+        by_outputs, by_noise = tape.gradient(total, (outputs, noise))
+        return log_w, by_noise, by_outputs
+
+    @checked
     def inspect(
         self,
         handle: UInt8[tf.Tensor, "images pixels"],
@@ -138,6 +171,13 @@ class Scorer:
     ) -> Float[np.ndarray, "samples batch latent"]:
         with tf.device(self.device):
             return self.judged.posterior(self.given(images), self.given(noise), {})["z"].numpy()
+
+    @checked
+    def noise_of(
+        self, images: Real[np.ndarray, "batch pixels"], latents: Float[np.ndarray, "samples batch latent"]
+    ) -> Float[np.ndarray, "samples batch latent"]:
+        with tf.device(self.device):
+            return self.judged.posterior_noise(self.given(images), self.given(latents)).numpy()
 
     @checked
     def prior(self, noise: Float[np.ndarray, "batch latent"]) -> Float[np.ndarray, "batch latent"]:

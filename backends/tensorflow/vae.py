@@ -74,8 +74,12 @@ class VAE(keras.layers.Layer):
     @checked
     def encode(self, x: Float[tf.Tensor, "batch pixels"], masks: Masks) -> dict[str, Float[tf.Tensor, "batch {self.latent}"]]:
         """loc, scale and, for a flow, context, [batch, latent] each: q's Gaussian base is N(loc, scale²)."""
-        out = self.encoder(x, masks)
-        loc, s, *context = tf.split(out, out.shape[-1] // self.latent, axis=-1)
+        return self.moments(self.encoder(x, masks))
+
+    @checked
+    def moments(self, outputs: Float[tf.Tensor, "batch outputs"]) -> dict[str, Float[tf.Tensor, "batch {self.latent}"]]:
+        """The encoder's outputs by name, as `encode` returns them."""
+        loc, s, *context = tf.split(outputs, outputs.shape[-1] // self.latent, axis=-1)
         return {"loc": loc, "scale": softplus(s)} | ({"context": context[0]} if context else {})
 
     @checked
@@ -83,7 +87,16 @@ class VAE(keras.layers.Layer):
         self, x: Float[tf.Tensor, "batch pixels"], noise: Float[tf.Tensor, "samples batch {self.latent}"], masks: Masks
     ) -> Quantities:
         """By name: z ~ q(z|x), [samples, batch, latent], its density log_q, [samples, batch], and the quantities before."""
-        quantities = self.encode(x, masks)
+        return self.draw(self.encode(x, masks), noise)
+
+    @checked
+    def draw(
+        self,
+        moments: dict[str, Float[tf.Tensor, "batch {self.latent}"]],
+        noise: Float[tf.Tensor, "samples batch {self.latent}"],
+    ) -> Quantities:
+        """`posterior` of the q that has these `moments`."""
+        quantities = dict(moments)
         loc, scale = quantities["loc"], quantities["scale"]
         z = loc + scale * noise
         log_q = standard_normal_log_density(noise) - tf.reduce_sum(tf.math.log(scale), -1)
@@ -98,6 +111,15 @@ class VAE(keras.layers.Layer):
         }
 
     @checked
+    def posterior_noise(
+        self, x: Float[tf.Tensor, "batch pixels"], z: Float[tf.Tensor, "samples batch {self.latent}"]
+    ) -> Float[tf.Tensor, "samples batch {self.latent}"]:
+        """The noise that `posterior` takes to z."""
+        quantities = self.encode(x, {})
+        base = z if self.flow is None else self.flow.inverse(z, quantities["context"])
+        return (base - quantities["loc"]) / quantities["scale"]
+
+    @checked
     def prior_density(self, z: Float[tf.Tensor, "samples batch {self.latent}"]) -> Quantities:
         """log p(z), [samples, batch], as `log_p_z`; of a flow, each block's z and log_det too: u = f(z) is N(0, I)."""
         if self.prior is None:
@@ -109,7 +131,7 @@ class VAE(keras.layers.Layer):
     @checked
     def prior_sample(self, noise: Float[tf.Tensor, "batch {self.latent}"]) -> Float[tf.Tensor, "batch {self.latent}"]:
         """z ~ p(z): the noise, or f⁻¹ of it."""
-        return noise if self.prior is None else self.prior.inverse(noise[None])[0]
+        return noise if self.prior is None else self.prior.inverse(noise[None], None)[0]
 
     @checked
     def call(
@@ -123,16 +145,18 @@ class VAE(keras.layers.Layer):
         """
         masks = self.masks(noise)
         quantities = self.posterior(x, noise[..., : self.latent], masks["encoder"])
-        z = quantities["z"]
-        logits = self.decoder(z, masks["decoder"])
-        return (
-            quantities
-            | self.prior_density(z)
-            | {
-                "logits": logits,
-                "log_p_x_given_z": tf.reduce_sum(x * logits - softplus(logits), -1),
-            }
-        )
+        return quantities | self.joint(x, quantities["z"], masks["decoder"])
+
+    @checked
+    def joint(
+        self, x: Float[tf.Tensor, "batch pixels"], z: Float[tf.Tensor, "samples batch {self.latent}"], masks: Masks
+    ) -> Quantities:
+        """`prior_density` of z, the logits [samples, batch, pixels] and log p(x|z), [samples, batch], as `log_p_x_given_z`."""
+        logits = self.decoder(z, masks)
+        return self.prior_density(z) | {
+            "logits": logits,
+            "log_p_x_given_z": tf.reduce_sum(x * logits - softplus(logits), -1),
+        }
 
 
 @checked

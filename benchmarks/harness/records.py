@@ -24,8 +24,9 @@
     timing.evaluation_s            scoring the test images
     peak_memory_bytes              the most resident memory of the run's process; null where the system doesn't say (Linux does)
     test.elbo, log_px              means over the test images; elbo_se, log_px_se their standard errors over images
+    test.log_px_mc_se              standard error of log_px over other draws of the importance samples
     test.importance_samples, images, ess    K; images scored; effective sample size of the K, mean over images
-    test.by_samples                {samples, log_px, log_px_se}: log p(x) by the first 1, 10, 100 … K of the same samples
+    test.by_samples                {samples, log_px, log_px_se, ess}, by the first 1, 10, 100 … K of the same samples
     test.warning                   one sentence where the estimates contradict what they are; see `estimators.warning`
     test.per_image                 {file, sha256} of the file beside the record with each image's result: `per_image` reads it
     checksum                       SHA-256 of all else; a record that `read` finds changed has `edited`
@@ -83,7 +84,7 @@ LATER = {
         *("evaluation_s", "import_s", "placement_s", "first_chunk_s", "chunks", "warning", "programs_compiled"),
         "uncompiled",
     ),
-    "test": ("ess", "elbo_se", "by_samples", "per_image", "warning"),
+    "test": ("ess", "elbo_se", "log_px_mc_se", "by_samples", "per_image", "warning"),
 }
 PER_IMAGE = {"image": np.int32, "elbo": np.float32, "log_px": np.float32}  # arrays of a per-image file, [images]
 TIMING = (*SECTIONS["timing"], *LATER["timing"])

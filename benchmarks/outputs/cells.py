@@ -73,6 +73,16 @@ def name(record: Record, found: Sequence[Record]) -> str:
     return " ".join([*model, *varying])
 
 
+def draws(found: Sequence[Record]) -> list[str]:
+    """The line with the Monte Carlo errors of log p(x), where the records have them."""
+    errors = [error for record in found if (error := record["test"]["log_px_mc_se"]) is not None]
+    if not errors:
+        return []
+    low, high = f"{min(errors):.3f}", f"{max(errors):.3f}"
+    over = low if low == high else f"{low} to {high}"
+    return [f"±: over test images. Over other importance samples of the same model and images: ± {over}."]
+
+
 def remarks(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]:
     """The lines under a table: rows without a result or a credible one, rows that spread widely, the latency between cores.
 
@@ -93,6 +103,7 @@ def remarks(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]
     ends = [record["environment"].get(key) for record in found for key in ("round_trip_ns", "round_trip_after_ns")]
     return [
         *lines,
+        *draws(found),
         *spreads(found, labels=labels),
         *crowded(found, labels=labels),
         *([f"Before and after training, {cores.said(ends)}."] if any(ends) else []),

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 from rich.console import Console
 
 from benchmarks.harness import records, spread
@@ -19,6 +20,7 @@ from benchmarks.outputs import cells, older, terminal
 from benchmarks.outputs.table import ABSENT, Part, Table
 from common.config import FAMILIES
 from common.errors import unknown
+from common.estimators import standard_error
 from common.protocol import BACKENDS
 
 NOT_MEASURED = "not measured"
@@ -99,10 +101,13 @@ BLOCKS = {
 
 
 def rows(table: str, found: Iterable[Record]) -> list[Record]:
-    """The records of a table's rows, in the table's order. Raises `UserError` for a table that isn't in TABLES."""
+    """The records of a table's rows, of several seeds the least, in the table's order.
+
+    Raises `UserError` for a table that isn't in TABLES.
+    """
     if table not in TABLES:
         raise unknown("table", table, TABLES)
-    return [record for record in _candidates(TABLES[table], found) if _clean(record)]
+    return _first_seeds([record for record in _candidates(TABLES[table], found) if _clean(record)])
 
 
 def _row(record: Record) -> Row:
@@ -138,7 +143,8 @@ def parts(name: str, found: Sequence[Record]) -> list[Part]:
     block = BLOCKS[name]
     table = TABLES[block.table]
     candidates = [record for record in _candidates(table, found) if record["device"] == block.device]
-    published = [record for record in candidates if _clean(record)]
+    clean = [record for record in candidates if _clean(record)]
+    published = _first_seeds(clean)
     if name == BENCH:
         return [_screen(cells.page(published)[:1])]
     columns = cells.shown(block.columns, published)
@@ -150,7 +156,28 @@ def parts(name: str, found: Sequence[Record]) -> list[Part]:
         if older.COLUMN in columns:
             empty[older.COLUMN] = older.reported(row[2], row[1])
         lines += [[cell.get(column, ABSENT) for column in columns] for cell in filled or [empty]]
-    return [Table(columns=columns, rows=lines, left=cells.LEFT), _remarks(block, published)]
+    return [Table(columns=columns, rows=lines, left=cells.LEFT), _remarks(block, published, seeds=over_seeds(clean))]
+
+
+def _first_seeds(found: Sequence[Record]) -> list[Record]:
+    """The records without those that a lesser seed of the same row stands for."""
+    least = {(_row(record), record["device"], record["precision"]): record for record in reversed(found)}
+    return [record for record in found if any(record is kept for kept in least.values())]
+
+
+def over_seeds(found: Sequence[Record]) -> list[str]:
+    """The line with each row's log p(x) over its seeds: the mean and its standard error, and the range."""
+    rows: dict[str, dict[int, float]] = {}
+    alike = [record | {"seed": 0} for record in found]
+    for record, plain in zip(found, alike, strict=True):
+        rows.setdefault(cells.name(plain, alike), {})[record["seed"]] = record["test"]["log_px"]
+    said = []
+    for name, of in rows.items():
+        if len(of) > 1:
+            values = np.array(list(of.values()))
+            mean, error = values.mean(), standard_error(values)
+            said.append(f"{name} {mean:.2f} ± {error:.2f} ({len(of)} seeds, {values.min():.2f} to {values.max():.2f})")
+    return [f"log p(x) over seeds, the mean ± its standard error over them: {'; '.join(said)}."] if said else []
 
 
 def _named(row: Row) -> dict[str, str]:
@@ -192,11 +219,11 @@ def _title(model: tuple[str, str]) -> str:
     return ", ".join(filter(None, named))
 
 
-def _remarks(block: Block, found: list[Record]) -> str:
-    """A list: the data set, `cells.remarks`, `cells.provenance`, and the timing contract."""
+def _remarks(block: Block, found: list[Record], *, seeds: list[str]) -> str:
+    """A list: the data set, `cells.remarks`, the line of `over_seeds`, `cells.provenance`, and the timing contract."""
     remarks = [f"Data: {TABLES[block.table].dataset}."]
     if found:
-        remarks += [*cells.remarks(found), *cells.provenance(found), spread.statement("timing.md")]
+        remarks += [*cells.remarks(found), *seeds, *cells.provenance(found), spread.statement("timing.md")]
     return "\n".join(f"- {remark}" for remark in remarks)
 
 

@@ -268,6 +268,13 @@ def forward(session: Session, config: Config, train: np.ndarray) -> Iterator[tup
         found["densities"]["prior"] = session.prior(noise[0])
     log_weights = session.log_weights(handle, rows, samples=range(max(SAMPLES)), seed=0, noise=noise)
     found["log-weights"]["log_weights, β=1"] = log_weights
+    if config.dtype == "float64":  # `evaluate --ais` needs no other rung: slopes round as gradients do
+        outputs = session.outputs(handle, rows)
+        slopes = session.slopes(handle, rows, outputs=outputs, noise=noise)
+        found["encoder"]["outputs"] = outputs
+        found["posterior"]["noise_of"] = session.noise_of(train[rows], session.encode(train[rows], noise))
+        found["log-weights"]["slopes"] = slopes[0]
+        found["gradients"] |= {"log w by noise": slopes[1], "log w by outputs": slopes[2]}
     yield from found.items()
 
 

@@ -9,7 +9,8 @@ import pytest
 
 import vaebench
 from benchmarks.__main__ import main
-from common import checkpoints, data, parameters
+from benchmarks.harness import annealed
+from common import annealing, checkpoints, data, parameters
 from common.checkpoints import Checkpoint
 from common.config import Config
 from common.errors import UserError
@@ -35,3 +36,77 @@ def test_weights_that_are_not_finite_have_no_score(
     assert "Warning" not in said.err
     with pytest.raises(UserError, match="The model has diverged"):
         vaebench.load(path).evaluate()
+
+
+def trained(folder: Path, backend: str) -> Path:
+    """A small model's checkpoint with random weights."""
+    digits = data.load("binarized-digits", data_dir=None, binarize=None)
+    config = Config().replace(latent_size=2, hidden_size=8, image_shape=digits.image_shape, samples=50, image_batch=3)
+    initial = parameters.initial_parameters(config.model, training=config.training, pixel_log_odds=np.zeros(64))
+    draws = np.random.default_rng(1)
+    moved = {name: (value + 0.3 * draws.normal(size=value.shape)).astype("float32") for name, value in initial.items()}
+    state = parameters.fresh_state(moved, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
+    path = folder / "run.h5"
+    checkpoints.save(Checkpoint(config, backend, "quick", digits.name, digits.sha256, state), path)
+    return path
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_annealing_goes_on_where_it_was_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """After two of three batches the results of two are kept; the same command computes one, and says the same numbers."""
+    path = trained(tmp_path, backend)
+    command = ["evaluate", str(path), "--ais", "--images", "7", "--distributions", "6", "--chains", "4", "--leapfrogs", "2"]
+    assert main(command) == 0
+    whole = capsys.readouterr()
+    assert "7 images × 4 chains × 6 distributions × 2 leapfrog steps" in whole.err
+    assert "log p(x) by annealing" in whole.out
+    (kept,) = tmp_path.glob("*.ais-*.npz")
+    kept.unlink()
+    done, write = [], annealed.write_bytes
+
+    def two(path: Path, content: bytes) -> None:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(path)
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(annealed, "write_bytes", two)
+        assert main(command) == 130
+    assert len(annealed.read(kept)["image"]) == 6
+    capsys.readouterr()
+    batches = annealing.target_of
+    counted = []
+    monkeypatch.setattr(annealing, "target_of", lambda *arguments: counted.append(1) or batches(*arguments))
+    assert main(command) == 0
+    assert capsys.readouterr().out == whole.out
+    assert len(counted) == 1
+    assert main([*command[:-1], "3"]) == 0, "other settings have a file of their own"
+    assert len(list(tmp_path.glob("*.ais-*.npz"))) == 2
+
+
+def test_a_damaged_file_of_annealing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", str(trained(tmp_path, "pytorch")), "--ais", "--images", "2", "--distributions", "2", "--chains", "2"]
+    assert main(command) == 0
+    (kept,) = tmp_path.glob("*.ais-*.npz")
+    kept.write_bytes(kept.read_bytes()[:100])
+    capsys.readouterr()
+    assert main(command) == 2
+    assert f"The results {kept} can't be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--chains", "3"], "--chains is a setting of --ais; add --ais"),
+        (["--ais", "--leapfrogs", "0"], "--leapfrogs is 0; it must be at least 1"),
+        (["--ais", "--schedule", "cubic"], "--schedule is 'cubic'; it must be sigmoid or linear"),
+    ],
+)
+def test_settings_of_annealing_that_make_no_sense_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert main(["evaluate", str(trained(tmp_path, "pytorch")), *arguments]) == 2
+    assert words in capsys.readouterr().err

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from common import estimators
 from common.noise import NOISE_BLOCK
@@ -149,7 +150,8 @@ def test_log_px_by_samples_is_that_of_the_first_samples_of_the_same(samples: int
     assert len(model.asked) == 2 * asked, "one pass"
     found = estimators.by_samples(values)
     assert found["samples"] == sizes
-    for k, log_px, error in zip(*found.values(), strict=True):
+    for k, log_px, error, ess in zip(*found.values(), strict=True):
+        assert ess == estimators.effective_sample_size(log_w[:k]).mean()
         of_images = estimators.log_mean_exp(log_w[:k])
         assert (log_px, error) == (of_images.mean(), estimators.standard_error(of_images))
     assert np.array_equal(values.log_px, estimators.log_mean_exp(log_w))
@@ -191,13 +193,19 @@ def test_the_standard_error_is_that_of_the_mean() -> None:
     assert abs(np.mean(errors) / draws.mean(1).std() - 1) < 0.1
 
 
-def estimates_of(nested: list[float], *, elbo: float = -91.0, spread: float = 0.1) -> estimators.PerImage:
+def estimates_of(nested: list[float], *, elbo: float = -91.0, spread: float = 0.1, ess: float = 5.0) -> estimators.PerImage:
     """Estimates of 100 images around these log p(x) at K = 1, 10, 100 …; images differ by nats, their gains by `spread`."""
     draws = np.random.default_rng(0)
     of_image, sizes = draws.normal(size=100) * 20, [10**i for i in range(len(nested))]
     rows = [value + (of_image - of_image.mean()) + spread * draws.normal(size=100) for value in nested]
+    shape = (len(sizes), 100)
     return estimators.PerImage(
-        image=np.arange(100), elbo=np.full(100, elbo), ess=np.ones(100), sizes=sizes, nested=np.array(rows)
+        image=np.arange(100),
+        elbo=np.full(100, elbo),
+        sizes=sizes,
+        nested=np.array(rows),
+        ess=np.full(shape, ess),
+        nested_error=np.zeros(shape),
     )
 
 
@@ -211,6 +219,8 @@ def estimates_of(nested: list[float], *, elbo: float = -91.0, spread: float = 0.
         (estimates_of([-91, -91.5, -90]), "falls by 0.[45]. nats from K = 1 to 10"),
         (estimates_of([-92.5, -92, -91.5]), "below the ELBO -91.00"),
         (estimates_of([-91, -80, -76.5]), "above -77 nats"),
+        (estimates_of([-91, -90, -89], ess=1.4), "effective sample size is 1.4 of 100: log p.x. is too low"),
+        (estimates_of([-91, -90], ess=1.4), None),  # of ten samples, few can count
     ],
 )
 def test_estimates_that_contradict_what_they_are_are_told(values: estimators.PerImage, said: str | None) -> None:
@@ -235,3 +245,55 @@ def test_a_sound_model_is_not_warned_of(a: float) -> None:
         report=lambda images: None,
     )
     assert estimators.warning(values, highest=None) is None
+
+
+# --- three errors: over images, over importance samples, over seeds ---
+
+ROUNDS = 400
+
+
+def coverage(values: np.ndarray, errors: np.ndarray, truth: float, *, freedom: float = np.inf) -> float:
+    """The share of the intervals value ± t·error, of 95 %, that hold the truth."""
+    return float((np.abs(values - truth) < stats.t.ppf(0.975, freedom) * errors).mean())
+
+
+def within_chance(share: float) -> bool:
+    return abs(share - 0.95) < 4 * np.sqrt(0.95 * 0.05 / ROUNDS)
+
+
+def test_the_error_over_images_covers_what_other_images_would_say() -> None:
+    """Images drawn anew each round; the truth is the mean of log p(x) over all images, and the posterior is exact."""
+    draws = np.random.default_rng(0)
+    found = [judge(LinearGaussian(np.sqrt(2) * draws.normal(size=50), a=0), 1, image_batch=50) for _ in range(ROUNDS)]
+    truth = -0.5 * (1 + np.log(2 * np.pi * 2))
+    values, errors = (np.array([getattr(each, name) for each in found]) for name in ("log_px", "log_px_se"))
+    assert within_chance(coverage(values, errors, truth, freedom=49))
+
+
+@pytest.mark.parametrize("a", [0.3, 1.0])
+def test_the_monte_carlo_error_covers_what_other_samples_would_say(a: float) -> None:
+    """The same images and model each round, other noise. The truth is the mean of what K samples say, below log p(x)."""
+    model = LinearGaussian(X, a=a)
+    found = [judge(model, 1000, seed=seed, image_batch=50) for seed in range(ROUNDS)]
+    values, errors = (np.array([getattr(each, name) for each in found]) for name in ("log_px", "log_px_mc_se"))
+    assert within_chance(coverage(values, errors, values.mean()))
+    assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.15)
+    assert found[0].log_px_se > 5 * errors.mean(), "the two errors are of one size here, and could be confused"
+
+
+def test_the_error_over_seeds_covers_what_other_seeds_would_say() -> None:
+    """Five seeds a round, whose log p(x) are normal: the interval is Student's with four degrees of freedom."""
+    values = np.random.default_rng(1).normal(-88.7, 0.05, size=(ROUNDS, 5))
+    errors = np.array([estimators.standard_error(row) for row in values])
+    assert within_chance(coverage(values.mean(1), errors, -88.7, freedom=4))
+    assert not within_chance(coverage(values.mean(1), errors, -88.7)), "the normal's interval would do"
+
+
+def test_the_jackknife_is_its_definition() -> None:
+    log_w = np.random.default_rng(0).normal(size=(7, 3)) * np.array([0.5, 3, 40])
+    without = np.stack([estimators.log_mean_exp(np.delete(log_w, k, axis=0)) for k in range(7)])
+    expected = np.sqrt(6 / 7 * np.square(without - without.mean(0)).sum(0))
+    assert np.allclose(estimators.log_mean_exp_error(log_w), expected, rtol=1e-10)
+    assert np.array_equal(estimators.log_mean_exp_error(log_w[:1]), np.zeros(3))
+    same = np.zeros((4, 2))
+    assert np.allclose(estimators.log_mean_exp_error(same), 0, atol=1e-12)

@@ -156,9 +156,25 @@ def test_rows_that_nobody_measured_stand_in_the_table() -> None:
         assert block(name).count(f"| {published.NOT_MEASURED} |") == len(published.TABLES[wanted.table].rows)
 
 
-def test_columns_are_shown_where_rows_differ_in_them() -> None:
-    assert "| seed |" not in block("standard-cpu", record())
-    assert "| seed |" in block("standard-cpu", record(), record() | {"seed": 1})
+def test_of_several_seeds_the_least_is_the_row_and_a_line_has_their_mean_and_its_error() -> None:
+    found = [record(log_px=value) | {"seed": seed} for seed, value in ((2, -88.5), (0, -88.96), (1, -88.7))]
+    text = block("standard-cpu", *found)
+    assert "| seed |" not in text
+    assert "-88.96 ± 0.24" in text
+    assert "-88.70 ±" not in text
+    line = "log p(x) over seeds, the mean ± its standard error over them: jax flow -88.72 ± 0.13 (3 seeds, -88.96 to -88.50)."
+    assert f"- {line}" in text
+    assert "over seeds" not in block("standard-cpu", found[1], record(backend="pytorch"))
+    assert published.rows("standard", found) == [found[1]]
+
+
+def test_a_line_has_the_monte_carlo_error_where_the_records_have_it() -> None:
+    made = [record(), record(backend="pytorch")]
+    assert "importance samples of the same" not in block("standard-cpu", *made)
+    for own, error in zip(made, (0.0041, 0.0123), strict=True):
+        own["test"] = own["test"] | {"log_px_mc_se": error}
+    line = "±: over test images. Over other importance samples of the same model and images: ± 0.004 to 0.012."
+    assert line in block("standard-cpu", *made)
 
 
 def test_the_ancestor_table_says_what_the_old_readme_reports() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 
-from common import estimators
-from common.config import Config
+from common import annealing, estimators
+from common.config import Annealing, Config
 from common.parameters import State
 from common.protocol import Session
 from tests.parity import reference
@@ -176,3 +177,19 @@ def test_batches_blocks_and_k_change_nothing(backend: str) -> None:
     assert (found.images, found.importance_samples) == (93, 60)
     assert deviation(np.array(found.elbo), whole.mean()) < 1e-12
     assert deviation(np.array(found.log_px), np.log(np.exp(whole).mean(0)).mean()) < 1e-12
+
+
+def test_annealing_finds_log_px(backend: str, family: str, latent: int) -> None:
+    """From q as it is, not `wide`: within four standard errors of each image, and three of their mean."""
+    config = small(family, latent_size=latent)
+    s = session(backend, config, wide(config))
+    options: dict[str, Any] = {"latent": latent, "seed": 4, "image_batch": 10}
+    settings = Annealing(chains=60, distributions=12, leapfrogs=4)
+    found = list(annealing.log_weights(s, s.place(IMAGES), images=ROWS, settings=settings, **options))
+    assert np.array_equal(np.concatenate([images for images, _ in found]), ROWS)
+    log_w = np.concatenate([weights for _, weights in found], axis=1)
+    off, error = estimators.log_mean_exp(log_w) - exact(family, latent).log_px, estimators.log_mean_exp_error(log_w)
+    assert (np.abs(off) < 4 * error).all()
+    assert abs(off.mean()) < 3 * np.sqrt(np.square(error).sum()) / len(ROWS)
+    plain = s.log_weights(s.place(IMAGES), ROWS, samples=range(60), seed=4, noise=None)
+    assert np.square(error).mean() < 0.5 * np.square(estimators.log_mean_exp_error(plain)).mean()

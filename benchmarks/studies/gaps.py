@@ -1,0 +1,325 @@
+"""How far is a model's log p(x) from what is reported, and which of its halves costs how much?
+
+A process measures one checkpoint, on the same seeded test images for all: the bound at each K, log p(x) by annealed importance
+sampling, and bounds of that estimate's own error from both sides on images that the model draws; the ELBO of the best q of the
+family for each image (Cremer et al. 2018); and as many training images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from benchmarks.harness import annealed, reports, runs
+from benchmarks.harness.cli import at_least
+from benchmarks.harness.progress import Progress
+from benchmarks.harness.reports import Report
+from benchmarks.outputs import figures
+from benchmarks.outputs.table import Part, Table
+from benchmarks.studies import skeleton
+from benchmarks.studies.skeleton import Measured, Point, Result
+from common import annealing, checkpoints, data, estimators, local_posteriors, protocol
+from common.annealing import Draws
+from common.checkpoints import Checkpoint
+from common.config import Annealing, Config
+from common.data import Dataset
+from common.errors import UserError
+from common.noise import ANNEALING, ANNEALING_DOWN, ANNEALING_SIZES, SIMULATED, TEST, generator, seed_for
+from common.protocol import Scorer
+
+REPORTED = 1_000  # the K of the published tables
+ELBO_SAMPLES = 1_000  # of the ELBOs that the two halves' gaps are differences of
+DEFAULTS = Annealing()
+
+
+@dataclass(kw_only=True)
+class Arguments(skeleton.DataArguments):
+    checkpoint: Annotated[tuple[Path, ...], tyro.conf.arg(help="A row each.")] = ()
+    images: Annotated[int, tyro.conf.arg(help="Test images, the same for every model; as many of training.")] = 100
+    samples: Annotated[int, tyro.conf.arg(help="The largest K.")] = 5_000
+    chains: Annotated[int, tyro.conf.arg(help="Of annealing, an image.")] = DEFAULTS.chains
+    distributions: Annotated[int, tyro.conf.arg(help="Of annealing.")] = DEFAULTS.distributions
+    leapfrogs: Annotated[int, tyro.conf.arg(help="Of annealing, a move.")] = DEFAULTS.leapfrogs
+    steps: Annotated[int, tyro.conf.arg(help="Of the optimisation of an image's own q.")] = 500
+    simulated: Annotated[int, tyro.conf.arg(help="Images that the model draws.")] = 20
+
+
+def check(asked: Arguments) -> None:
+    if not asked.checkpoint:
+        raise UserError("Which checkpoints? Give --checkpoint FILE …, as `python -m benchmarks run` writes them.")
+    at_least(asked, images=2, samples=1, chains=1, distributions=1, leapfrogs=1, steps=1, simulated=2)
+
+
+def plan(asked: Arguments) -> dict[str, Point]:
+    points = {}
+    numbers = {name: getattr(asked, name) for name in ("images", "samples", "steps", "simulated")}
+    numbers |= {name: getattr(asked, name) for name in ("chains", "distributions", "leapfrogs")}
+    for i, path in enumerate(asked.checkpoint):
+        checkpoint = checkpoints.load(path)  # refuses a bad file before anything is measured
+        dataset = runs.dataset_of(checkpoint, path=path, places=(asked.data,), data_dir=asked.data_dir)
+        if asked.images > min(len(dataset.test), len(dataset.train)):
+            raise UserError(f"--images is {asked.images}, more than {dataset.name} has.")
+        where = {"data": asked.data, "data_dir": str(asked.data_dir) if asked.data_dir else None, "results": str(asked.results)}
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        points[f"{i}_{path.stem}"] = {"checkpoint": str(path.resolve()), "sha256": digest, **numbers, **where}
+    return points
+
+
+# --- one checkpoint ---
+
+
+def measure(point: Point) -> Result:
+    path = Path(point["checkpoint"])
+    checkpoint = checkpoints.load(path)
+    data_dir = Path(point["data_dir"]) if point["data_dir"] else None
+    dataset = runs.dataset_of(checkpoint, path=path, places=(point["data"],), data_dir=data_dir)
+    own = Measurement(
+        scorer=protocol.load(checkpoint.backend).score(checkpoint.config, checkpoint.selected()),
+        checkpoint=checkpoint,
+        dataset=dataset,
+        progress=Progress(f"{checkpoint.backend} {checkpoint.config.model.variational}"),
+        settings=Annealing(**{name: point[name] for name in ("chains", "distributions", "leapfrogs")}),
+        point=point,
+    )
+    test = own.estimates("test", samples=point["samples"])
+    train = own.estimates("train", samples=min(REPORTED, point["samples"]))
+    found = own.annealed(Path(point["results"]) / f"{path.stem}.h5")
+    encoder, best = own.elbos()
+    lower, upper = own.bounds()
+    reported = test.nested[test.sizes.index(min(REPORTED, point["samples"]))]
+    of_train = {name: (estimator(train), estimator(test)) for name, estimator in OF_BOTH.items()}
+    return {
+        **{name: getattr(checkpoint, name) for name in ("backend", "preset")},
+        "variational": checkpoint.config.model.variational,
+        "config": checkpoint.config.as_dict(),
+        "dataset": {"name": dataset.name, "sha256": dataset.sha256},
+        "by_samples": estimators.by_samples(test),
+        "mc_error": estimators.summary(test).log_px_mc_se,
+        "annealed": mean_of(found.log_px) | {"mc_error": found.mc_error, "ess": float(found.ess.mean())},
+        "missed": mean_of(found.log_px - reported),
+        "elbo": mean_of(encoder),
+        "amortization": mean_of(best - encoder),
+        "approximation": mean_of(found.log_px - best),
+        "train": {name: apart(*values) for name, values in of_train.items()},
+        "simulated": mean_of(upper - lower),
+    }
+
+
+OF_BOTH: dict[str, Callable[[estimators.PerImage], np.ndarray]] = {
+    "elbo": lambda values: values.elbo,
+    "log_px": lambda values: values.nested[values.sizes.index(min(REPORTED, values.sizes[-1]))],
+}
+
+
+def mean_of(values: np.ndarray) -> dict[str, float]:
+    """The mean over images and its standard error."""
+    return {"mean": float(values.mean()), "error": estimators.standard_error(values)}
+
+
+def apart(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+    """The difference of two means over different images, and its standard error."""
+    error = np.hypot(estimators.standard_error(ours), estimators.standard_error(theirs))
+    return {"mean": float(ours.mean() - theirs.mean()), "error": float(error)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One checkpoint on its device, and how it is measured."""
+
+    scorer: Scorer
+    checkpoint: Checkpoint
+    dataset: Dataset
+    progress: Progress
+    settings: Annealing
+    point: Point
+
+    @property
+    def config(self) -> Config:
+        return self.checkpoint.config
+
+    @property
+    def seed(self) -> int:
+        return seed_for(self.config.training.seed, TEST)
+
+    @property
+    def latent(self) -> int:
+        return self.config.model.latent_size
+
+    def images(self, split: str) -> np.ndarray:
+        """Indices of the split's images, the same for every seed and model."""
+        return data.subset(images=self.point["images"], of=len(getattr(self.dataset, split)))
+
+    def batches(self, images: np.ndarray) -> list[np.ndarray]:
+        size = min(self.config.evaluation.image_batch, len(images))
+        return [images[first : first + size] for first in range(0, len(images), size)]
+
+    def estimates(self, split: str, *, samples: int) -> estimators.PerImage:
+        images = self.images(split)
+        with self.progress.phase(split, total=len(images), unit="images") as advance:
+            found = estimators.per_image(
+                self.scorer,
+                self.scorer.place(getattr(self.dataset, split)),
+                images=images,
+                samples=samples,
+                seed=self.seed,
+                image_batch=self.config.evaluation.image_batch,
+                sample_block=self.config.evaluation.sample_block,
+                report=lambda done: advance(done, None),
+            )
+        estimators.refuse_divergence(found)
+        return found
+
+    def annealed(self, beside: Path) -> annealed.Annealed:
+        images = self.images("test")
+        of = {"of": self.point["sha256"], "settings": dataclasses.asdict(self.settings)}
+        with self.progress.phase("annealing", total=len(images), unit="images") as advance:
+            return annealed.of_images(
+                self.scorer,
+                self.scorer.place(self.dataset.test),
+                images=images,
+                config=self.config,
+                settings=self.settings,
+                seed=self.seed,
+                file=annealed.kept(beside, **of),
+                report=lambda done: advance(done, None),
+            )
+
+    def elbos(self) -> tuple[np.ndarray, np.ndarray]:
+        """Each test image's ELBO by the encoder's q and by the best q, [images] each, on the same noise."""
+        images, handle = self.images("test"), self.scorer.place(self.dataset.test)
+        options: dict[str, Any] = {"latent": self.latent, "seed": self.seed}
+        encoder: list[np.ndarray] = []
+        best: list[np.ndarray] = []
+        with self.progress.phase("own posteriors", total=len(images), unit="images") as advance:
+            for rows in self.batches(images):
+                outputs = local_posteriors.optimised(self.scorer, handle, rows, steps=self.point["steps"], **options)
+                for outcome, of in ((encoder, self.scorer.outputs(handle, rows)), (best, outputs)):
+                    outcome.append(
+                        local_posteriors.elbo(self.scorer, handle, rows, outputs=of, samples=ELBO_SAMPLES, **options)
+                    )
+                advance(len(rows), None)
+        return np.concatenate(encoder), np.concatenate(best)
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of log p(x) of images that the model draws, from below and from above, [images] each."""
+        draws = generator(self.config.training.seed, SIMULATED)
+        count, dtype = self.point["simulated"], self.config.dtype
+        latents = self.scorer.prior(draws.standard_normal((count, self.latent)).astype(dtype))
+        x = (draws.random((count, self.config.model.pixels)) < self.scorer.decode(latents)).astype(np.uint8)
+        handle, lower, upper = self.scorer.place(x), [], []
+        start = self.scorer.noise_of(x.astype(dtype), latents[None])[0]
+        options: dict[str, Any] = {"chains": self.settings.chains, "latent": self.latent, "seed": self.seed}
+        with self.progress.phase("bounds", total=count, unit="images") as advance:
+            for rows in self.batches(np.arange(count, dtype=np.int32)):
+                target = annealing.target_of(self.scorer, handle, rows)
+                of_tuning, of_up, of_down = (
+                    Draws(rows, stream=stream, **options) for stream in (ANNEALING_SIZES, ANNEALING, ANNEALING_DOWN)
+                )
+                sizes = annealing.step_sizes(target, settings=self.settings, draws=of_tuning)
+                up = annealing.up(target, sizes=sizes, settings=self.settings, draws=of_up)
+                down = annealing.down(target, start[rows], sizes=sizes, settings=self.settings, draws=of_down)
+                lower.append(estimators.log_mean_exp(up))
+                upper.append(-estimators.log_mean_exp(-down))
+                advance(len(rows), None)
+        return np.concatenate(lower), np.concatenate(upper)
+
+
+# --- from results to a report, tables and a figure ---
+
+
+def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
+    names = ("images", "samples", "chains", "distributions", "leapfrogs", "steps", "simulated")
+    rows = [result | {"checkpoint_sha256": point["sha256"]} for point, result in measured]
+    return {"device": "cpu", "rows": rows} | {name: getattr(asked, name) for name in names}
+
+
+def named(row: Result) -> tuple[str, str, str]:
+    return row["preset"], row["variational"], row["backend"]
+
+
+def at(row: Result, samples: int) -> str:
+    """log p(x) by the first so many samples, in the report's digits; "-" where they weren't drawn."""
+    found = row["by_samples"]
+    return f"{found['log_px'][found['samples'].index(samples)]:.2f}" if samples in found["samples"] else "-"
+
+
+def said(value: dict[str, float]) -> str:
+    return f"{value['mean']:.2f} ± {value['error']:.2f}"
+
+
+def parts(report: Report) -> list[Part]:
+    """A table of the bounds, a table of the gaps, and how they were measured."""
+    rows, most = report["rows"], report["samples"]
+    columns = ("model", "family", "backend")
+    sizes = sorted({*(k for k in (1, 10, 100, REPORTED) if k <= most), most})
+    bounds = Table(
+        columns=(
+            *columns,
+            *(f"K = {k:,}" for k in sizes),
+            "± draws",
+            "ESS",
+            "annealing",
+            f"above K = {min(REPORTED, most):,}",
+            "its bounds apart",
+        ),
+        rows=[
+            (
+                *named(row),
+                *(at(row, k) for k in sizes),
+                f"{row['mc_error']:.2f}",
+                f"{row['by_samples']['ess'][-1]:.0f}",
+                said(row["annealed"]),
+                said(row["missed"]),
+                said(row["simulated"]),
+            )
+            for row in rows
+        ],
+        left=columns,
+    )
+    gaps = Table(
+        columns=(*columns, "ELBO", "amortization gap", "approximation gap", "log p(x)", "train − test: ELBO", "log p(x) "),
+        rows=[
+            (
+                *named(row),
+                f"{row['elbo']['mean']:.2f}",
+                said(row["amortization"]),
+                said(row["approximation"]),
+                f"{row['annealed']['mean']:.2f}",
+                said(row["train"]["elbo"]),
+                said(row["train"]["log_px"]),
+            )
+            for row in rows
+        ],
+        left=columns,
+    )
+    how = (
+        f"{report['images']:,} test images, the same for all; annealing: {report['chains']} chains, "
+        f"{report['distributions']:,} distributions, {report['leapfrogs']} leapfrog steps; own posteriors: {report['steps']:,} "
+        f"steps; bounds: {report['simulated']} images that the model draws"
+    )
+    measured = reports.where(report["environment"], setting=f"{rows[0]['dataset']['name']}, {how}")
+    return [bounds, gaps, f"{measured}."]
+
+
+def draw(report: Report, path: Path) -> None:
+    """log p(x) against K for each model, and a dotted line at log p(x) by annealing."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for i, row in enumerate(report["rows"]):
+        found, colour = row["by_samples"], f"C{i}"
+        axes.plot(found["samples"], found["log_px"], color=colour, marker="o", markersize=3, label=" ".join(named(row)))
+        axes.axhline(row["annealed"]["mean"], color=colour, linestyle=":", linewidth=1)
+    axes.set(xscale="log", xlabel="importance samples K", ylabel="log p(x), nats per image")
+    axes.set_title(f"{report['images']:,} test images; dotted: annealed importance sampling", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figures.save(figure, path, dpi=100)

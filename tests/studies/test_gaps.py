@@ -1,0 +1,72 @@
+"""The study of the gaps: what it measures of a small model is right, and is said in its tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.outputs.markdown import page
+from benchmarks.studies import gaps
+from common import checkpoints, data
+from common.checkpoints import Checkpoint
+from common.config import Config
+from common.errors import UserError
+from common.parameters import fresh_state, initial_parameters
+
+ASKED: dict[str, Any] = {"data": "binarized-digits", "images": 12, "samples": 1_000, "chains": 8, "distributions": 12}
+ASKED |= {"leapfrogs": 3, "steps": 120, "simulated": 6}
+
+
+def saved(folder: Path, **changes: Any) -> Path:
+    """The checkpoint of a model with random weights, whose encoder is as far from the posterior as chance has it."""
+    digits = data.load("binarized-digits", data_dir=None, binarize=None)
+    config = Config().replace(latent_size=2, hidden_size=8, image_shape=digits.image_shape, image_batch=5, **changes)
+    draws = np.random.default_rng(1)
+    initial = initial_parameters(config.model, training=config.training, pixel_log_odds=np.zeros(64))
+    moved = {name: (value + 0.3 * draws.normal(size=value.shape)).astype("float32") for name, value in initial.items()}
+    state = fresh_state(moved, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
+    path = folder / f"{config.model.variational}.h5"
+    checkpoints.save(Checkpoint(config, "pytorch", "quick", digits.name, digits.sha256, state), path)
+    return path
+
+
+@pytest.mark.parametrize("family", ["mean-field", "flow"])
+def test_the_gaps_add_up_and_have_their_signs(tmp_path: Path, family: str) -> None:
+    asked = gaps.Arguments(checkpoint=(saved(tmp_path, variational=family),), results=tmp_path / "results", **ASKED)
+    gaps.check(asked)
+    ((title, point),) = gaps.plan(asked).items()
+    result = gaps.measure(point)
+    assert title == f"0_{family}"
+    total = result["amortization"]["mean"] + result["approximation"]["mean"]
+    assert result["elbo"]["mean"] + total == pytest.approx(result["annealed"]["mean"])
+    assert result["amortization"]["mean"] > 5 * result["amortization"]["error"] > 0
+    assert result["approximation"]["mean"] > -3 * result["approximation"]["error"]
+    assert abs(result["missed"]["mean"]) < 0.1, "two latents, and K = 1,000"
+    assert abs(result["simulated"]["mean"]) < 0.5
+    assert (tmp_path / "results").exists()
+    again = gaps.measure(point)
+    assert again == result
+    report = gaps.content(asked, [(point, result)]) | {"environment": {"machine": None, "versions": {}, "commit": None}}
+    text = page(gaps.parts(report))
+    assert f"| quick | {family} | pytorch |" in text
+    assert gaps.said(result["amortization"]) in text
+    gaps.draw(report, tmp_path / "gaps.png")
+    assert (tmp_path / "gaps.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({}, "Which checkpoints"), ({"checkpoint": (Path("a.h5"),), "images": 1}, "--images is 1")],
+)
+def test_bad_arguments_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        gaps.check(gaps.Arguments(**changes))
+
+
+def test_more_images_than_there_are_are_refused(tmp_path: Path) -> None:
+    asked = gaps.Arguments(checkpoint=(saved(tmp_path),), **ASKED | {"images": 400})
+    with pytest.raises(UserError, match="--images is 400, more than binarized-digits has"):
+        gaps.plan(asked)
