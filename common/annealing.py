@@ -163,7 +163,7 @@ def log_weights(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(images, log weights [chains, batch] of `up`), batch by batch; every batch has the first's shape, as in `stream`."""
     options: dict[str, Any] = {"chains": settings.chains, "latent": latent, "seed": seed}
-    image_batch = min(image_batch, len(images))
+    image_batch = max(1, min(image_batch, len(images)))  # all images may be done
     for first in range(0, len(images), image_batch):
         batch = images[first : first + image_batch]
         rows = np.pad(batch, (0, image_batch - len(batch)), mode="edge")

@@ -323,6 +323,17 @@ def test_a_short_run_is_a_point_and_a_diverged_run_is_no_empty_chart(view: Views
         assert "None of the runs shown here has this." in shown["diverged"].inner_text()
 
 
+def test_a_doubtful_log_px_and_the_monte_carlo_error_are_said_below_the_table(view: Views, tmp_path: Path) -> None:
+    runs = [record("jax", "flow", seed=seed) for seed in (0, 1)]
+    runs[1]["test"] |= {"warning": "The effective sample size is 1.1 of 1,000.", "log_px_mc_se": 0.004}
+    for made in runs:
+        records.write(made, tmp_path)
+    assert report.main([str(tmp_path), "--no-pictures"]) == 0
+    page = view(file=tmp_path / "report.html")
+    expect(page.get_by_text("jax flow, seed 1: The effective sample size is 1.1 of 1,000.")).to_be_visible()
+    expect(page.get_by_text("Over other importance samples of the same model and images: ± 0.004.")).to_be_visible()
+
+
 def test_a_rows_command_is_shown_and_copied(view: Views) -> None:
     page = view()
     page.get_by_role("button", name="every run").click()

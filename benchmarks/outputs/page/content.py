@@ -119,7 +119,7 @@ def page(
             for row, members in rows
         ],
         "several_seeds": bool(meant),
-        "remarks": _remarks(rows),
+        "remarks": [*_remarks(rows), *_doubts(runs, charted), *cells.draws(found)],
         "counts": ", ".join(f"{count:,}" for count in sorted({one["config"]["evaluation"]["samples"] for one in found})),
         "datasets": datasets,
         "places": list(dict.fromkeys((run.what["data set"], run.what["device"]) for run in runs)),
@@ -194,6 +194,13 @@ def _remarks(rows: Sequence[tuple[Run, list[int]]]) -> list[str]:
     uneven = "Dotted: a warning about the times stands below the row's command."
     means = [row for row, members in rows if len(members) > 1]
     return [*(sweeps.errors(means) if means else []), *([uneven] if any(_warning(row.record) for row, _ in rows) else [])]
+
+
+def _doubts(runs: Sequence[Run], charted: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each run whose estimates contradict what they are: see `estimators.warning`."""
+    return [
+        f"{chart['title']}: {said}" for run, chart in zip(runs, charted, strict=True) if (said := run.record["test"]["warning"])
+    ]
 
 
 def _settings(run: Run, differing: Sequence[str]) -> str:
