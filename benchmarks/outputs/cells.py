@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness import cores, environment, records, reports, spread
@@ -12,6 +13,7 @@ from benchmarks.outputs.table import Table, number
 from common.config import DEFAULTS, FAMILIES
 from common.protocol import BACKENDS
 
+FLOOR = "step / floor"
 WHERE_VARYING = ("device", "precision", "seed")  # columns that are left out where all rows agree
 NAMES = ("model", "family", "network", "prior", "backend", "preset", "data set", "folder")
 LEFT = (*NAMES, *WHERE_VARYING, "status", older.COLUMN)
@@ -19,8 +21,34 @@ LEFT = (*NAMES, *WHERE_VARYING, "status", older.COLUMN)
 Cells = dict[str, str]  # column → its text
 
 
-def of(record: Record) -> Cells:
-    """A record's cells in all columns."""
+def fastest_floors(found: Iterable[Record]) -> dict[str, float]:
+    """`_work` of the records → the least floor of a step among them, seconds, where several backends did the same work."""
+    floors: dict[str, dict[str, float]] = {}
+    for record in found:
+        if floor := record["timing"]["floor_s"]:
+            of_work = floors.setdefault(_work(record), {})
+            of_work[record["backend"]] = min(floor, of_work.get(record["backend"], floor))
+    return {work: min(own.values()) for work, own in floors.items() if len(own) > 1}
+
+
+def _work(record: Record) -> str:
+    """What a step of training computes, and where: equal where two floors can be compared."""
+    config, machine = record["config"], record["environment"]["machine"] or {}
+    sizes = [config["model"], *(config["training"].get(name) for name in ("batch_size", "objective_samples"))]
+    return json.dumps([sizes, record["precision"], record["device"], machine.get("cpu"), machine.get("model")], sort_keys=True)
+
+
+def _floor_ratio(record: Record, floors: Mapping[str, float]) -> str:
+    """A step's time over its own floor, and in brackets over the fastest of `floors`."""
+    timing, fastest = record["timing"], floors.get(_work(record))
+    own = number(timing["floor_ratio"], ".2f")
+    if not (timing["floor_ratio"] and fastest):
+        return own
+    return f"{own} ({timing['floor_ratio'] * timing['floor_s'] / fastest:.2f})"
+
+
+def of(record: Record, *, floors: Mapping[str, float]) -> Cells:
+    """A record's cells in all columns. `floors`: the `fastest_floors` of the table's records."""
     timing, test = record["timing"], record["test"]
     iqr, se = timing["examples_per_s_iqr"], test["log_px_se"]
     speed = number(timing["examples_per_s"], ",.0f")
@@ -41,7 +69,7 @@ def of(record: Record) -> Cells:
         "steps": number(record["config"]["training"].get("steps"), ",.0f"),
         "examples/s": speed,
         "examples/s (IQR)": speed + ("" if iqr is None else f" ({iqr:,.0f})"),
-        "step / floor": number(timing["floor_ratio"], ".2f"),
+        FLOOR: _floor_ratio(record, floors),
         "compile (s)": number(timing["compile_s"], ".1f") + cached,
         "train (min)": number(timing["steady_s"], ".2f" if (timing["steady_s"] or 0) < 60 else ".1f", scale=1 / 60),
         "peak (MiB)": number(record["peak_memory_bytes"], ",.0f", scale=2**-20),
@@ -148,7 +176,7 @@ def provenance(found: Sequence[Record]) -> list[str]:
 
 RESULTS = (
     *("status", "ELBO", "log p(x) ± s.e."),
-    *("examples/s (IQR)", "step / floor", "train (min)", "compile (s)", "peak (MiB)"),
+    *("examples/s (IQR)", FLOOR, "train (min)", "compile (s)", "peak (MiB)"),
 )
 OF_A_RUN = ("family", "backend", *WHERE_VARYING, *RESULTS)
 
@@ -156,15 +184,18 @@ OF_A_RUN = ("family", "backend", *WHERE_VARYING, *RESULTS)
 def page(found: Iterable[Record], *, folders: Sequence[str] | None = None) -> list[Table | str]:
     """One table of runs, and its `remarks`; runs that differ in their seed alone are one row. [] for no run.
 
-    The columns say in what the rows differ, the title in what they agree. `folders`: each record's, where several are shown.
+    The columns say in what the rows differ, the title in what they agree; a status stands where not all are ok. `folders`: each
+    record's, where several are shown.
     """
     runs = sweeps.runs(list(found), folders=folders)
     if not runs:
         return []
     rows = sweeps.over_seeds(runs)
     columns = sweeps.differing(rows) if len(rows) > 1 else ["family", "backend"]
-    shown = (*columns, *RESULTS)
-    cells = [of(row.record) | {column: str(value) for column, value in row.what.items()} for row in rows]
+    uneven = any(run.record["status"] != "ok" for run in runs)
+    shown = (*columns, *(column for column in RESULTS if column != "status" or uneven))
+    floors = fastest_floors(run.record for run in runs)
+    cells = [of(row.record, floors=floors) | {column: str(value) for column, value in row.what.items()} for row in rows]
     sections = [(row.what["data set"], row.what["family"]) for row in rows]
     table = Table(
         columns=shown,

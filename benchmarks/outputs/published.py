@@ -82,7 +82,7 @@ class Block:
     device: str = "cpu"
 
 
-RESULTS = ("ELBO", LOG_PX, "K", "images", "steps", "examples/s (IQR)", "step / floor", "compile (s)", "train (min)")
+RESULTS = ("ELBO", LOG_PX, "K", "images", "steps", "examples/s (IQR)", cells.FLOOR, "compile (s)", "train (min)")
 WHOLE = ("family", "backend", *cells.WHERE_VARYING, *RESULTS)
 HEADLINE = "standard"  # the README's block: a row for each model, one line under the table
 HEADLINE_TABLES = ("standard", "resnet")
@@ -147,11 +147,11 @@ def parts(name: str, found: Sequence[Record]) -> list[Part]:
     published = _first_seeds(clean)
     if name == BENCH:
         return [_screen(cells.page(published)[:1])]
-    columns = cells.shown(block.columns, published)
+    columns, floors = cells.shown(block.columns, published), cells.fastest_floors(published)
     lines = []
     for row in table.rows:
         mine = [record for record in candidates if _row(record) == row]
-        filled = [cells.of(record) for record in mine if record in published]
+        filled = [cells.of(record, floors=floors) for record in mine if record in published]
         empty = _named(row) | {LOG_PX: UNCLEAN if mine else NOT_MEASURED}
         if older.COLUMN in columns:
             empty[older.COLUMN] = older.reported(row[2], row[1])
@@ -195,7 +195,7 @@ def _headline(found: Sequence[Record]) -> list[Part]:
         for record in _candidates(TABLES[table], found)
         if record["device"] == "cpu" and _clean(record)
     ]
-    first = {_row(record): cells.of(record) for record in reversed(published)}  # of several seeds, the least
+    first = {_row(record): cells.of(record, floors={}) for record in reversed(published)}  # of several seeds, the least
     models = dict.fromkeys(row[:2] for table in HEADLINE_TABLES for row in TABLES[table].rows)
     shown = {"log p(x)": LOG_PX, "examples/s": "examples/s"}
     lines = []

@@ -44,7 +44,7 @@ def test_the_second_process_compiles_nothing(backend: str, tmp_path: Path, monke
     assert cold["timing"]["programs_compiled"] > 0
     assert warm["timing"]["programs_compiled"] == 0
     assert_same_run(tmp_path / "warm", tmp_path / "cold")
-    shown = [cells.of(record)["compile (s)"].endswith("(cached)") for record in (cold, warm)]
+    shown = [cells.of(record, floors={})["compile (s)"].endswith("(cached)") for record in (cold, warm)]
     assert shown == [False, True]
     if backend == "jax":
         without_a_cache(tmp_path, monkeypatch)
@@ -60,7 +60,7 @@ def without_a_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert off["timing"]["programs_compiled"] is None
     assert not (folder / "its own").exists()
     assert_same_run(folder / "off", folder / "cold")
-    assert not cells.of(off)["compile (s)"].endswith("(cached)")
+    assert not cells.of(off, floors={})["compile (s)"].endswith("(cached)")
 
 
 def with_programs_cut_short(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ NUMBERS = {
     "log p(x) ± s.e.": ("test", "log_px"),
     "ELBO": ("test", "elbo"),
     "examples/s (IQR)": ("timing", "examples_per_s"),
-    "step / floor": ("timing", "floor_ratio"),
+    cells.FLOOR: ("timing", "floor_ratio"),
     "train (min)": ("timing", "steady_s"),
     "compile (s)": ("timing", "compile_s"),
 }
@@ -93,7 +93,7 @@ def page(
     columns = [name for name in runs[0].what if name in (*differing, "family", "backend")]
     status = ["status"] if any(record["status"] != "ok" for record in found) else []
     charted = [_charted(run, differing) | {"kl": _kl(looks.get(i))} for i, run in enumerate(runs)]
-    machines = environments(found)
+    machines, floors = environments(found), cells.fastest_floors(found)
     hardware = dict.fromkeys(lines.get("GPU") or lines["processor"] for lines, _ in machines)
     where = datasets[0] if len(datasets) == 1 else f"{len(datasets)} data sets"
     seen = [_picture(i, look, charted[i]) for i, look in looks.items()]
@@ -115,6 +115,7 @@ def page(
                 columns=columns,
                 views="means" if len(members) > 1 else "runs" if members[0] in meant else "means runs",
                 seeds=[found[i]["seed"] for i in members],
+                floors=floors,
             )
             for row, members in rows
         ],
@@ -161,9 +162,11 @@ def _rows(runs: Sequence[Run]) -> list[tuple[Run, list[int]]]:
     return [*means, *((run, [i]) for i, run in enumerate(runs))]
 
 
-def _row(row: Run, members: Sequence[int], *, columns: Sequence[str], views: str, seeds: Sequence[int]) -> dict[str, Any]:
-    """`views`: in which of "means" and "runs" the row stands."""
-    record, texts = row.record, cells.of(row.record)
+def _row(
+    row: Run, members: Sequence[int], *, columns: Sequence[str], views: str, seeds: Sequence[int], floors: Mapping[str, float]
+) -> dict[str, Any]:
+    """`views`: in which of "means" and "runs" the row stands. `floors`: of `cells.fastest_floors`."""
+    record, texts = row.record, cells.of(row.record, floors=floors)
     return {
         "members": " ".join(map(str, members)),
         "views": views,
