@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ FLAGS: tuple[str, ...] = ("address",)
 WAITS = True
 RETRIES = 10  # of a task whose node or worker is lost; each goes on from the checkpoint
 SECONDS_BETWEEN_LOOKS = 0.3
+REMEDY = "start one with `ray start --head`, or leave out --address."
 STARTS: Event = {"kind": "starts"}  # the first event of each try
 OWN = (processes.PARENT, events.VARIABLE, "CUDA_VISIBLE_DEVICES")  # variables of one process, and Ray's choice
 
@@ -73,6 +75,8 @@ def connect(ray: ModuleType, address: str | None, jobs: Sequence[Job]) -> None:
 
     The variables that decide a run's numbers are this command's on every node. Raises `UserError` as `run` does.
     """
+    if address not in (None, "auto", "local"):
+        _reach(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     variables = {
         name: value
@@ -88,9 +92,7 @@ def connect(ray: ModuleType, address: str | None, jobs: Sequence[Job]) -> None:
     except Exception as error:  # Ray raises the bare one too
         where = f"at {address}" if address else "here"
         first = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"No Ray answers {where} ({first}); start one with `ray start --head`, or give its --address."
-        ) from error
+        raise UserError(f"No Ray answers {where} ({first}); {REMEDY}") from error
     finally:  # Ray takes SIGTERM
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -102,6 +104,16 @@ def connect(ray: ModuleType, address: str | None, jobs: Sequence[Job]) -> None:
                 ray.shutdown()
                 raise UserError(f"This machine lacks the {wanted} of a run; choose fewer --threads or another --device.")
             print(f"No node of the Ray at {address} has the {wanted} of a run: it waits until one joins.", file=sys.stderr)
+
+
+def _reach(address: str) -> None:
+    """Raises `UserError` where nothing listens at HOST:PORT: Ray would end the process."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it must be HOST:PORT, as `ray start --head` prints it"
+        raise UserError(f"No Ray answers at {address} ({reason}); {REMEDY}") from error
 
 
 _KEYS = {"num_cpus": "CPU", "num_gpus": "GPU"}  # what a task asks for → what a node calls it

@@ -157,5 +157,7 @@ def log(lines: progress.Lines, event: Event) -> None:
     """An event as a line of the task's log."""
     if event["kind"] == "said":
         print(event["text"], file=sys.stderr, flush=True)
+    elif event["kind"] == "begin":
+        print(f"{lines.title}: begins at step {event['step']:,} of {event['steps']:,}", file=sys.stderr, flush=True)
     elif event["kind"] == "progress":
         lines.heard(event)
