@@ -33,6 +33,19 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "benchmarks", "run", *TINY, *arguments]
 
 
+@contextlib.contextmanager
+def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The command, with signals as in a terminal; it is killed where the test fails."""
+    words = ["env", "--default-signal=INT", *command(*arguments)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        try:
+            yield started
+        finally:
+            for process in tree(started.pid):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
 def wait_for(condition: Callable[[], object]) -> None:
     until = time.monotonic() + PATIENCE
     while not condition():
@@ -51,7 +64,7 @@ def jobs_of(processes: list[psutil.Process]) -> list[runs.Job]:
     """The jobs that are under way in processes of `processes.ask` among these, by their stdin."""
     found = []
     for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess, OSError):
+        with contextlib.suppress(psutil.NoSuchProcess, OSError, ValueError):  # it may have ended, or be a fork of another
             if process.cmdline()[-1:] == ["benchmarks.harness.runs:worker"]:
                 found.append(runs.Job.from_json(json.loads(Path(f"/proc/{process.pid}/fd/0").read_text())))
     return found
@@ -80,9 +93,7 @@ def cluster() -> Iterator[Any]:
 def test_a_sweep_loses_a_node_and_no_run(tmp_path: Path, cluster: Any) -> None:
     sweep = ("--quiet", "--backend", "pytorch", "jax", "--seed", "0", "1", "2", "--steps", "3000")
     there = tmp_path / "there"
-    with subprocess.Popen(
-        command(*sweep, "--on", "ray", "--address", cluster.address, "--results", str(there)), cwd=ROOT
-    ) as started:
+    with running(*sweep, "--on", "ray", "--address", cluster.address, "--results", str(there)) as started:
         head, lost = cluster.raylets
         wait_for(lambda: half_way(tree(lost)) or started.poll() is not None)
         assert started.poll() is None
@@ -97,20 +108,15 @@ def test_a_sweep_loses_a_node_and_no_run(tmp_path: Path, cluster: Any) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_tasks_and_each_saves_its_step(tmp_path: Path) -> None:
-    sweep = ("--backend", "pytorch", "--seed", "0", "1", "2", "--steps", "2000000", "--results", str(tmp_path))
-    with subprocess.Popen(
-        ["env", "--default-signal=INT", *command(*sweep, "--on", "ray")],  # as in a terminal
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as started:
-        running: list[runs.Job] = []
+    endless = ("--steps", "2000000", "--compile-from", "3000000")
+    sweep = ("--backend", "pytorch", "--seed", "0", "1", "2", *endless, "--results", str(tmp_path))
+    with running(*sweep, "--on", "ray") as started:
+        under_way: list[runs.Job] = []
 
         def all_half_way() -> bool:
-            running[:] = jobs_of(tree(started.pid))
+            under_way[:] = jobs_of(tree(started.pid))
             most = min(3, os.cpu_count() or 1)
-            return len(running) == most and all(job.checkpoint.exists() for job in running)
+            return len(under_way) == most and all(job.checkpoint.exists() for job in under_way)
 
         wait_for(lambda: all_half_way() or started.poll() is not None)
         assert started.poll() is None
@@ -121,7 +127,7 @@ def test_ctrl_c_ends_the_tasks_and_each_saves_its_step(tmp_path: Path) -> None:
     stopped = {
         name: int(step.replace(",", "")) for step, name in re.findall(r"stopped at step ([\d,]+) of .* in (\S+)\.\n", said)
     }
-    assert stopped == {str(job.checkpoint): int(checkpoints.load(job.checkpoint).state["step"]) for job in running}
+    assert stopped == {str(job.checkpoint): int(checkpoints.load(job.checkpoint).state["step"]) for job in under_way}
     assert said.endswith("Stopped; --resume goes on from here.\n")
     _, left = psutil.wait_procs(there, timeout=30)
     assert left == []
