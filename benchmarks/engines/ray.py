@@ -25,6 +25,7 @@ from common.errors import UserError
 
 FLAGS: tuple[str, ...] = ("address",)
 WAITS = True
+STOPPED = 128 + signal.SIGTERM  # the exit code of a run's process that SIGTERM has asked to end
 RETRIES = 10  # of a task whose node or worker is lost; each goes on from the checkpoint
 SECONDS_BETWEEN_LOOKS = 0.3
 REMEDY = "start one with `ray start --head`, or leave out --address."
@@ -178,12 +179,23 @@ def _code(ray: ModuleType, ref: Any, heard: Heard) -> int:
 
 
 def _carry_out(text: str, number: int, queue: Any) -> int:
-    """The task of a job of `as_json`: `runs.in_process`, on a node. Events go into the queue, each with the job's number."""
-    job = Job.from_json(text)
+    """The task of a job of `as_json`, on a node: `attempt`, whose events go into the queue, each with the job's number.
 
-    def heard(event: Event) -> None:
-        queue.put((number, event))
+    No event waits for its arrival, but for the last one: while a task waits for Ray, Ray gives its cores to another.
+    """
+    sent: list[Any] = [None]
 
+    def send(event: Event) -> None:
+        sent[0] = queue.actor.put_nowait.remote((number, event))
+
+    try:
+        return attempt(Job.from_json(text), send)
+    finally:
+        package().get(sent[0])
+
+
+def attempt(job: Job, heard: Heard) -> int:
+    """`runs.in_process`, on a node. Raises `StoppedError`, after which Ray tries again."""
     heard(STARTS)
     try:
         seen(job)
@@ -194,6 +206,3 @@ def _carry_out(text: str, number: int, queue: Any) -> int:
     if code == STOPPED:
         raise StoppedError
     return code
-
-
-STOPPED = 143  # the exit code of a run's process that SIGTERM has asked to end
