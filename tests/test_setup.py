@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MAKEFILE = (ROOT / "Makefile").read_text()
 LOCKED = ROOT / "environments/cpu-locked.txt"
 PINNED = sorted({*(ROOT / "environments").glob("*.txt")} - {LOCKED})
-OWN = ("audit.txt", "numpyro.txt")  # each for an environment of its own
+OWN = ("audit.txt", "numpyro.txt", "ray.txt", "slurm.txt")  # not in cpu-locked.txt: each for another environment, or for some
 PYTHONS = ("3.11", "3.12", "3.13")
 
 # Backend → the packages that only its folder imports: those of its extra in pyproject.toml.
@@ -438,7 +438,7 @@ def test_imports_point_one_way(path):
 
 
 # The rooms of benchmarks/, each of which may import from itself and those after it; the pytest-benchmark suite is like a study.
-ROOMS = ("commands", "gates", "studies", "parity", "torture", "outputs", "harness")
+ROOMS = ("commands", "gates", "studies", "parity", "torture", "outputs", "engines", "harness")
 # Who may look a module up by its name: a backend; a command; a process's function; a study; a scenario.
 LOOKUPS = (
     "common/protocol.py",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
+import functools
 import json
 import shlex
 import sys
@@ -12,14 +12,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.harness import cli, environment, estimate, events, flags, records, runs, settings_file
+from benchmarks.engines import Engine, here, ray, slurm
+from benchmarks.harness import cli, environment, estimate, events, flags, outcome, records, runs, settings_file
 from benchmarks.harness.estimate import Planned
-from benchmarks.harness.events import Event
+from benchmarks.harness.events import Heard
 from benchmarks.harness.grid import Grid, grid_of, noun
 from benchmarks.harness.presets import flat
 from benchmarks.outputs import cells, live, tensorboard, terminal
 from benchmarks.outputs.table import Part, Table
-from common.errors import printable
+from common.errors import UserError
+
+ENGINES: dict[str, Engine] = {"here": here, "ray": ray, "slurm": slurm}
 
 
 def main(arguments: list[str]) -> int:
@@ -27,6 +30,7 @@ def main(arguments: list[str]) -> int:
     values = asked.values
     grid = grid_of(asked)
     plan = estimate.planned(grid.jobs, test_images=grid.test_images)
+    engine = engine_of(values, grid.jobs)
     if not values["dry_run"]:
         for job in grid.jobs:
             runs.refuse_again(job)
@@ -43,31 +47,41 @@ def main(arguments: list[str]) -> int:
         show_plan(plan, grid, as_json=values["json"])
         return 0
     if not values["quiet"]:
-        announce(plan, grid)
+        announce(plan, grid, on=values["on"] or "here")
+        if where := engine.remark(values, grid.jobs):
+            print(where, file=sys.stderr)
 
-    done: list[records.Record] = []
-    codes: list[int] = []
+    sweep = Sweep(plan, named=bool(values["backend"]))
     try:
-        with live.display(grid.jobs, quiet=values["quiet"]) as display:
-            for one in plan:
-                code, record = run(one, display, named=bool(values["backend"]))
-                codes.append(2 if code == runs.UNWRITABLE else code)
-                done.append(record)
-                if code == runs.UNWRITABLE:  # the next run would train for nothing
-                    break
+        with live.display(grid.jobs, quiet=values["quiet"]) as display, contextlib.closing(sweep):
+            sweep.carry_out(engine, values, display)
     finally:  # a stopped sweep shows its finished runs too
+        done = [sweep.done[job] for job in grid.jobs if job in sweep.done]
         if values["json"]:
             print(json.dumps(done, indent=1))
-        elif not values["quiet"] and not all(code == 2 for code in codes):
+        elif engine.WAITS and not values["quiet"] and not all(code == 2 for code in sweep.codes):
             terminal.page([*cells.page(done), ending(Path(grid.jobs[0].results))], Console())
-    return max(codes)
+    return max(sweep.codes, default=0)
 
 
-def announce(plan: Sequence[Planned], grid: Grid) -> None:
+def engine_of(values: flags.Values, jobs: Sequence[runs.Job]) -> Engine:
+    """The engine of --on. Raises `UserError` for a flag that it doesn't read, and as its `check` does."""
+    name = values["on"] or "here"
+    engine = ENGINES[name]
+    for flag in flags.GROUPS["where"]:
+        if values[flag] not in (None, ()) and flag not in ("on", "python", *engine.FLAGS):
+            its = " or ".join(other for other, one in ENGINES.items() if flag in one.FLAGS)
+            raise UserError(f"--{flag} is a flag of --on {its}, and the runs are on {name}; leave it out, or give --on {its}.")
+    engine.check(values, jobs)
+    return engine
+
+
+def announce(plan: Sequence[Planned], grid: Grid, *, on: str) -> None:
     """Print on stderr how much several runs are, and whether other programs will slow them."""
     if len(plan) > 1:
-        print(f"{grid.size}; {estimate.total(plan)}.", file=sys.stderr)
-    busy = any(one.state != "done" for one in plan)
+        each = "" if on == "here" else ", one after another"
+        print(f"{grid.size}; {estimate.total(plan)}{each}.", file=sys.stderr)
+    busy = on == "here" and any(one.state != "done" for one in plan)
     if busy and environment.crowded(others := environment.runnable(), environment.machine()):
         print(
             f"Other programs keep {others:.0f} threads running, more than this machine has cores: training is slow and "
@@ -76,66 +90,56 @@ def announce(plan: Sequence[Planned], grid: Grid) -> None:
         )
 
 
-def run(planned: Planned, display: live.Display, *, named: bool) -> tuple[int, records.Record]:
-    """(0, 1 where the run failed, 2 or UNWRITABLE where it was refused; its record). A run that is done isn't made again.
+class Sweep:
+    """The runs of one command, from the plan to the records. A run that is done isn't made again."""
 
-    A refused run leaves no record in the folder; one whose framework isn't here is refused where its backend is `named`.
-    """
-    job = planned.job
-    if planned.state == "done":
-        record = records.read(job.record)
-        display.end(job, record, skipped=True)
-        return 0, record
-    said: collections.deque[str] = collections.deque(maxlen=records.TAIL_LINES)
+    def __init__(self, plan: Sequence[Planned], *, named: bool):
+        self.plan, self.named = plan, named
+        self.done: dict[runs.Job, records.Record] = {}
+        self.codes: list[int] = []  # 0, 1 where a run failed, 2 where it was refused
+        self.outcomes: dict[runs.Job, outcome.Outcome] = {}
+        self.boards: dict[runs.Job, contextlib.ExitStack] = {}  # open TensorBoard files
 
-    def heard(event: Event) -> None:
-        if event["kind"] == "said" and event["text"].strip():
-            said.append(event["text"])
+    def carry_out(self, engine: Engine, values: flags.Values, display: live.Display) -> None:
+        """Raises KeyboardInterrupt where the command is asked to end; what has ended by then is in `done`."""
+        for one in self.plan:
+            if one.state == "done":
+                self.ended(one.job, 0, records.read(one.job.record))
+                display.end(one.job, self.done[one.job], skipped=True)
+        jobs = [one.job for one in self.plan if one.state != "done"]
+        if not jobs:
+            return
 
-    display.begin(job)
-    before = written(job.record)
-    with tensorboard.board(job) if job.pictures else contextlib.nullcontext() as board:
-        code = runs.in_process(job, heard=events.each(heard, display.heard, board))
-    # A record is written last and whole: it holds, however its process ended afterwards.
-    ends_well = written(job.record) != before or (code == 0 and job.resume and runs.finished(job))
-    record = records.read(job.record) if ends_well else without_result(job, code, said)
-    display.end(job, record)
-    if code == runs.UNWRITABLE:
-        return code, record
-    if code == runs.REFUSED or (code == runs.UNAVAILABLE and named):
-        return 2, record
-    if not ends_well:
-        records.write(record, Path(job.results))
-    return int(record["status"] == "failed"), record
+        def begin(job: runs.Job) -> Heard:
+            display.begin(job)
+            followed = self.outcomes.setdefault(job, outcome.Outcome(job))
+            board = self.board(job)
+            return events.each(followed.heard, functools.partial(display.heard, job), board)
 
+        with contextlib.closing(engine.run(jobs, values=values, begin=begin)) as ends:
+            for job, ended in ends:
+                self.boards.pop(job, contextlib.ExitStack()).close()
+                code, record = self.outcomes[job].record(ended, named=self.named)
+                display.end(job, record)
+                self.ended(job, 2 if code == runs.UNWRITABLE else code, record)
+                if code == runs.UNWRITABLE:  # the next run would train for nothing
+                    break
 
-def written(path: Path) -> tuple[int, int] | None:
-    """What tells a file from an earlier one of its name; None where there is none."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_mtime_ns
+    def board(self, job: runs.Job) -> Heard | None:
+        """The TensorBoard file of a job whose process starts; that of an earlier process is closed."""
+        self.boards.pop(job, contextlib.ExitStack()).close()
+        if not job.pictures:
+            return None
+        self.boards[job] = contextlib.ExitStack()
+        return self.boards[job].enter_context(tensorboard.board(job))
 
+    def ended(self, job: runs.Job, code: int, record: records.Record) -> None:
+        self.done[job] = record
+        self.codes.append(code)
 
-def without_result(job: runs.Job, code: int, said: Sequence[str]) -> records.Record:
-    """The record of a run whose process ended so and said these lines on stderr; the last one tells the reason."""
-    last = printable(said[-1]).strip() if said else ""
-    if code == runs.UNAVAILABLE:
-        status, reason = "not-run", "its framework can't be imported; `python -m benchmarks list` says why."
-    elif code in (runs.REFUSED, runs.UNWRITABLE):
-        status, reason = "not-run", last or "it was refused."
-    elif code == runs.SILENT:
-        silence = f"its process told nothing for {estimate.words(job.patience or 0)} and was ended"
-        status, reason = "failed", silence + (f"; the last line was: {last}" if last else ".")
-    else:
-        ended = f"its process ended with code {code}" + ("" if code else " and wrote no record")
-        status, reason = "failed", ended + (f": {last}" if last else ".")
-    return job.blank(dataset=job.dataset()) | {
-        "status": status,
-        "reason": f"{job.backend}: {reason}",
-        "tail": records.tail_of(said),
-    }
+    def close(self) -> None:
+        for board in self.boards.values():
+            board.close()
 
 
 def show_plan(plan: Sequence[Planned], grid: Grid, *, as_json: bool) -> None:

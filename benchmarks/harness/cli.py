@@ -81,12 +81,13 @@ def known(backends: Iterable[str]) -> None:
             raise unknown("backend", name, BACKENDS)
 
 
-def installed(names: Collection[str] = BACKENDS, *, quiet: bool = False) -> tuple[str, ...]:
+def installed(names: Collection[str] = BACKENDS, *, quiet: bool = False, elsewhere: Collection[str] = ()) -> tuple[str, ...]:
     """Those of these backends whose packages are installed; stderr names the others, unless `quiet`.
 
+    Backends `elsewhere`, in an environment of their own, count as installed.
     Unlike `usable` it starts no process: a package may be there and fail to be imported. Raises `UserError` where none is left.
     """
-    lacking = {name: package for name in names if (package := protocol.lacks(name))}
+    lacking = {name: package for name in names if name not in elsewhere and (package := protocol.lacks(name))}
     found = tuple(name for name in names if name not in lacking)
     said = ", ".join(f"{name} (no {package})" for name, package in lacking.items())
     if not found:
@@ -96,13 +97,16 @@ def installed(names: Collection[str] = BACKENDS, *, quiet: bool = False) -> tupl
     return found
 
 
-def backend_of(checkpoint: checkpoints.Checkpoint, *, path: Path) -> str:
-    """The checkpoint's backend. Raises `UserError`, which offers the backends that are installed, where that one isn't."""
+def backend_of(checkpoint: checkpoints.Checkpoint, *, path: Path, elsewhere: Collection[str] = ()) -> str:
+    """The checkpoint's backend. Raises `UserError`, which offers the backends that are installed, where that one isn't.
+
+    Backends `elsewhere`, in an environment of their own, count as installed.
+    """
     if checkpoint.backend not in BACKENDS:
         raise UserError(
             f"{path} was trained by the backend '{checkpoint.backend}', which this checkout lacks; give another as --backend."
         )
-    if package := protocol.lacks(checkpoint.backend):
+    if checkpoint.backend not in elsewhere and (package := protocol.lacks(checkpoint.backend)):
         there = " or ".join(f"--backend {name}" for name in BACKENDS if not protocol.lacks(name))
         remedy = f"give {there}" if there else f"install environments/{checkpoint.backend}-cpu.txt"
         raise UserError(f"{path} was trained by {checkpoint.backend}, which isn't installed here (no {package}); {remedy}.")

@@ -35,6 +35,7 @@ GROUPS = {
         "objective_samples",
     ),
     "evaluation": ("samples", "images"),
+    "where": ("on", "python", "address", "parallel", "partition", "account", "time"),
     "output": (
         *("results", "resume", "from", "config", "save_config", "dry_run", "quiet", "json"),
         *("keep_checkpoints", "tensorboard", "patience"),
@@ -48,10 +49,12 @@ MAIN = (
     *GROUPS["what"],
     *("steps", "batch_size", "device", "latent_size", "hidden_size", "flow_depth", "learning_rate"),
     *GROUPS["evaluation"],
+    *("on", "python"),
     *(name for name in GROUPS["output"] if name != "patience"),
 )
 PATIENCE = 30  # minutes: a model that compiles, or one step of a large one, says nothing for minutes
 LONGEST = 8  # characters of a placeholder in --help
+On = Literal["here", "ray", "slurm"]  # the files of benchmarks/engines/
 
 Values = dict[str, Any]  # a flag's name → its value
 
@@ -110,9 +113,18 @@ def flags(configs: Sequence[Config], *, start: Checkpoint | None) -> dict[str, F
         Flag(name="from", kind=Path, help=from_start, placeholder="FILE"),
         Flag(name="config", kind=Path, help="Read flags from this TOML file; those given here win.", placeholder="FILE"),
         Flag(name="save_config", kind=Path, help="Write the flags given here to this TOML file.", placeholder="FILE"),
+        Flag(
+            name="on", kind=On, help="Where the runs are carried out: here, one after another; ray; slurm.", placeholder="WHERE"
+        ),
+        Flag(name="python", kind=str, help="A backend's own interpreter.", several=True, placeholder="NAME=PATH"),
+        Flag(name="address", kind=str, help="--on ray: that of a running Ray; else one starts here.", placeholder="HOST:PORT"),
+        Flag(name="parallel", kind=int, help="--on slurm: the most runs at once."),
+        Flag(name="partition", kind=str, help="--on slurm: the partition."),
+        Flag(name="account", kind=str, help="--on slurm: the account that is charged."),
+        Flag(name="time", kind=int, help="--on slurm: minutes of a task; a longer run is requeued and goes on."),
         Flag(name="dry_run", kind=bool, help="Say which runs these are and how long they take; run none."),
         Flag(name="quiet", kind=bool, help="No progress and no table, only errors."),
-        Flag(name="threads", kind=int, help="Threads of the framework; its own choice by default."),
+        Flag(name="threads", kind=int, help="Threads of the framework; by default its own choice, on ray and slurm 1."),
         Flag(name="patience", kind=int, help="Minutes without a sign of life after which a run is ended."),
         Flag(name="keep_checkpoints", kind=bool, help="Keep the checkpoint of each validation."),
         Flag(name="tensorboard", kind=bool, help="Write a TensorBoard event file beside each record."),
@@ -126,6 +138,7 @@ def flags(configs: Sequence[Config], *, start: Checkpoint | None) -> dict[str, F
         "binarize": (start.binarize or "") if start else "",
         "results": "results",
         "patience": str(PATIENCE),
+        "on": "here",
     }
     helps = {"variational": "Families of q(z|x).", "seed": "A run for each seed."}
     found = {flag.name: dataclasses.replace(flag, default=defaults.get(flag.name, "")) for flag in own}

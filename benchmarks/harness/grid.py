@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,13 +53,40 @@ def axes_of(asked: Asked) -> dict[str, Sequence[Any]]:
     settings = {name: own[name] for name in flat(next(iter(asked.presets.values()))) if own.get(name)}
     seeds = {"seed": settings.pop("seed")} if "seed" in settings else {}
     families = settings.pop("variational", None) or ((start.config.model.variational,) if start else FAMILIES)
-    backends = own["backend"] or ((cli.backend_of(start, path=own["from"]),) if start else cli.installed(quiet=own["quiet"]))
+    elsewhere = interpreters(own["python"])
+    if own["backend"]:
+        backends = own["backend"]
+    elif start:
+        backends = (cli.backend_of(start, path=own["from"], elsewhere=elsewhere),)
+    else:
+        backends = cli.installed(quiet=own["quiet"], elsewhere=elsewhere)
     return {"preset": list(asked.presets), **settings, **seeds, "variational": families, "backend": backends}
+
+
+def interpreters(given: Iterable[str]) -> dict[str, str]:
+    """Backend → the absolute path of its interpreter, of --python's "jax=/path/to/python".
+
+    Raises `UserError` for another form, an unknown backend, a backend named twice, and an interpreter that isn't there.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        backend, equals, path = text.partition("=")
+        if not (equals and path):
+            raise UserError(f"--python is '{text}'; it must be a backend and its interpreter: jax=/path/to/python.")
+        cli.known([backend])
+        if backend in found:
+            raise UserError(f"--python names {backend} twice; give one interpreter a backend.")
+        program = shutil.which(os.path.expanduser(path))
+        if program is None:
+            raise UserError(f"--python names {path} for {backend}, which isn't a program here; give its interpreter's path.")
+        found[backend] = str(Path(program).absolute())  # not resolved: an environment's own is often a link
+    return found
 
 
 def grid_of(asked: Asked) -> Grid:
     """The runs, checked before any training. Raises `UserError` where one can't succeed, or two would be the same."""
     own, axes = asked.values, axes_of(asked)
+    pythons = interpreters(own["python"])
     if own["threads"] is not None and own["threads"] < 1:
         raise UserError(f"--threads is {own['threads']}; it must be at least 1.")
     if own["patience"] is not None and own["patience"] < 1:
@@ -91,7 +120,8 @@ def grid_of(asked: Asked) -> Grid:
                 kept = flat(asked.presets[preset])[name]
                 config = config.replace(**{name: kept})
                 remarks[f"--{name.replace('_', '-')} changes nothing with {choice}: such runs keep {kept}."] = None
-        job = runs.checked(dataclasses.replace(template, backend=backend, preset=preset, config=config), dataset=dataset)
+        own_job = dataclasses.replace(template, backend=backend, preset=preset, config=config, python=pythons.get(backend))
+        job = runs.checked(own_job, dataset=dataset)
         if template.start:
             runs.check_start(job)
         if jobs.get(job.record, job) != job:

@@ -43,21 +43,23 @@ def ask(
     *,
     title: str,
     folder: Path = ROOT,
+    python: str | None = None,
     variables: Mapping[str, str | None] | None = None,
     heard: Heard | None = None,
     patience: float | None = None,
 ) -> Any:
     """The result of the function `target`, "benchmarks.studies.growth:measure" say, called with `question` in a fresh process.
 
-    Question and result are plain JSON. `title` names the process in messages; `folder` is the checkout whose code runs.
-    `variables` are set in the process's environment; None removes one. `heard` is called with each event of the process and
-    with each line of its stderr; without it, the process shares this process's stderr. `patience`: the seconds without either
-    after which a process that is heard is killed; None for ever. The process ends soon after this one has died.
+    Question and result are plain JSON. `title` names the process in messages; `folder` is the checkout whose code runs,
+    `python` the interpreter of another environment, where it isn't this process's. `variables` are set in the process's
+    environment; None removes one. `heard` is called with each event of the process and with each line of its stderr; without
+    it, the process shares this process's stderr. `patience`: the seconds without either after which a process that is heard is
+    killed; None for ever. The process ends soon after this one has died.
 
     Raises `ProcessError` where the process fails, `SilentError` where it was killed for its silence. A KeyboardInterrupt asks
     the process to end, and is raised again when it has ended; a second one kills it.
     """
-    command = [sys.executable, "-m", "benchmarks", "answer", target]
+    command = [python or sys.executable, "-m", "benchmarks", "answer", target]
     with contextlib.ExitStack() as stack:
         asked, answers = (stack.enter_context(_temporary()) for _ in range(2))
         json.dump(question, asked)
@@ -89,9 +91,10 @@ def ask(
 def started(command: list[str], **options: Any) -> subprocess.Popen[str]:
     """The process, which inherits that signals are blocked.
 
-    A terminal's Ctrl-C reaches it as SIGTERM or SIGKILL of this one; SIGUSR1 would end it before it has a handler.
+    A terminal's Ctrl-C reaches it as SIGTERM or SIGKILL of this one; SIGUSR1 would end it before it has a handler. SIGUSR2
+    is SLURM's word to this process alone, though SLURM sends it to the other one too.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, stopping.SAVE})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, stopping.SAVE, signal.SIGUSR2})
     try:
         return subprocess.Popen(command, **options)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -43,6 +44,7 @@ RunState = Literal["new", "done", "resumable"]
 # What `in_process` returns of a job without a record, where its process told why; a process's own exit codes are below 256.
 # A `UserError`; a framework that can't be imported; no sign of life; a results folder or a disk that can't be written.
 REFUSED, UNAVAILABLE, SILENT, UNWRITABLE = 1000, 1001, 1002, 1003
+LOST = 1004  # an engine's end of a job whose machine was lost, and the retries too
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Job:
     threads: int | None = None  # of the framework; its own choice where None
     sha256: str | None = None  # of the data set, where it has been read
     patience: float | None = None  # seconds without a sign of life after which the run's process is ended; None for ever
+    python: str | None = None  # the interpreter of the run's process; that of the command where None
     runnable: float | None = None  # threads that other programs kept running before the run's process; None where unknown
 
     def as_json(self) -> str:
@@ -132,7 +135,9 @@ def in_process(job: Job, *, folder: Path | None = None, heard: Heard | None = No
     target, where = f"{__name__}:worker", folder or Path.cwd()
     job = dataclasses.replace(job, runnable=environment.runnable())
     variables = threads.variables(job.threads, disturbed=environment.crowded(job.runnable, environment.machine()))
-    options: dict[str, Any] = {"title": job.record.name, "folder": where, "variables": variables}
+    if job.python:  # its environment may not know this checkout
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(environment.ROOT), os.environ.get("PYTHONPATH"))))
+    options: dict[str, Any] = {"title": job.record.name, "folder": where, "python": job.python, "variables": variables}
     try:
         return int(processes.ask(target, job.as_json(), **options, heard=heard, patience=job.patience))
     except processes.SilentError:

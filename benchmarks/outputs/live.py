@@ -37,11 +37,11 @@ FIRST_SHOWN = (*RUNNING, "failed", "done", "skipped", "waiting")  # where there 
 
 
 class Display(Protocol):
-    """What shows a sweep: call `begin` and `end` around each run, and `heard` with its events."""
+    """What shows a sweep: call `begin` and `end` around each run, and `heard` with its events. Runs may overlap."""
 
     def begin(self, job: Job) -> None: ...
 
-    def heard(self, event: Event) -> None: ...
+    def heard(self, job: Job, event: Event) -> None: ...
 
     def end(self, job: Job, record: Record, *, skipped: bool = False) -> None:
         """`skipped`: the record is that of an earlier command."""
@@ -64,15 +64,16 @@ class Plain:
 
     def __init__(self, jobs: Sequence[Job], *, quiet: bool):
         self.names, self.quiet = names(jobs), quiet
+        self.lines: dict[Job, Lines] = {}
 
     def begin(self, job: Job) -> None:
-        self.lines = Lines(self.names[job])
+        self.lines[job] = Lines(self.names[job])
 
-    def heard(self, event: Event) -> None:
+    def heard(self, job: Job, event: Event) -> None:
         if event["kind"] == "said":
             print(event["text"], file=sys.stderr, flush=True)
         elif event["kind"] == "progress" and not self.quiet:
-            self.lines.heard(event)
+            self.lines[job].heard(event)
 
     def end(self, job: Job, record: Record, *, skipped: bool = False) -> None:
         pass
@@ -89,10 +90,10 @@ class OnTerminal:
         self.sweep.begin(job)
         self.live.refresh()
 
-    def heard(self, event: Event) -> None:
+    def heard(self, job: Job, event: Event) -> None:
         if event["kind"] == "said":
             self.live.console.print(Text.from_ansi(event["text"]), soft_wrap=True)
-        self.sweep.heard(event)
+        self.sweep.heard(job, event)
         if (now := time.monotonic()) - self.drawn >= SECONDS_BETWEEN_FRAMES:
             self.drawn = now
             self.live.refresh()
@@ -135,14 +136,13 @@ class Sweep:
 
     def __init__(self, jobs: Sequence[Job]):
         self.rows = {job: Row(name, total=job.config.training.steps) for job, name in names(jobs).items()}
-        self.row = next(iter(self.rows.values()))  # of the run under way
 
     def begin(self, job: Job) -> None:
-        self.row = self.rows[job]
-        self.row.state, self.row.began = "starting", time.monotonic()
+        row = self.rows[job]
+        row.state, row.began = "starting", time.monotonic()
 
-    def heard(self, event: Event) -> None:
-        row = self.row
+    def heard(self, job: Job, event: Event) -> None:
+        row = self.rows[job]
         match event["kind"]:
             case "begin":
                 row.state, row.done, row.first_step = "compiling", event["step"], event["step"]
@@ -167,7 +167,10 @@ class Sweep:
             row.done = row.total
 
     def left(self) -> float | None:
-        """Seconds until the sweep's end, if each waiting run takes the mean time of the finished ones and the one under way."""
+        """Seconds until the sweep's end, if each waiting run takes the mean time of the finished ones and those under way.
+
+        As many runs as now go on side by side.
+        """
         rows = list(self.rows.values())
         whole = [row.ended - row.began for row in rows if row.state == "done"]
         running = [row for row in rows if row.state in RUNNING]
@@ -180,7 +183,7 @@ class Sweep:
             elif whole:
                 rest += max(0.0, sum(whole) / len(whole) - elapsed)
         waiting = sum(row.state == "waiting" for row in rows)
-        return rest + waiting * sum(whole) / len(whole) if whole else None
+        return (rest + waiting * sum(whole) / len(whole)) / max(len(running), 1) if whole else None
 
     def summary(self) -> str:
         """The sweep's own line: "2 of 6 done, 1 failed; 4:05 left"."""

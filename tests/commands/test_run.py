@@ -125,7 +125,7 @@ def test_every_flag_is_under_one_heading_and_rare_ones_come_last() -> None:
     assert len(set(grouped)) == len(grouped)
     assert {*SETTINGS} <= {*grouped}
     assert {*flags.MAIN} <= {*grouped}
-    assert list(flags.GROUPS) == ["what", "length", "model", "optimizer", "evaluation", "output", "rare"]
+    assert list(flags.GROUPS) == ["what", "length", "model", "optimizer", "evaluation", "where", "output", "rare"]
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -45,8 +45,8 @@ def half_way(jobs: list[runs.Job], *, failed: int, ended: int) -> live.Sweep:
     sweep = live.Sweep(jobs)
     for i, each in enumerate(jobs[: ended + 1]):
         sweep.begin(each)
-        sweep.heard({"kind": "begin", "step": 0, "steps": 2000})
-        sweep.heard(TRAINING)
+        sweep.heard(each, {"kind": "begin", "step": 0, "steps": 2000})
+        sweep.heard(each, TRAINING)
         if i < ended:
             reason = "jax: its process ended with code -9." if i == failed else None
             sweep.end(each, record(each, status="failed" if reason else "ok", reason=reason), skipped=False)
@@ -93,13 +93,13 @@ def test_a_run_goes_through_its_states() -> None:
     ):
         if not states:
             sweep.begin(one)
-            states.append(sweep.row.state)
-        sweep.heard(event)
-        states.append(sweep.row.state)
+            states.append(sweep.rows[one].state)
+        sweep.heard(one, event)
+        states.append(sweep.rows[one].state)
     assert states == ["starting", "compiling", "compiling", "training", "testing", "testing"]
     assert len(text(sweep, width=100)) == 2, "one run needs no summary"
     sweep.end(one, record(one), skipped=True)
-    assert sweep.row.state == "skipped"
+    assert sweep.rows[one].state == "skipped"
 
 
 @pytest.mark.parametrize("width", range(40, 100))
@@ -139,8 +139,8 @@ def test_the_time_left_is_that_of_the_runs_so_far(monkeypatch: pytest.MonkeyPatc
     sweep.begin(SIX[2])
     now[0] += 60
     assert sweep.left() == 3 * 150 + 90
-    sweep.heard({"kind": "begin", "step": 0, "steps": 2000})
-    sweep.heard(TRAINING | {"left": 240.0})
+    sweep.heard(SIX[2], {"kind": "begin", "step": 0, "steps": 2000})
+    sweep.heard(SIX[2], TRAINING | {"left": 240.0})
     assert sweep.left() == 240 + 3 * 200
 
 
@@ -158,7 +158,7 @@ def test_what_a_process_says_stands_above_the_table() -> None:
     with Live(sweep, console=console, auto_refresh=False, transient=True) as drawn:
         display = live.OnTerminal(sweep, drawn)
         display.begin(SIX[0])
-        display.heard({"kind": "said", "text": "a warning [not markup] of the framework"})
+        display.heard(SIX[0], {"kind": "said", "text": "a warning [not markup] of the framework"})
     said, _, after = shown.getvalue().partition("a warning [not markup] of the framework")
     assert "pytorch mean-field" in said
     assert "pytorch mean-field" in after
@@ -168,9 +168,9 @@ def test_in_a_pipe_lines_are_plain_and_quiet_leaves_them_out(capsys: pytest.Capt
     for quiet, lines in ((False, ["jax train 2000/2000 steps, ELBO -102.34, 16,259 examples/s, 0 s left"]), (True, [])):
         with live.display([job("jax"), job("pytorch")], quiet=quiet) as display:
             display.begin(job("jax"))
-            display.heard(TRAINING)
-            display.heard(TRAINING | {"done": 2000, "left": 0.0})
-            display.heard({"kind": "said", "text": "a warning"})
+            display.heard(job("jax"), TRAINING)
+            display.heard(job("jax"), TRAINING | {"done": 2000, "left": 0.0})
+            display.heard(job("jax"), {"kind": "said", "text": "a warning"})
             display.end(job("jax"), record(job("jax")))
         assert capsys.readouterr().err.splitlines() == [*lines, "a warning"]
 
