@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,7 +59,7 @@ def ask(
     """
     command = [sys.executable, "-m", "benchmarks", "answer", target]
     with contextlib.ExitStack() as stack:
-        asked, answers = (stack.enter_context(_temporary()) for _ in range(2))
+        asked, answers = (stack.enter_context(temporary()) for _ in range(2))
         json.dump(question, asked)
         asked.seek(0)
         options: dict[str, Any] = {"stdin": asked, "stdout": answers, "cwd": folder}
@@ -86,22 +86,24 @@ def ask(
         return json.loads(lines[-1])
 
 
-def started(command: list[str], **options: Any) -> subprocess.Popen[str]:
-    """The process, which inherits that signals are blocked.
+def started(
+    command: list[str], *, blocked: Iterable[signal.Signals] = (signal.SIGINT,), **options: Any
+) -> subprocess.Popen[str]:
+    """The process, which inherits that the `blocked` signals and SIGUSR1 are blocked.
 
     A terminal's Ctrl-C reaches it as SIGTERM or SIGKILL of this one; SIGUSR1 would end it before it has a handler.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, stopping.SAVE})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*blocked, stopping.SAVE})
     try:
         return subprocess.Popen(command, **options)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _temporary() -> IO[str]:
+def temporary() -> IO[str]:
     """Raises `UserError` where no folder takes a temporary file."""
     try:
-        return tempfile.TemporaryFile("w+", encoding="utf-8")
+        return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError("No folder takes a temporary file; free the disk, or set TMPDIR.") from error
 
