@@ -9,17 +9,25 @@ from common.config import Device
 from common.world import ALONE, World, enter, joined
 
 JOB = "worker"
-GROUP, MESSAGE = 1, 1  # the keys by which the processes find one another's tensors
+GROUP = 1  # the key of the processes' group
 
 
 def join(world: World, *, device: Device) -> None:
     """See `common.protocol.Backend`."""
-    cluster = tf.train.ClusterSpec({JOB: list(world.addresses)}).as_cluster_def()
-    server = tf.train.ServerDef(cluster=cluster, job_name=JOB, task_index=world.rank, protocol="grpc")
-    context.context().configure_collective_ops(
-        collective_leader=f"/job:{JOB}/replica:0/task:0", use_nccl_communication=device == "cuda"
+    process = context.context()
+    process.configure_collective_ops(
+        collective_leader=f"/job:{JOB}/replica:0/task:0",
+        use_nccl_communication=device == "cuda",
+        device_filters=(f"/job:{JOB}/task:{world.rank}",),
     )
-    context.context().enable_collective_ops(server)
+    server = tf.train.ServerDef(
+        cluster=tf.train.ClusterSpec({JOB: list(world.addresses)}).as_cluster_def(),
+        default_session_config=process.config,  # names the leader
+        job_name=JOB,
+        task_index=world.rank,
+        protocol="grpc",
+    )
+    process.enable_collective_ops(server)
     enter(world)
 
 
@@ -35,7 +43,7 @@ def averaged(values: list[tf.Tensor]) -> list[tf.Tensor]:
         input=flat,
         group_size=joined().size,
         group_key=GROUP,
-        instance_key=MESSAGE,
+        instance_key=flat.shape[0],  # a key stands for messages of one size
         ordering_token=[],
         merge_op="Add",
         final_op="Id",

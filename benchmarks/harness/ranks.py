@@ -27,7 +27,7 @@ from common.world import ALONE, World
 
 LOOK = 0.1  # seconds between two looks at the other processes
 END = 10.0  # seconds that a process without work has to end
-NEXT, STOP = b"n", b"s"  # what rank 0 writes before each chunk
+NEXT, STOP, LEAVE = b"n", b"s", b"l"  # what rank 0 writes: the first two before each chunk, the last one at the end
 LOST = 1  # exit code of rank 0 where another process died
 
 
@@ -44,10 +44,13 @@ class Lead:
 
     def stops(self, wish: bool) -> bool:
         """The wish, told to every other process."""
+        self._tell(STOP if wish else NEXT)
+        return wish
+
+    def _tell(self, order: bytes) -> None:
         for pipe in self.orders:
             with contextlib.suppress(BrokenPipeError):  # `watch` says which process died
-                os.write(pipe, STOP if wish else NEXT)
-        return wish
+                os.write(pipe, order)
 
     def start(self, target: str, question: Any, *, rank: int, variables: Mapping[str, str]) -> None:
         """Start the process of this rank."""
@@ -55,7 +58,7 @@ class Lead:
         self.orders.append(writing)
         asked, said = processes.temporary(), processes.temporary()
         self.said.append(said)
-        place = {"rank": rank, "addresses": self.world.addresses}
+        place = {"rank": rank, "addresses": list(self.world.addresses)}
         json.dump({"target": target, "question": question, "world": place, "orders": reading}, asked)
         asked.seek(0)
         own = {name: value for name, value in os.environ.items() if name not in (events.VARIABLE, processes.PARENT)}
@@ -80,17 +83,20 @@ class Lead:
                     os._exit(LOST)
 
     def kill(self) -> None:
+        """Kill the other processes and those that they have started."""
         self.over.set()
+        for pipe in self.orders:
+            os.close(pipe)
+        self.orders.clear()
         for process in self.peers:
             stopping.kill(process.pid)
         for process in self.peers:
             process.wait()
 
     def end(self) -> None:
-        """Let the other processes end, which have no work left; kill one that doesn't."""
+        """Let the other processes end; kill one that doesn't. They have no work left but what rank 0 does, too."""
         self.over.set()
-        for pipe in self.orders:
-            os.close(pipe)
+        self._tell(LEAVE)
         for process in self.peers:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(END)
@@ -133,19 +139,17 @@ def follow(question: dict[str, Any]) -> None:
     place = question["world"]
     world = World(rank=place["rank"], addresses=tuple(place["addresses"]))
     getattr(importlib.import_module(module), name)(question["question"], world, orders.stop)
-    orders.wait()
+    orders.leave()
 
 
 class _Orders:
-    """What rank 0 writes. This process ends when rank 0 closes the pipe or has died."""
+    """What rank 0 writes. This process ends at once when rank 0 has died."""
 
     def __init__(self, pipe: int):
         self.pipe = pipe
         self.parent = os.getppid()
         self.came: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self.done = False
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
+        threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         while os.getppid() == self.parent:
@@ -156,16 +160,17 @@ class _Orders:
                 for order in orders:
                     self.came.put(order)
         stopping.kill_descendants()
-        os._exit(0 if self.done else 128 + signal.SIGTERM)
+        os._exit(128 + signal.SIGTERM)
 
     def stop(self) -> bool:
         """Whether to stop; waits for rank 0 to say so before each chunk."""
         return self.came.get() == STOP[0]
 
-    def wait(self) -> None:
-        """Wait for rank 0, which may still read this process's last message, and end."""
-        self.done = True
-        self.reader.join()
+    def leave(self) -> None:
+        """End this process when rank 0 has left, too: until then it may read this process's last message."""
+        while self.came.get() != LEAVE[0]:
+            pass
+        os._exit(0)  # a framework's own clearing up could wait for another process
 
 
 def _free(count: int) -> tuple[str, ...]:
