@@ -78,7 +78,11 @@ class Scorer:
 
     @checked
     def place(self, images: UInt8[np.ndarray, "images pixels"]) -> UInt8[Array, "images pixels"]:
-        return jax.block_until_ready(jax.device_put(images, self.device))
+        return jax.block_until_ready(self._placed(images))
+
+    def _placed(self, images: np.ndarray) -> Array:
+        """The images where `train` and the other calls read them."""
+        return jax.device_put(images, self.device)
 
     @checked
     def log_weights(
@@ -230,11 +234,8 @@ class Session(Scorer):
         judged: dict[str, Array] = world.here(self.ema or self.parameters)
         return judged
 
-    @checked
-    def place(self, images: UInt8[np.ndarray, "images pixels"]) -> UInt8[Array, "images pixels"]:
-        if self.mesh is None:
-            return jax.block_until_ready(jax.device_put(images, self.device))
-        return jax.block_until_ready(world.spread(images, over=self.mesh, by=EVERYWHERE))
+    def _placed(self, images: np.ndarray) -> Array:
+        return super()._placed(images) if self.mesh is None else world.spread(images, over=self.mesh, by=EVERYWHERE)
 
     @checked
     def train(

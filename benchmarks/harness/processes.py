@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -173,13 +173,19 @@ def end_with(parent: int) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
+def function(target: str) -> Callable[..., Any]:
+    """The function of a name such as "benchmarks.studies.growth:measure"."""
+    module, _, name = target.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
 def main(arguments: list[str]) -> int:
     """The process of `ask`: reads the question from stdin and prints the result as the last line of stdout."""
     (target,) = arguments
     if PARENT in os.environ:
         threading.Thread(target=end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
-    module, _, name = target.partition(":")
     answers, sys.stdout = sys.stdout, sys.stderr  # what a framework prints goes to stderr
-    found = getattr(importlib.import_module(module), name)(json.loads(sys.stdin.read()))
+    found = function(target)(json.loads(sys.stdin.read()))
     print(json.dumps(found), file=answers)
     return 0

@@ -7,7 +7,6 @@ for another one's message heeds no signal: where one process dies, a thread of e
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import queue
@@ -85,13 +84,14 @@ class Lead:
     def kill(self) -> None:
         """Kill the other processes and those that they have started."""
         self.over.set()
-        for pipe in self.orders:
+        orders, self.orders = self.orders, []
+        for pipe in orders:
             os.close(pipe)
-        self.orders.clear()
         for process in self.peers:
             stopping.kill(process.pid)
-        for process in self.peers:
+        for process, said in zip(self.peers, self.said, strict=True):
             process.wait()
+            said.close()
 
     def end(self) -> None:
         """Let the other processes end; kill one that doesn't. They have no work left but what rank 0 does, too."""
@@ -135,10 +135,9 @@ def led(
 def follow(question: dict[str, Any]) -> None:
     """The process of a rank above 0, started by `Lead.start`."""
     orders = _Orders(question["orders"])
-    module, _, name = question["target"].partition(":")
     place = question["world"]
     world = World(rank=place["rank"], addresses=tuple(place["addresses"]))
-    getattr(importlib.import_module(module), name)(question["question"], world, orders.stop)
+    processes.function(question["target"])(question["question"], world, orders.stop)
     orders.leave()
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import psutil
 import pytest
@@ -85,12 +84,18 @@ def test_a_stopped_run_on_two_devices_goes_on_as_if_it_had_not_been_stopped(tmp_
     for name, value in theirs.items():
         assert np.abs(ours[name] - value).max() <= 1e-10 * max(np.abs(value).max(), 1e-300), name
     (record,) = records.read_all(tmp_path / "whole")
-    assert record["config"]["training"]["devices"] == 2
-    assert "+devices2" in whole.record.name
-    assert "+devices2" in whole.checkpoint.name
-    assert "devices" not in one.record.name
-    with h5py.File(whole.checkpoint) as file:
-        assert '"devices": 2' in str(file.attrs["config"])
+    assert record["changed"]["devices"] == record["config"]["training"]["devices"] == 2
+
+
+def test_record_and_checkpoint_are_named_by_the_devices_where_there_are_several(tmp_path: Path) -> None:
+    two, one = (
+        runs.Job("jax", "quick", "binarized-digits", None, preset("quick").replace(devices=n), str(tmp_path), resume=False)
+        for n in (2, 1)
+    )
+    assert two.record.name.startswith("quick+devices2_")
+    assert two.checkpoint.name.startswith("quick+devices2_")
+    assert one.record.name.startswith("quick_")
+    assert "devices" not in one.config.as_dict()["training"]
 
 
 @pytest.mark.parametrize(
