@@ -85,6 +85,7 @@ class Training:
 
     seed: int = setting(0, "Seeds initial weights, the order of minibatches and all noise, a stream each.")
     batch_size: int = setting(128, "Images a step.")
+    devices: int = setting(1, "Devices of one run, a process each; each takes an equal part of every batch.")
     steps: int = setting(30_000, "Steps of training.")
     objective_samples: int = setting(1, "k: 1 trains on the ELBO, more on the importance-weighted bound.")
     warm_up: int = setting(10_000, "Steps over which the KL weight grows linearly to 1; 0 for none.")
@@ -249,6 +250,7 @@ DEFAULTS: dict[str, Any] = {"model": Model(), "optimizer": Optimizer(), "trainin
 LATER = {
     "model": ("network", "prior", "prior_depth", "channels", "blocks", "dropout"),
     "optimizer": ("decayed", "learning_rate_warm_up", "clip"),
+    "training": ("devices",),
 }
 
 
@@ -258,7 +260,7 @@ RULES: tuple[tuple[str, tuple[str, ...], Callable[[float], bool]], ...] = (
         "at least 1",
         (
             *("latent_size", "hidden_size", "channels"),
-            *("batch_size", "steps", "objective_samples", "chunk"),
+            *("batch_size", "devices", "steps", "objective_samples", "chunk"),
             *("log_interval", "validation_interval", "samples", "image_batch", "sample_block"),
         ),
         lambda value: value >= 1,
@@ -348,6 +350,12 @@ def check_settings(config: Config) -> None:
         for name in names:
             if not fits(settings[name]) and (name not in model or unread(name, config) is None):
                 raise UserError(f"--{name.replace('_', '-')} is {settings[name]}; it must be {condition}.")
+    batch, devices = config.training.batch_size, config.training.devices
+    if batch % devices:
+        raise UserError(
+            f"--devices is {devices}, which doesn't divide --batch-size {batch}: each device takes an equal part of a batch; "
+            f"give another number of devices, or --batch-size {-(-batch // devices) * devices}."
+        )
     rows, columns = config.model.image_shape
     if config.model.network == "resnet" and (rows % 4 or columns % 4):
         raise UserError(

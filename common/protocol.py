@@ -20,6 +20,7 @@ import numpy as np
 from common.config import Config, Device, Factors, Model
 from common.errors import UserError, unknown
 from common.parameters import Product, State
+from common.world import World
 
 # Backend → the packages that its folder imports.
 PACKAGES = {"pytorch": ("torch", "safetensors"), "jax": ("jax", "flax", "optax"), "tensorflow": ("tensorflow", "keras")}
@@ -118,6 +119,10 @@ class Session(Scorer, Protocol):
 
         `draws` is `parameters.noise_size`: z's draws and, with dropout, one for each unit of `parameters.dropped`, which is
         dropped where its draw is below `noise.dropped_below`. The encoder's are those of the first sample. No other call drops.
+
+        On several devices, every process calls this with the same arguments, those of the whole batch; rank r takes the rows
+        and the noise of the r-th equal part. One message a step makes the means over the devices of gradient, objective and
+        ELBO; then every process takes the same step. All other calls, `state` too, are a process's own.
         """
 
     def state(self) -> State:
@@ -139,10 +144,19 @@ class Backend(Protocol):
     def describe(self) -> Description: ...
 
     def create(self, config: Config, state: State) -> Session:
-        """A session that trains, from this portable state."""
+        """A session that trains, from this portable state.
+
+        Raises `UserError` where the config asks for more devices than this process has or processes have joined.
+        """
 
     def score(self, config: Config, parameters: State) -> Scorer:
         """A session that judges these parameters (name → array), whatever the config's moving average."""
+
+    def join(self, world: World, *, device: Device) -> None:
+        """Join the processes of a run on several devices, before any session; returns when all have joined."""
+
+    def leave(self) -> None:
+        """Leave them: every process does, after its last `train`. What only one process does comes after this."""
 
 
 class Probes(Protocol):

@@ -39,7 +39,7 @@ def select(device: Device) -> jax.Device:
         named = jax.config.jax_platforms
         remedy = f"unset JAX_PLATFORMS, which is '{named}', " if named else "use --device cpu, "
         raise UserError(f"JAX has no device '{device}' here; {remedy}or install environments/jax-cuda.txt.")
-    return jax.devices(device)[0]
+    return jax.local_devices(backend=device)[0]
 
 
 def rounded(factors: Factors) -> jnp.dtype:

@@ -9,12 +9,14 @@ import numpy as np
 import optax
 from flax import nnx, serialization
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float, Int, Real, UInt8
 
-from backends.jax import devices, optimizers
+from backends.jax import devices, optimizers, world
 from backends.jax.compiling import EXACTLY, IN_PLACE
 from backends.jax.shapes import checked
 from backends.jax.vae import VAE, log_weights, objective
+from backends.jax.world import AXIS, EVERYWHERE
 from common.config import Config
 from common.noise import EVALUATION_NOISE, NOISE_BLOCK, TRAINING_NOISE, noise_blocks, seed_for
 from common.parameters import State, group, noise_size
@@ -68,7 +70,7 @@ class Scorer:
 
     def images(self, handle: Array, indices: np.ndarray) -> Array:
         """[batch, pixels], in the dtype."""
-        return handle[indices].astype(self.dtype)
+        return world.here(handle)[indices].astype(self.dtype)
 
     def given(self, values: np.ndarray) -> Array:
         """Given numbers on the device, in the dtype."""
@@ -76,7 +78,11 @@ class Scorer:
 
     @checked
     def place(self, images: UInt8[np.ndarray, "images pixels"]) -> UInt8[Array, "images pixels"]:
-        return jax.block_until_ready(jax.device_put(images, self.device))
+        return jax.block_until_ready(self._placed(images))
+
+    def _placed(self, images: np.ndarray) -> Array:
+        """The images where `train` and the other calls read them."""
+        return jax.device_put(images, self.device)
 
     @checked
     def log_weights(
@@ -94,7 +100,7 @@ class Scorer:
             epsilon = self.compiled_noise(key, indices, np.arange(blocks.start, blocks.stop))[: len(samples)]
         else:
             epsilon = self.given(noise)
-        return np.asarray(self.compiled_log_weights(self._judged, handle, indices, epsilon))
+        return np.asarray(self.compiled_log_weights(self._judged, world.here(handle), indices, epsilon))
 
     def _evaluation_noise(self, key: Array, images: Array, blocks: Array) -> Array:
         """[samples, batch, latent]: a block of samples is a function of (key, image, block)."""
@@ -126,7 +132,7 @@ class Scorer:
     ) -> tuple[
         Float[np.ndarray, "samples batch"], Float[np.ndarray, "samples batch latent"], Float[np.ndarray, "batch outputs"]
     ]:
-        found = self.compiled_slopes(self._judged, handle, indices, self.given(outputs), self.given(noise))
+        found = self.compiled_slopes(self._judged, world.here(handle), indices, self.given(outputs), self.given(noise))
         log_w, by_noise, by_outputs = jax.device_get(found)
         return log_w, by_noise, by_outputs
 
@@ -153,7 +159,7 @@ class Scorer:
     ) -> dict[str, np.ndarray]:
         gradient = jax.jit(jax.value_and_grad(self._objective, has_aux=True), compiler_options=EXACTLY)
         (value, quantities), gradients = gradient(
-            self.parameters, self.images(handle, indices), noise.astype(self.dtype), kl_weight
+            world.here(self.parameters), self.images(handle, indices), noise.astype(self.dtype), kl_weight
         )
         quantities |= {"log_weights": log_weights(quantities, kl_weight), "objective": value}
         quantities |= {f"gradient/{name}": gradient for name, gradient in gradients.items()}
@@ -214,12 +220,22 @@ class Session(Scorer):
         empty = jax.eval_shape(self.optimizer.init, self.parameters)
         loaded = optimizers.load_moments(empty, moments, self.step, config.optimizer)
         self.moments = jax.device_put(loaded, self.device)
-        self.compiled_chunk = jax.jit(self._chunk, donate_argnums=0, compiler_options=EXACTLY | IN_PLACE)
+        options: Any = {"donate_argnums": 0, "compiler_options": EXACTLY | IN_PLACE}
+        self.mesh = world.mesh(config.device, size=self.training.devices)
+        if self.mesh:
+            trained = (self.parameters, self.moments, self.ema)
+            self.parameters, self.moments, self.ema = world.spread(trained, over=self.mesh, by=EVERYWHERE)
+            options["out_shardings"] = NamedSharding(self.mesh, EVERYWHERE)
+        self.compiled_chunk = jax.jit(self._chunk, **options)
 
     @property
     def _judged(self) -> dict[str, Array]:
         """The judged parameters."""
-        return self.ema or self.parameters
+        judged: dict[str, Array] = world.here(self.ema or self.parameters)
+        return judged
+
+    def _placed(self, images: np.ndarray) -> Array:
+        return super()._placed(images) if self.mesh is None else world.spread(images, over=self.mesh, by=EVERYWHERE)
 
     @checked
     def train(
@@ -244,31 +260,63 @@ class Session(Scorer):
             chunk["noise"] = noise.astype(self.dtype)
         key = jax.random.key(seed_for(seed, TRAINING_NOISE), impl=GENERATOR)
         carry = (self.parameters, self.moments, self.ema)
-        carry, values = self.compiled_chunk(carry, *jax.device_put((handle, key, chunk), self.device))
+        carry, values = self.compiled_chunk(carry, *self._inputs(handle, key, chunk))
         self.parameters, self.moments, self.ema = carry
         self.step += steps
         objectives, elbos = jax.device_get(values)
         return objectives, elbos
 
+    def _inputs(self, handle: Array, key: Array, chunk: dict[str, Any]) -> tuple[Array, Array, dict[str, Array]]:
+        """The inputs of `_chunk` on the device, or on a mesh: there each device has its rows and, where given, their noise."""
+        if self.mesh is None:
+            return jax.device_put((handle, key, chunk), self.device)
+        by = {"rows": PartitionSpec(None, AXIS), "noise": PartitionSpec(None, None, AXIS)}
+        spread = {name: world.spread(value, over=self.mesh, by=by.get(name, EVERYWHERE)) for name, value in chunk.items()}
+        return handle, world.spread(jax.random.key_data(key), over=self.mesh, by=EVERYWHERE), spread
+
     def _chunk(self, carry: Any, handle: Array, key: Array, chunk: dict[str, Array]) -> Any:
-        """A chunk of steps: (parameters, moments, moving average) after them, and (objective [steps], elbo [steps])."""
+        """A chunk of steps: (parameters, moments, moving average) after them, and (objective [steps], elbo [steps]).
+
+        On a mesh each device computes the gradient of its own rows, and all take the same step by the mean. A key is drawn from
+        as if there were one device: the draws of a row don't depend on the number of devices.
+        """
+        if self.mesh:
+            key = jax.random.wrap_key_data(key, impl=GENERATOR)
+        gradients = self._gradients if self.mesh is None else self._shared_gradients
         batch = chunk["rows"].shape[1]
         shape = (self.training.objective_samples, batch, noise_size(self.model))
 
         def step(carry: Any, t: dict[str, Array]) -> Any:
             parameters, moments, ema = carry
-            x = handle[t["rows"]].astype(self.dtype)
             noise = t["noise"] if "noise" in t else jax.random.normal(jax.random.fold_in(key, t["step"]), shape, self.dtype)
-            gradient = jax.value_and_grad(self._objective, has_aux=True)
-            (value, quantities), ascent = gradient(parameters, x, noise, t["kl_weight"])
+            values, ascent = gradients(parameters, handle, t["rows"], noise, t["kl_weight"])
             descent = optimizers.clipped(jax.tree.map(jnp.negative, ascent), self.config.optimizer)
             updates, moments = self.optimizer.update(descent, moments, parameters)
             parameters = jax.tree.map(lambda p, u: p - t["learning_rate"] * u, parameters, updates)
             if ema:
                 ema = optax.incremental_update(parameters, ema, 1 - self.training.ema_decay)
-            return (parameters, moments, ema), (value, log_weights(quantities, 1.0).mean())
+            return (parameters, moments, ema), values
 
         return jax.lax.scan(step, carry, chunk)
+
+    def _gradients(self, parameters: dict[str, Array], handle: Array, rows: Array, noise: Array, kl_weight: Array) -> Any:
+        """((objective, ELBO), gradient of the objective) of these rows [batch] with this noise [samples, batch, draws]."""
+        x = handle[rows].astype(self.dtype)
+        gradient = jax.value_and_grad(self._objective, has_aux=True)
+        (value, quantities), ascent = gradient(parameters, x, noise, kl_weight)
+        return (value, log_weights(quantities, 1.0).mean()), ascent
+
+    def _shared_gradients(self, *inputs: Any) -> Any:
+        """As `_gradients`, each device of the mesh from its own rows: the means over the devices, on all of them."""
+        assert self.mesh is not None
+        own = (EVERYWHERE, EVERYWHERE, PartitionSpec(AXIS), PartitionSpec(None, AXIS), EVERYWHERE)
+        return jax.shard_map(
+            lambda *parts: world.averaged(self._gradients(*parts)),
+            mesh=self.mesh,
+            in_specs=own,
+            out_specs=EVERYWHERE,
+            check_vma=False,  # else JAX itself would sum each gradient, in a message of its own
+        )(*inputs)
 
     def state(self) -> State:
         arrays = (
@@ -283,3 +331,4 @@ class Session(Scorer):
 
 
 describe, score, create = devices.describe, Scorer, Session
+join, leave = world.join, world.leave

@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float, Int, Real, UInt8
 from torch import Tensor
 
-from backends.pytorch import compiling, devices, layout, optimizers
+from backends.pytorch import compiling, devices, layout, optimizers, world
 from backends.pytorch.graphs import Graph
 from backends.pytorch.shapes import checked
 from backends.pytorch.vae import VAE, log_weights, objective
 from common.config import Config
 from common.noise import EVALUATION_NOISE, NOISE_BLOCK, TRAINING_NOISE, noise_blocks, seed_for
 from common.parameters import State, axes, group, noise_size
+from common.world import of_session
 
 EXPORT_SUFFIX = ".safetensors"
 # Images whose evaluation noise is drawn at once: a GPU draws for a thousand in the time of one, a core doesn't.
@@ -191,13 +192,15 @@ class Session(Scorer):
     def __init__(self, config: Config, state: State):
         super().__init__(config, group(state, "parameters"))
         self.training = config.training
+        self.world = of_session(self.training.devices)
         self.ema: dict[str, Tensor] = {}
         if self.training.ema_decay:
             self.judged, self.ema, self.round_ema = self._network(group(state, "ema"))
             self.judged_parameters = self.ema
         self.step = int(state["step"])
         # AdamW's kernel for a GPU reads a learning rate that is a tensor as float32: too coarse for float64.
-        self.captures = self.device.type == "cuda" and self.dtype == torch.float32
+        # A message between processes isn't recorded in a graph.
+        self.captures = self.device.type == "cuda" and self.dtype == torch.float32 and self.world.size == 1
         self.compiles = self.training.steps >= self.training.compile_from
         # Adam has a kernel of its own. In a graph, which isn't launched from Python, compiled operations take less time.
         fused = config.optimizer.optimizer == "adam" and not (self.captures and self.compiles)
@@ -226,7 +229,8 @@ class Session(Scorer):
         noise: Float[np.ndarray, "steps samples batch draws"] | None,
     ) -> tuple[Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
         steps, batch = indices.shape
-        rows = torch.as_tensor(indices, device=self.device)
+        own = self.world.own(batch)
+        rows = torch.as_tensor(indices[:, own], device=self.device)
         shape = (self.training.objective_samples, batch, noise_size(self.model))
         # All seeds before the first step: between steps each takes several times as long.
         seeds = [seed_for(seed, TRAINING_NOISE, first_step + t) for t in range(steps)]
@@ -234,6 +238,8 @@ class Session(Scorer):
         for t in range(steps):
             x = handle.index_select(0, rows[t]).to(self.dtype)
             epsilon = self._normal(shape, seeds[t]) if noise is None else self.given(noise[t])
+            if self.world.size > 1:
+                epsilon = epsilon[:, own].contiguous()
             results[t] = self._launch(x, epsilon, float(kl_weights[t]), float(learning_rates[t]))
         if self.ema:
             self.round_ema()
@@ -260,7 +266,9 @@ class Session(Scorer):
         """One step, from images x [batch, pixels] and noise [samples, batch, draws]; objective and ELBO, [2]."""
         values, gradients = self.value_and_gradients(x, epsilon, kl_weight)
         # A convolution's gradient is in another order in memory than its weight, and PyTorch's fused Adam goes by memory alone.
-        ordered = (gradient.to(self.dtype).contiguous() for gradient in gradients)
+        ordered = [gradient.to(self.dtype).contiguous() for gradient in gradients]
+        if self.world.size > 1:
+            values, *ordered = world.averaged([values, *ordered])
         descent = dict(zip(self.parameters, ordered, strict=True))
         for name, gradient in optimizers.clipped(descent, self.config.optimizer).items():
             self.parameters[name].grad = gradient
@@ -291,3 +299,4 @@ class Session(Scorer):
 
 
 describe, score, create = devices.describe, Scorer, Session
+join, leave = world.join, world.leave

@@ -10,12 +10,13 @@ import numpy as np
 import tensorflow as tf
 from jaxtyping import Float, Int, Real, UInt8
 
-from backends.tensorflow import devices, optimizers
+from backends.tensorflow import devices, optimizers, world
 from backends.tensorflow.shapes import checked
 from backends.tensorflow.vae import VAE, log_weights, objective
 from common.config import Config
 from common.noise import EVALUATION_NOISE, NOISE_BLOCK, TRAINING_NOISE, noise_blocks, seed_for
 from common.parameters import State, group, noise_size, shapes
+from common.world import of_session
 
 EXPORT_SUFFIX = ".weights.h5"
 # A session owns its variables, so that it traces each of its functions once for each shape. TensorFlow counts the traces of all
@@ -208,6 +209,7 @@ class Session(Scorer):
     def __init__(self, config: Config, state: State):
         super().__init__(config, group(state, "parameters"))
         self.training = config.training
+        self.world = of_session(self.training.devices)
         self.ema: dict[str, keras.Variable] = {}
         if self.training.ema_decay:
             self.judged, self.ema = self._network(group(state, "ema"))
@@ -230,8 +232,9 @@ class Session(Scorer):
         seed: int,
         noise: Float[np.ndarray, "steps samples batch draws"] | None,
     ) -> tuple[Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
+        chunk = self._chunk if self.world.size == 1 else self._shared_chunk
         with tf.device(self.device):
-            objectives, elbos = self._chunk(
+            objectives, elbos = chunk(
                 handle,
                 tf.constant(indices, tf.int32),
                 tf.constant(first_step, tf.int32),
@@ -255,32 +258,88 @@ class Session(Scorer):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """A chunk of steps: objective [steps] and elbo [steps]."""
         steps, batch = rows.shape
-        shape = (self.training.objective_samples, batch, noise_size(self.model))
-        parameters = list(self.parameters.values())
 
         def step(t: tf.Tensor, objectives: tf.TensorArray, elbos: tf.TensorArray) -> Any:
-            x = self.images(handle, rows[t])
-            if noise is None:
-                step_seed = tf.random.experimental.stateless_fold_in(seed, first_step + t)
-                epsilon = tf.random.stateless_normal(shape, step_seed, dtype=self.dtype)
-            else:
-                epsilon = noise[t]
-            with tf.GradientTape() as tape:
-                quantities = self.vae(x, epsilon)
-                value = objective(log_weights(quantities, kl_weights[t]))
-                loss = -value
-            gradients = tape.gradient(loss, {name: p.value for name, p in self.parameters.items()})
-            descent = optimizers.clipped(gradients, self.config.optimizer)
-            self.optimizer.rate.assign(learning_rates[t])
-            self.optimizer.apply([descent[name] for name in self.parameters], parameters)
-            for name, average in self.ema.items():
-                average.assign(average + (1 - self.training.ema_decay) * (self.parameters[name] - average))
-            elbo = tf.reduce_mean(log_weights(quantities, 1.0))
+            epsilon = self._noise(seed, first_step + t, batch) if noise is None else noise[t]
+            value, elbo, gradients = self._gradients(self.images(handle, rows[t]), epsilon, kl_weights[t])
+            self._update(gradients, learning_rates[t])
             return t + 1, objectives.write(t, value), elbos.write(t, elbo)
 
         empty = (tf.TensorArray(self.dtype, steps), tf.TensorArray(self.dtype, steps))
         _, objectives, elbos = tf.while_loop(lambda t, *_: t < steps, step, (tf.constant(0), *empty))
         return objectives.stack(), elbos.stack()
+
+    def _noise(self, seed: tf.Tensor, step: tf.Tensor, batch: int) -> tf.Tensor:
+        """[samples, batch, draws]: a function of (seed, step)."""
+        step_seed = tf.random.experimental.stateless_fold_in(seed, step)
+        shape = (self.training.objective_samples, batch, noise_size(self.model))
+        return tf.random.stateless_normal(shape, step_seed, dtype=self.dtype)
+
+    def _gradients(self, x: tf.Tensor, epsilon: tf.Tensor, kl_weight: tf.Tensor) -> Any:
+        """(objective, ELBO, gradient of minus the objective by name), from images and noise [samples, batch, draws]."""
+        with tf.GradientTape() as tape:
+            quantities = self.vae(x, epsilon)
+            value = objective(log_weights(quantities, kl_weight))
+            loss = -value
+        gradients = tape.gradient(loss, {name: p.value for name, p in self.parameters.items()})
+        return value, tf.reduce_mean(log_weights(quantities, 1.0)), gradients
+
+    def _update(self, gradients: dict[str, tf.Tensor], learning_rate: tf.Tensor) -> None:
+        """One step of the optimizer and of the moving average."""
+        descent = optimizers.clipped(gradients, self.config.optimizer)
+        self.optimizer.rate.assign(learning_rate)
+        self.optimizer.apply([descent[name] for name in self.parameters], list(self.parameters.values()))
+        for name, average in self.ema.items():
+            average.assign(average + (1 - self.training.ema_decay) * (self.parameters[name] - average))
+
+    @tf.function(autograph=False)
+    def _shared_chunk(
+        self,
+        handle: tf.Tensor,
+        rows: tf.Tensor,
+        first_step: tf.Tensor,
+        learning_rates: tf.Tensor,
+        kl_weights: tf.Tensor,
+        seed: tf.Tensor,
+        noise: tf.Tensor | None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `_chunk`, on several devices: a loop over two XLA programs, with the message between them.
+
+        What depends on the step alone is taken out of the arrays here: within an XLA program, each step would compile anew.
+        """
+        steps, _ = rows.shape
+
+        def step(t: tf.Tensor, objectives: tf.TensorArray, elbos: tf.TensorArray) -> Any:
+            of_step = None if noise is None else noise[t]
+            inputs = (handle, rows[t], seed, first_step + t, kl_weights[t], of_step)
+            value, elbo, *gradients = world.averaged(self._own_gradients(*inputs))
+            self._shared_update(gradients, learning_rates[t])
+            return t + 1, objectives.write(t, value), elbos.write(t, elbo)
+
+        empty = (tf.TensorArray(self.dtype, steps), tf.TensorArray(self.dtype, steps))
+        _, objectives, elbos = tf.while_loop(lambda t, *_: t < steps, step, (tf.constant(0), *empty))
+        return objectives.stack(), elbos.stack()
+
+    @tf.function(jit_compile=True, autograph=False)
+    def _own_gradients(
+        self,
+        handle: tf.Tensor,
+        rows: tf.Tensor,
+        seed: tf.Tensor,
+        step: tf.Tensor,
+        kl_weight: tf.Tensor,
+        noise: tf.Tensor | None,
+    ) -> list[tf.Tensor]:
+        """Objective, ELBO and each gradient of this process's rows. The noise is drawn for the whole batch [batch]."""
+        (batch,) = rows.shape
+        own = self.world.own(batch)
+        epsilon = self._noise(seed, step, batch) if noise is None else noise
+        value, elbo, gradients = self._gradients(self.images(handle, rows[own]), epsilon[:, own], kl_weight)
+        return [value, elbo, *(gradients[name] for name in self.parameters)]
+
+    @tf.function(jit_compile=True, autograph=False)
+    def _shared_update(self, gradients: list[tf.Tensor], learning_rate: tf.Tensor) -> None:
+        self._update(dict(zip(self.parameters, gradients, strict=True)), learning_rate)
 
     def state(self) -> State:
         moments = optimizers.moments(self.optimizer, self.parameters, self.config.optimizer)
@@ -294,3 +353,4 @@ class Session(Scorer):
 
 
 describe, score, create = devices.describe, Scorer, Session
+join, leave = world.join, world.leave

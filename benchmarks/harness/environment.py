@@ -23,6 +23,7 @@ from common.errors import UserError
 ROOT = Path(__file__).parents[2]
 LOADAVG = Path("/proc/loadavg")
 RUNNABLE_SAMPLES = 20
+CARDS = "CUDA_VISIBLE_DEVICES"  # environment variable
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 # The packages that a run's numbers depend on.
@@ -185,6 +186,18 @@ def gpu() -> str | None:
         return f"{pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))}, driver {pynvml.nvmlSystemGetDriverVersion()}"
     except pynvml.NVMLError:
         return None
+
+
+@functools.cache  # a run on several cards leaves its process one of them
+def cards() -> list[str]:
+    """The NVIDIA cards that this process could use when it first asked, as CUDA_VISIBLE_DEVICES names them."""
+    if (named := os.environ.get(CARDS)) is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    try:
+        pynvml.nvmlInit()
+        return [str(number) for number in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return []
 
 
 def head() -> tuple[str | None, bool | None]:

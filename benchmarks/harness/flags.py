@@ -25,7 +25,17 @@ from common.protocol import BACKENDS
 # Heading → its flags, in order, with underscores as in the settings' names. Other settings come last.
 GROUPS = {
     "what": ("preset", "backend", "variational", "seed", "data", "binarize", "data_dir"),
-    "length": ("steps", "batch_size", "device", "threads", "warm_up", "log_interval", "validation_interval", "selection"),
+    "length": (
+        "steps",
+        "batch_size",
+        "device",
+        "devices",
+        "threads",
+        "warm_up",
+        "log_interval",
+        "validation_interval",
+        "selection",
+    ),
     "model": (
         *("latent_size", "hidden_size", "flow_depth", "network", "channels", "blocks", "prior", "prior_depth", "dropout"),
         *("initial_weights", "data_bias"),

@@ -1,5 +1,7 @@
 """The floor of a training step: its products alone, of matrices and convolutions, timed in the run's own backend.
 
+Where a run has several devices, these are the products of one device's part of the batch.
+
 It is timed between the run's own chunks.
 """
 
@@ -31,14 +33,15 @@ def forward(model: Model, *, batch: int, samples: int) -> dict[str, Product]:
 
 
 def products(config: Config) -> list[Product]:
-    """A step's products: of each layer the forward one and those of both gradients, without the gradient of the pixels."""
-    found = by_layer(config.model, batch=config.training.batch_size, samples=config.training.objective_samples)
+    """A step's products on one device: of each layer the forward one and both gradients', without the pixels' gradient."""
+    batch = config.training.batch_size // config.training.devices
+    found = by_layer(config.model, batch=batch, samples=config.training.objective_samples)
     del found["encoder.first"]["input's gradient"]
     return [product for own in found.values() for product in own.values()]
 
 
 def flop(config: Config) -> float:
-    """FLOP of one training step's products; a multiplication with its addition counts as two."""
+    """FLOP of one training step's products on one device; a multiplication with its addition counts as two."""
     return sum(2.0 * multiplications(product) for product in products(config))
 
 

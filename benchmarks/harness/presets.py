@@ -83,8 +83,10 @@ def preset(name: str) -> Config:
 
 # Settings that a record's name has elsewhere; the data set decides the image shape.
 NAMED_APART = ("variational", "seed", "dtype", "precision", "device", "image_shape")
+# Settings by which runs may differ that share one checkpoint: they change no parameter.
+SHARING = (*SECTIONS["evaluation"], "chunk", "log_interval")
 # Settings that may change when a run goes on from its checkpoint: they change no parameter but by a device's rounding.
-MAY_CHANGE = (*SECTIONS["evaluation"], "device", "chunk", "log_interval")
+MAY_CHANGE = (*SHARING, "device", "devices")
 
 
 def differing(config: Config, other: Config) -> dict[str, Any]:

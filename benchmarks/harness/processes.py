@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -61,7 +61,7 @@ def ask(
     """
     command = [python or sys.executable, "-m", "benchmarks", "answer", target]
     with contextlib.ExitStack() as stack:
-        asked, answers = (stack.enter_context(_temporary()) for _ in range(2))
+        asked, answers = (stack.enter_context(temporary()) for _ in range(2))
         json.dump(question, asked)
         asked.seek(0)
         options: dict[str, Any] = {"stdin": asked, "stdout": answers, "cwd": folder}
@@ -88,23 +88,25 @@ def ask(
         return json.loads(lines[-1])
 
 
-def started(command: list[str], **options: Any) -> subprocess.Popen[str]:
-    """The process, which inherits that signals are blocked.
+def started(
+    command: list[str], *, blocked: Iterable[signal.Signals] = (signal.SIGINT,), **options: Any
+) -> subprocess.Popen[str]:
+    """The process, which inherits that the `blocked` signals and SIGUSR1 are blocked.
 
     A terminal's Ctrl-C reaches it as SIGTERM or SIGKILL of this one; SIGUSR1 would end it before it has a handler. SIGUSR2
     is SLURM's word to this process alone, though SLURM sends it to the other one too.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, stopping.SAVE, signal.SIGUSR2})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*blocked, stopping.SAVE, signal.SIGUSR2})
     try:
         return subprocess.Popen(command, **options)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _temporary() -> IO[str]:
+def temporary() -> IO[str]:
     """Raises `UserError` where no folder takes a temporary file."""
     try:
-        return tempfile.TemporaryFile("w+", encoding="utf-8")
+        return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError("No folder takes a temporary file; free the disk, or set TMPDIR.") from error
 
@@ -174,13 +176,19 @@ def end_with(parent: int) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
+def function(target: str) -> Callable[..., Any]:
+    """The function of a name such as "benchmarks.studies.growth:measure"."""
+    module, _, name = target.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
 def main(arguments: list[str]) -> int:
     """The process of `ask`: reads the question from stdin and prints the result as the last line of stdout."""
     (target,) = arguments
     if PARENT in os.environ:
         threading.Thread(target=end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
-    module, _, name = target.partition(":")
     answers, sys.stdout = sys.stdout, sys.stderr  # what a framework prints goes to stderr
-    found = getattr(importlib.import_module(module), name)(json.loads(sys.stdin.read()))
+    found = function(target)(json.loads(sys.stdin.read()))
     print(json.dumps(found), file=answers)
     return 0

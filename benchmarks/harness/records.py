@@ -207,8 +207,8 @@ def name_of(record: Record, *, hashed: bool = True) -> str:
 
 
 def checkpoint_name_of(record: Record, *, hashed: bool = True) -> str:
-    """The file name of the run's checkpoint; runs that differ only in MAY_CHANGE, their test's settings say, share one."""
-    trained = {key: value for key, value in record.get("changed", {}).items() if key not in presets.MAY_CHANGE}
+    """The file name of the run's checkpoint; runs that differ only in SHARING, their test's settings say, share one."""
+    trained = {key: value for key, value in record.get("changed", {}).items() if key not in presets.SHARING}
     return f"{_name(record, trained, hashed=hashed)}.h5"
 
 

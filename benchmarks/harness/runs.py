@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -22,6 +23,7 @@ from benchmarks.harness import (
     memory,
     presets,
     processes,
+    ranks,
     records,
     spread,
     stopping,
@@ -39,6 +41,7 @@ from common.data import Dataset
 from common.errors import DiskError, UserError, printable
 from common.noise import TEST, seed_for
 from common.parameters import State
+from common.world import World
 
 RunState = Literal["new", "done", "resumable"]
 # What `in_process` returns of a job without a record, where its process told why; a process's own exit codes are below 256.
@@ -134,7 +137,11 @@ def in_process(job: Job, *, folder: Path | None = None, heard: Heard | None = No
     """
     target, where = f"{__name__}:worker", folder or Path.cwd()
     job = dataclasses.replace(job, runnable=environment.runnable())
-    variables = threads.variables(job.threads, disturbed=environment.crowded(job.runnable, environment.machine()))
+    devices, count = job.config.training.devices, job.threads
+    crowded = environment.crowded(job.runnable, environment.machine()) or devices > cores.count()
+    if devices > 1 and job.config.device == "cpu":
+        count = count or max(1, cores.count() // devices)  # a process each, on the same cores
+    variables = threads.variables(count, disturbed=crowded)
     if job.python:  # its environment may not know this checkout
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(environment.ROOT), os.environ.get("PYTHONPATH"))))
     options: dict[str, Any] = {"title": job.record.name, "folder": where, "python": job.python, "variables": variables}
@@ -156,6 +163,7 @@ def worker(text: str) -> int:
     try:
         if job.resume and finished(job):
             return 0
+        os.environ |= card(job, rank=0)
         began = time.perf_counter()
         try:
             protocol.load(job.backend)
@@ -170,6 +178,32 @@ def worker(text: str) -> int:
         print(printable(str(error)), file=sys.stderr)
         return UNWRITABLE if isinstance(error, DiskError) else REFUSED
     return 0
+
+
+def card(job: Job, *, rank: int) -> dict[str, str]:
+    """The environment variable by which the process of a rank sees its card alone; {} on a CPU, and for a run on one device."""
+    if job.config.device != "cuda" or job.config.training.devices == 1:
+        return {}
+    return {environment.CARDS: environment.cards()[rank]}
+
+
+def follow(text: str, world: World, stop: Callable[[], bool]) -> None:
+    """Train a job of `as_json` as a rank above 0: the steps are rank 0's. Nothing is written or told."""
+    job = Job.from_json(text)
+    dataset, backend = job.dataset(), protocol.load(job.backend)
+    backend.join(world, device=job.config.device)
+    checkpoint, session = begin(job, backend=backend, dataset=dataset)
+    with contextlib.suppress(training.DivergedError):  # rank 0 says so
+        training.train(
+            session,
+            checkpoint,
+            dataset=dataset,
+            save=lambda checkpoint: None,
+            report=lambda steps, elbo: None,
+            between=lambda: None,
+            stop=stop,
+        )
+    backend.leave()
 
 
 def evaluate(backend: protocol.Backend, selected: State, **arguments: Any) -> estimators.Estimates:
@@ -240,8 +274,11 @@ def train(
     keep: Callable[[Checkpoint], None],
     between: Callable[[], None],
     until: int | None = None,
+    agreed: Callable[[bool], bool] = lambda wish: wish,
 ) -> None:
     """`training.train` with its progress and events; `keep` gets each checkpoint before `job.checkpoint` is written.
+
+    `agreed` gets this process's wish to stop before each chunk, and tells it to the others of a run on several devices.
 
     On Ctrl-C, SIGTERM and SIGHUP: saves a checkpoint of the step reached, says so and raises KeyboardInterrupt.
     On SIGUSR1: saves it, says so and goes on.
@@ -276,7 +313,7 @@ def train(
             report=advance,
             between=after_chunk,
             until=until,
-            stop=stop,
+            stop=lambda: agreed(stop()),
         )
     if stop():
         say_stopped(job, title=title, step=int(checkpoint.state["step"]), steps=steps)
@@ -334,20 +371,29 @@ def run(job: Job, *, import_s: float) -> records.Record:
     backend = protocol.load(job.backend)
     record = job.blank(dataset=dataset) | {"environment": environment.describe(config.device)}
     record["environment"]["runnable"] = job.runnable
-    checkpoint, session = begin(job, backend=backend, dataset=dataset)
-    setup_s = time.perf_counter() - began
-    refuse_overwriting(job, dataset=dataset)
-    probes = protocol.probes(job.backend)
-    floor = Floor(probes, config, seconds=checkpoint.history.setdefault("floor_seconds", []))
     title = f"{job.backend} {config.model.variational}"
-    first_step = int(checkpoint.state["step"])
-    events.tell("begin", step=first_step, steps=config.training.steps)
-    keep = keeper(job, checkpoint)
-    record["environment"]["round_trip_ns"] = cores.gathered()
-    try:
-        train(job, session, checkpoint, dataset=dataset, title=title, keep=keep, between=floor.measure)
-    except training.DivergedError as error:
-        record |= {"status": "failed", "reason": str(error)}
+    devices = config.training.devices
+    others: dict[str, Any] = {"devices": devices, "title": title, "variables": lambda rank: card(job, rank=rank)}
+    with ranks.led(f"{__name__}:follow", job.as_json(), **others) as lead:
+        if devices > 1:
+            backend.join(lead.world, device=config.device)
+        checkpoint, session = begin(job, backend=backend, dataset=dataset)
+        setup_s = time.perf_counter() - began
+        refuse_overwriting(job, dataset=dataset)
+        probes = protocol.probes(job.backend)
+        floor = Floor(probes, config, seconds=checkpoint.history.setdefault("floor_seconds", []))
+        first_step = int(checkpoint.state["step"])
+        events.tell("begin", step=first_step, steps=config.training.steps)
+        keep = keeper(job, checkpoint)
+        record["environment"]["round_trip_ns"] = cores.gathered()
+        own: dict[str, Any] = {"title": title, "keep": keep, "between": floor.measure, "agreed": lead.stops}
+        try:
+            train(job, session, checkpoint, dataset=dataset, **own)
+        except training.DivergedError as error:
+            record |= {"status": "failed", "reason": str(error)}
+        if devices > 1:
+            backend.leave()
+    if record["status"] == "failed":
         records.write(record, Path(job.results))
         return record
     record["environment"]["round_trip_after_ns"] = cores.round_trip()
@@ -494,10 +540,20 @@ def checked(job: Job, *, dataset: Dataset | None = None) -> Job:
     dataset = dataset or job.dataset()
     shaped = dataclasses.replace(job, config=job.config.replace(image_shape=dataset.image_shape), sha256=dataset.sha256)
     check(shaped.config, train_images=len(dataset.train), test_images=len(dataset.test))
+    enough_cards(shaped.config)
     known([job.backend])
     writable(Path(job.results))
     refuse_overwriting(shaped, dataset=dataset)
     return shaped
+
+
+def enough_cards(config: Config) -> None:
+    """Raises `UserError` where the machine has fewer cards than a run on several has devices; a CPU takes any number."""
+    devices, found = config.training.devices, len(environment.cards()) if config.device == "cuda" else None
+    if found is not None and 1 < devices > found:
+        raise UserError(
+            f"--devices is {devices}, but this machine has {found} NVIDIA cards; give at most as many as there are."
+        )
 
 
 def state(job: Job) -> RunState:

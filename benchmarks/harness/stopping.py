@@ -109,6 +109,11 @@ def kill(process: int) -> None:
                 each.kill()
 
 
+def kill_descendants() -> None:
+    """Kill the processes that this one has started, and theirs."""
+    _end_descendants(kill=True)
+
+
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
     """Within this context SIGNALS interrupt nothing; the yielded function says whether one has come."""

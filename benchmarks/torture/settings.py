@@ -51,6 +51,7 @@ OWN: dict[str, tuple[Any, ...]] = {  # values of settings, extremes included, ea
     "compile_from": (0, 1, 100),
     "batch_size": (1, 2, 4, 6),
     "device": ("cpu",),
+    "devices": (1,),
 }
 WHOLE = (1, 2, 3, 5)
 SHARES = (0.0, 1e-6, 0.5, 0.999999)  # of settings below 1

@@ -70,12 +70,12 @@ def test_settings_of_later_are_in_the_config_only_where_they_change_something() 
     """So that records and checkpoints from before say the same as new ones."""
     plain = Config().as_dict()
     later = {"prior": "flow", "prior_depth": 2, "channels": 8, "blocks": 2, "dropout": 0.1}
-    later |= {"decayed": "weights", "learning_rate_warm_up": 5, "clip": 1.0}
+    later |= {"decayed": "weights", "learning_rate_warm_up": 5, "clip": 1.0, "devices": 2}
     config = Config().replace(**later)
-    flat = config.as_dict()["model"] | config.as_dict()["optimizer"]
+    flat = config.as_dict()["model"] | config.as_dict()["optimizer"] | config.as_dict()["training"]
     for name, value in later.items():
         assert flat[name] == value
-        assert name not in plain["model"] | plain["optimizer"]
+        assert name not in plain["model"] | plain["optimizer"] | plain["training"]
     assert Config.from_dict(json.loads(json.dumps(config.as_dict()))) == config
 
 
@@ -88,6 +88,8 @@ def test_settings_of_later_are_in_the_config_only_where_they_change_something() 
         ({"prior": "flow", "prior_depth": 0}, "--prior-depth is 0; it must be at least 1"),
         ({"dropout": 1.0}, "--dropout is 1.0; it must be at least 0 and below 1"),
         ({"clip": -1.0}, "--clip is -1.0; it must be a finite number, 0 or more"),
+        ({"devices": 0}, "--devices is 0; it must be at least 1"),
+        ({"devices": 3}, "--devices is 3, which doesn't divide --batch-size 128.* give another number of devices, or .* 129"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], words: str) -> None:

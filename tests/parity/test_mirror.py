@@ -36,6 +36,9 @@ NOT_EVERYWHERE = {
     "RMSprop",  # Optax has all its variants
     "programs_compiled",  # TensorFlow's is the protocol's default
     "uncompiled",  # as above: no switch turns XLA off there
+    "mesh",  # JAX alone trains on several devices of one process
+    "spread",  # JAX's arrays say how they lie on several devices
+    "here",  # as above
 }
 # Public functions whose arguments differ: an optimizer is made from, and keeps its moments in, another thing in each framework.
 OWN_ARGUMENTS = {"optimizers.py: create", "optimizers.py: load_moments", "optimizers.py: moments"}
