@@ -402,7 +402,8 @@ def found(folder: Path) -> dict[Path, Record]:
 def is_report(path: Path) -> bool:
     """Whether the file is a report, which `parity` and the studies write into a results folder, too."""
     try:
-        content = json.loads(read_text(path))
+        text = read_text(path)
+        content = json.loads(text) if '"report"' in text else None  # most files are records, which are parsed once more
     except (OSError, ValueError, RecursionError):  # `read` says so
         return False
     return isinstance(content, dict) and content.get("report") == path.stem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,13 @@ def test_a_job_for_another_machine_goes_on_from_its_checkpoint_by_absolute_paths
     assert engines.elsewhere(dataclasses.replace(job, threads=3)).threads == 3
     with pytest.raises(UserError, match=r"This node has no folder .*results; give a folder that all nodes share"):
         engines.seen(sent)
+
+
+def test_a_signal_that_a_scheduler_sends_to_every_process_leaves_the_runs_own_alone() -> None:
+    """SLURM's SIGUSR2 is for the task, which then asks the run's process to save its step and end."""
+    survive = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); print('lives')"]
+    with processes.started(survive, stdout=subprocess.PIPE, text=True) as process:
+        assert process.communicate()[0] == "lives\n"
 
 
 # --- the loop ---
