@@ -17,11 +17,11 @@ import psutil
 import pytest
 
 import vaebench
-from benchmarks.harness import environment, floor, records, runs, stopping
+from benchmarks.harness import environment, floor, processes, records, runs, stopping
 from benchmarks.harness.events import Event
 from benchmarks.harness.presets import preset
 from common import checkpoints
-from common.errors import UserError
+from common.errors import DiskError, UserError
 from tests.harness.identical import assert_same_run
 
 TINY = preset("quick").replace(
@@ -124,6 +124,22 @@ def test_where_one_process_is_killed_all_end_and_the_record_says_failed(tmp_path
     if rank:
         assert "the process of device 2 of 2 ended with code -9" in record["reason"]
         assert "Traceback" not in said
+
+
+def full_disk(text: str) -> int:
+    def save(*_: Any) -> None:
+        raise DiskError("The disk is full.")
+
+    checkpoints.save = save
+    return runs.worker(text)
+
+
+@pytest.mark.parametrize("backend", ["pytorch", pytest.param("jax", marks=pytest.mark.slow)])
+def test_an_error_of_the_first_process_ends_all_and_is_told(tmp_path: Path, backend: str) -> None:
+    """JAX would wait for the other process in its clearing up, for minutes, and then crash."""
+    job = job_in(tmp_path, backend, steps=40, validation_interval=20)
+    assert processes.ask(f"{__name__}:full_disk", job.as_json(), title="full disk") == runs.UNWRITABLE
+    assert psutil.Process().children(recursive=True) == []
 
 
 @pytest.mark.parametrize(
