@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
@@ -124,11 +125,13 @@ def led(
         yield lead
     except (KeyboardInterrupt, UserError):
         lead.kill()
+        stopping.hurry()
         raise
     except BaseException:
         time.sleep(10 * LOOK)  # a message may have failed since its sender died: `watch` then ends this process
+        traceback.print_exc()
         lead.kill()
-        raise
+        os._exit(LOST)
     lead.end()
 
 

@@ -23,6 +23,7 @@ SAVE = signal.SIGUSR1
 
 workers: set[int] = set()  # the processes of `processes.ask`
 _came: list[int] = []  # signals that asked this process to end
+_hasty: list[bool] = []  # whether `leave` has to end this process at once
 _saves: list[int] = []  # SAVE, as often as it came and wasn't followed
 
 
@@ -70,13 +71,18 @@ def leave(code: int) -> NoReturn:
     """End this process, whose work is done, with this exit code. A signal meanwhile ends it at once.
 
     A process that was asked to end does so at once: a framework that an exception left in the middle of a computation may wait
-    for ever in its own clearing up.
+    for ever in its own clearing up. So does one that has called `hurry`.
     """
     for each in _heeded():
         signal.signal(each, lambda *_: os._exit(code))
-    if _came:
+    if _came or _hasty:
         os._exit(code)
     sys.exit(code)
+
+
+def hurry() -> None:
+    """From now on `leave` ends this process at once: its framework would wait for processes that are gone."""
+    _hasty.append(True)
 
 
 def exit_code() -> int:

@@ -17,11 +17,11 @@ import psutil
 import pytest
 
 import vaebench
-from benchmarks.harness import environment, floor, records, runs, stopping
+from benchmarks.harness import environment, floor, processes, records, runs, stopping
 from benchmarks.harness.events import Event
 from benchmarks.harness.presets import preset
 from common import checkpoints
-from common.errors import UserError
+from common.errors import DiskError, UserError
 from tests.harness.identical import assert_same_run
 
 TINY = preset("quick").replace(
@@ -56,11 +56,16 @@ def heeded() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "backend", ["pytorch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jax", "tensorflow"))]
+    ("backend", "steps"),
+    [
+        ("pytorch", 1200),
+        pytest.param("jax", 160, marks=pytest.mark.slow),  # its messages take tens of milliseconds
+        pytest.param("tensorflow", 1200, marks=pytest.mark.slow),
+    ],
 )
-def test_a_stopped_run_on_two_devices_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, backend: str) -> None:
+def test_a_stopped_run_on_two_devices_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, backend: str, steps: int) -> None:
     """On two devices bit for bit, on one within rounding."""
-    whole, halves = job_in(tmp_path / "whole", backend), job_in(tmp_path / "halves", backend)
+    whole, halves = (job_in(tmp_path / name, backend, steps=steps) for name in ("whole", "halves"))
     assert runs.in_process(whole) == 0
     sent: list[Event] = []
 
@@ -71,13 +76,13 @@ def test_a_stopped_run_on_two_devices_goes_on_as_if_it_had_not_been_stopped(tmp_
 
     with pytest.raises(KeyboardInterrupt):
         runs.in_process(halves, heard=interrupt)
-    assert 0 < int(checkpoints.load(halves.checkpoint).state["step"]) < 1200
+    assert 0 < int(checkpoints.load(halves.checkpoint).state["step"]) < steps
     assert psutil.Process().children(recursive=True) == []
     start = shutil.copy(halves.checkpoint, tmp_path / "start.h5")
     assert runs.in_process(dataclasses.replace(halves, resume=True)) == 0
     assert_same_run(tmp_path / "halves", tmp_path / "whole")
 
-    one = dataclasses.replace(job_in(tmp_path / "one", backend, devices=1), start=str(start))
+    one = dataclasses.replace(job_in(tmp_path / "one", backend, steps=steps, devices=1), start=str(start))
     runs.check_start(one)
     assert runs.in_process(one) == 0
     ours, theirs = (checkpoints.load(job.checkpoint).state for job in (one, whole))
@@ -124,6 +129,22 @@ def test_where_one_process_is_killed_all_end_and_the_record_says_failed(tmp_path
     if rank:
         assert "the process of device 2 of 2 ended with code -9" in record["reason"]
         assert "Traceback" not in said
+
+
+def full_disk(text: str) -> int:
+    def save(*_: Any) -> None:
+        raise DiskError("The disk is full.")
+
+    checkpoints.save = save
+    return runs.worker(text)
+
+
+@pytest.mark.parametrize("backend", ["pytorch", pytest.param("jax", marks=pytest.mark.slow)])
+def test_an_error_of_the_first_process_ends_all_and_is_told(tmp_path: Path, backend: str) -> None:
+    """JAX would wait for the other process in its clearing up, for minutes, and then crash."""
+    job = job_in(tmp_path, backend, steps=40, validation_interval=20)
+    assert processes.ask(f"{__name__}:full_disk", job.as_json(), title="full disk") == runs.UNWRITABLE
+    assert psutil.Process().children(recursive=True) == []
 
 
 @pytest.mark.parametrize(
