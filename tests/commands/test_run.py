@@ -141,7 +141,7 @@ def test_a_flag_changes_its_setting_and_no_other(jobs: list[runs.Job], tmp_path:
     owners = [getattr(Config(), section) for section in SECTIONS] + [Config()]
     default = next(getattr(owner, setting) for owner in owners if hasattr(owner, setting))
     choices = {"optimizer": "rmsprop", "schedule": "constant", "initial_weights": "glorot", "noise": "shared"}
-    choices |= {"prior": "flow", "decayed": "weights"}
+    choices |= {"prior": "flow", "decayed": "weights", "devices": 2}
     choices |= {"selection": "best-validation", "dtype": "float64", "precision": "bfloat16", "device": "cuda"}
     flag = f"--{setting.replace('_', '-')}"
     if isinstance(default, bool):
