@@ -66,15 +66,13 @@ class Scenario:
         trained = tuple(f"steps-{n}" for n in TRAINED)
         if not self.whole:
             return ("parameters", *trained)
-        model = self.config.model
-        today = (model.variational, self.config.dtype, model.network, model.prior) == (
-            "mean-field",
-            "float64",
-            "mlp",
-            "standard",
-        )
-        noise = ("device-noise",) if today else ()
+        noise = ("device-noise",) if plain(self.config) and self.config.model.variational == "mean-field" else ()
         return ("parameters", *FORWARD, *trained, "evaluation", *noise)
+
+
+def plain(config: Config) -> bool:
+    """Whether the model is the MLP with a standard prior in float64: what all models share is looked at there alone."""
+    return (config.dtype, config.model.network, config.model.prior) == ("float64", "mlp", "standard")
 
 
 # The rule of the float32 scenarios. Where a gradient is nothing but rounding, Adam takes a whole step of either sign, and so do
@@ -268,7 +266,7 @@ def forward(session: Session, config: Config, train: np.ndarray) -> Iterator[tup
         found["densities"]["prior"] = session.prior(noise[0])
     log_weights = session.log_weights(handle, rows, samples=range(max(SAMPLES)), seed=0, noise=noise)
     found["log-weights"]["log_weights, β=1"] = log_weights
-    if config.dtype == "float64":  # `evaluate --ais` needs no other rung: slopes round as gradients do
+    if plain(config):
         outputs = session.outputs(handle, rows)
         slopes = session.slopes(handle, rows, outputs=outputs, noise=noise)
         found["encoder"]["outputs"] = outputs

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.parity import comparison, ladder
 from benchmarks.parity.comparison import BrokenRungError, Job
-from benchmarks.parity.ladder import Scenario
+from benchmarks.parity.ladder import Scenario, plain
 from common.parameters import shapes
 from common.protocol import BACKENDS
 from tests.parity.conftest import SCENARIOS
@@ -49,7 +49,7 @@ def test_the_small_ladder_has_every_rung_family_precision_and_rule() -> None:
 def test_every_parameter_has_a_gradient_and_every_state_its_arrays(climbed: dict[str, Job], scenario: Scenario) -> None:
     names = shapes(scenario.config.model)
     for found in results(climbed, scenario).values():
-        slopes = {"log w by noise", "log w by outputs"} if scenario.config.dtype == "float64" else set()
+        slopes = {"log w by noise", "log w by outputs"} if plain(scenario.config) else set()
         assert found["gradients"].keys() == {f"k={k}/gradient/{name}" for k in (1, 3) for name in names} | slopes
         for name, value in found["gradients"].items():
             assert np.abs(value).max() > 0, f"{name} is zero"
