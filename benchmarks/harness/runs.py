@@ -217,15 +217,21 @@ def evaluate(backend: protocol.Backend, selected: State, **arguments: Any) -> es
 
 
 def scores(
-    backend: protocol.Backend, selected: State, *, config: Config, dataset: Dataset, progress: Progress
+    backend: protocol.Backend,
+    selected: State,
+    *,
+    config: Config,
+    dataset: Dataset,
+    progress: Progress,
+    split: Literal["train", "test"] = "test",
 ) -> estimators.PerImage:
-    """As `evaluate`, for each image."""
-    scorer = backend.score(config, selected)
-    images = data.subset(images=config.evaluation.images, of=len(dataset.test))
-    with progress.phase("test", total=len(images), unit="images") as advance:
+    """As `evaluate`, for each image of the split."""
+    scorer, of_split = backend.score(config, selected), getattr(dataset, split)
+    images = data.subset(images=config.evaluation.images, of=len(of_split))
+    with progress.phase(split, total=len(images), unit="images") as advance:
         return estimators.per_image(
             scorer,
-            scorer.place(dataset.test),
+            scorer.place(of_split),
             images=images,
             samples=config.evaluation.samples,
             seed=seed_for(config.training.seed, TEST),

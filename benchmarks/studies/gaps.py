@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,21 +79,26 @@ def measure(point: Point) -> Result:
     checkpoint = checkpoints.load(path)
     data_dir = Path(point["data_dir"]) if point["data_dir"] else None
     dataset = runs.dataset_of(checkpoint, path=path, places=(point["data"],), data_dir=data_dir)
+    backend, selected = protocol.load(checkpoint.backend), checkpoint.selected()
     own = Measurement(
-        scorer=protocol.load(checkpoint.backend).score(checkpoint.config, checkpoint.selected()),
+        scorer=backend.score(checkpoint.config, selected),
         checkpoint=checkpoint,
         dataset=dataset,
         progress=Progress(f"{checkpoint.backend} {checkpoint.config.model.variational}"),
         settings=Annealing(**{name: point[name] for name in ("chains", "distributions", "leapfrogs")}),
         point=point,
     )
-    test = own.estimates("test", samples=point["samples"])
-    train = own.estimates("train", samples=min(REPORTED, point["samples"]))
+    few = min(REPORTED, point["samples"])
+    config = checkpoint.config.replace(images=point["images"], samples=few)
+    options: dict[str, Any] = {"dataset": dataset, "progress": own.progress}
+    train = runs.scores(backend, selected, config=config, split="train", **options)
+    test = runs.scores(backend, selected, config=config.replace(samples=point["samples"]), **options)
+    for of_split in (train, test):
+        estimators.refuse_divergence(of_split)
     found = own.annealed(Path(point["results"]) / f"{path.stem}.h5")
     encoder, best = own.elbos()
     lower, upper = own.bounds()
-    reported = test.nested[test.sizes.index(min(REPORTED, point["samples"]))]
-    of_train = {name: (estimator(train), estimator(test)) for name, estimator in OF_BOTH.items()}
+    reported = test.nested[test.sizes.index(few)]
     return {
         **{name: getattr(checkpoint, name) for name in ("backend", "preset")},
         "variational": checkpoint.config.model.variational,
@@ -107,15 +111,9 @@ def measure(point: Point) -> Result:
         "elbo": mean_of(encoder),
         "amortization": mean_of(best - encoder),
         "approximation": mean_of(found.log_px - best),
-        "train": {name: apart(*values) for name, values in of_train.items()},
+        "train": {"elbo": apart(train.elbo, test.elbo), "log_px": apart(train.log_px, reported)},
         "simulated": mean_of(upper - lower),
     }
-
-
-OF_BOTH: dict[str, Callable[[estimators.PerImage], np.ndarray]] = {
-    "elbo": lambda values: values.elbo,
-    "log_px": lambda values: values.nested[values.sizes.index(min(REPORTED, values.sizes[-1]))],
-}
 
 
 def mean_of(values: np.ndarray) -> dict[str, float]:
@@ -152,32 +150,17 @@ class Measurement:
     def latent(self) -> int:
         return self.config.model.latent_size
 
-    def images(self, split: str) -> np.ndarray:
-        """Indices of the split's images, the same for every seed and model."""
-        return data.subset(images=self.point["images"], of=len(getattr(self.dataset, split)))
+    @property
+    def images(self) -> np.ndarray:
+        """Indices of the test images, the same for every seed and model."""
+        return data.subset(images=self.point["images"], of=len(self.dataset.test))
 
     def batches(self, images: np.ndarray) -> list[np.ndarray]:
         size = min(self.config.evaluation.image_batch, len(images))
         return [images[first : first + size] for first in range(0, len(images), size)]
 
-    def estimates(self, split: str, *, samples: int) -> estimators.PerImage:
-        images = self.images(split)
-        with self.progress.phase(split, total=len(images), unit="images") as advance:
-            found = estimators.per_image(
-                self.scorer,
-                self.scorer.place(getattr(self.dataset, split)),
-                images=images,
-                samples=samples,
-                seed=self.seed,
-                image_batch=self.config.evaluation.image_batch,
-                sample_block=self.config.evaluation.sample_block,
-                report=lambda done: advance(done, None),
-            )
-        estimators.refuse_divergence(found)
-        return found
-
     def annealed(self, beside: Path) -> annealed.Annealed:
-        images = self.images("test")
+        images = self.images
         of = {"of": self.point["sha256"], "settings": dataclasses.asdict(self.settings)}
         with self.progress.phase("annealing", total=len(images), unit="images") as advance:
             return annealed.of_images(
@@ -193,7 +176,7 @@ class Measurement:
 
     def elbos(self) -> tuple[np.ndarray, np.ndarray]:
         """Each test image's ELBO by the encoder's q and by the best q, [images] each, on the same noise."""
-        images, handle = self.images("test"), self.scorer.place(self.dataset.test)
+        images, handle = self.images, self.scorer.place(self.dataset.test)
         options: dict[str, Any] = {"latent": self.latent, "seed": self.seed}
         encoder: list[np.ndarray] = []
         best: list[np.ndarray] = []

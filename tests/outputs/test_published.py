@@ -63,6 +63,8 @@ def test_a_step_is_also_held_against_the_fastest_floor_of_the_same_work() -> Non
     floors = cells.fastest_floors([slow, fast, other])
     shown = [cells.of(made, floors=floors)[cells.FLOOR] for made in (slow, fast, other)]
     assert shown == ["1.20 (2.00)", "1.50 (1.50)", "1.10"]
+    halved = fast | {"config": fast["config"] | {"training": fast["config"]["training"] | {"devices": 2}}}
+    assert cells.fastest_floors([slow, halved]) == {}, "on two devices the floor is that of half the batch"
     elsewhere = fast | {"environment": fast["environment"] | {"machine": {"cpu": "another"}}}
     assert cells.fastest_floors([slow, elsewhere]) == {}, "floors of two machines can't be compared"
 
