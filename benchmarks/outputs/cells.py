@@ -32,7 +32,7 @@ def fastest_floors(found: Iterable[Record]) -> dict[str, float]:
 
 
 def _work(record: Record) -> str:
-    """What a step of training computes, and where: equal where two floors can be compared."""
+    """The sizes of a step's computation and its machine, as a text: equal for two records whose floors can be compared."""
     config, machine = record["config"], record["environment"]["machine"] or {}
     sizes = [config["model"], *(config["training"].get(name) for name in ("batch_size", "devices", "objective_samples"))]
     return json.dumps([sizes, record["precision"], record["device"], machine.get("cpu"), machine.get("model")], sort_keys=True)
