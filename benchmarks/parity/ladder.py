@@ -71,7 +71,7 @@ class Scenario:
 
 
 def plain(config: Config) -> bool:
-    """Whether the model is the MLP with a standard prior in float64: there alone the ladder looks at calls that all models share."""
+    """Whether it is the MLP with a standard prior in float64: there alone the ladder looks at calls that all models share."""
     return (config.dtype, config.model.network, config.model.prior) == ("float64", "mlp", "standard")
 
 
