@@ -10,6 +10,10 @@ from common.config import Device, Factors, stored
 from common.errors import UserError
 from common.protocol import Description
 
+# XLA does so in JAX and TensorFlow. Otherwise Adam's moments of units that are never active decay to denormal numbers and stay
+# such, and Intel's processors take some hundred cycles for each. The threads that this thread starts from now on inherit it.
+torch.set_flush_denormal(True)
+
 
 def describe() -> Description:
     """Versions and devices."""
