@@ -188,11 +188,15 @@ class Probes(Protocol):
     def uncompiled(self) -> str | None:
         """Why work of this process that the settings compile ran uncompiled; None where all of it was compiled."""
 
+    def product_library(self) -> str | None:
+        """The library of the large products of float32 on a CPU, where it isn't the framework's own choice; else None."""
+
 
 DEFAULT_PROBES: dict[str, Callable[..., Any]] = {
     "device_peak": lambda device: None,
     "programs_compiled": lambda: None,
     "uncompiled": lambda: None,
+    "product_library": lambda: None,
 }
 
 

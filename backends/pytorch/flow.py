@@ -8,11 +8,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backends.pytorch.dense import Linear, linear
 from backends.pytorch.shapes import Quantities, checked
 from common.masks import made_masks
 
 
-class MaskedLinear(nn.Linear):
+class MaskedLinear(Linear):
     """x·(weight ∘ mask) + bias, all in `factors`."""
 
     mask: Tensor
@@ -24,7 +25,7 @@ class MaskedLinear(nn.Linear):
 
     @checked
     def forward(self, x: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
-        return F.linear(x, self.weight * self.mask, self.bias)
+        return linear(x, self.weight * self.mask, self.bias)
 
 
 class MADE(nn.Module):
@@ -35,7 +36,7 @@ class MADE(nn.Module):
         self.factors = factors
         masks = made_masks(latent_size=latent, hidden_size=hidden)
         self.first = MaskedLinear(masks["first"], factors=factors)
-        self.context = nn.Linear(latent, hidden, bias=False, dtype=factors) if has_context else None
+        self.context = Linear(latent, hidden, bias=False, dtype=factors) if has_context else None
         self.second = MaskedLinear(masks["second"], factors=factors)
         self.out = MaskedLinear(masks["out"], factors=factors)
 

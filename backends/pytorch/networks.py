@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backends.pytorch.dense import Linear
 from backends.pytorch.shapes import Masks, checked
 from common.config import Model
 
@@ -22,9 +23,9 @@ class MLP(nn.Module):
         super().__init__()
         hidden = model.hidden_size
         self.factors = factors
-        self.first = nn.Linear(inputs, hidden, dtype=factors)
-        self.second = nn.Linear(hidden, hidden, dtype=factors)
-        self.out = nn.Linear(hidden, outputs, dtype=factors)
+        self.first = Linear(inputs, hidden, dtype=factors)
+        self.second = Linear(hidden, hidden, dtype=factors)
+        self.out = Linear(hidden, outputs, dtype=factors)
 
     @checked
     def forward(self, x: Float[Tensor, "*rows inputs"], masks: Masks) -> Float[Tensor, "*rows outputs"]:

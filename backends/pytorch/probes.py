@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from backends.pytorch import compiling, devices
+from backends.pytorch import compiling, dense, devices
 from backends.pytorch.graphs import repeated
 from backends.pytorch.resnet import convolved
 from backends.pytorch.session import Session
@@ -19,11 +19,13 @@ from common.parameters import Product, factor_shapes
 
 
 def products(*, products: list[Product], device: Device, dtype: Factors) -> Callable[[int], None]:
-    """Each product of matrices writes into a buffer of its own, allocated beforehand."""
+    """Each product of matrices writes into a buffer of its own, allocated beforehand, unless it goes through oneDNN."""
     where: dict[str, Any] = {"dtype": devices.rounded(dtype), "device": devices.select(device)}
 
     def product(sizes: Product) -> Callable[[], Tensor]:
         left, right = (torch.randn(shape, **where) for shape in factor_shapes(sizes))
+        if len(sizes) == 3 and dense.through_onednn(left, right.t()):
+            return lambda: dense.product(left, right.t())
         if len(sizes) == 3:
             result = torch.empty(len(left), right.shape[1], **where)
             return lambda: torch.mm(left, right, out=result)
@@ -85,3 +87,8 @@ def programs_compiled() -> int | None:
 def uncompiled() -> str | None:
     """By what compiling met first."""
     return compiling.uncompiled[0] if compiling.uncompiled else None
+
+
+def product_library() -> str | None:
+    """By the rule of backends/pytorch/dense.py."""
+    return "oneDNN" if dense.onednn else None

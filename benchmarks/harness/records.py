@@ -18,6 +18,7 @@
     timing.steady_s                all chunks of training, without compilation, validation and checkpoints
     timing.examples_per_s          median over chunks; examples_per_s_iqr: third quartile − first quartile
     timing.chunks                  number of chunks in the median
+    timing.product_library         of large products, where it isn't the framework's own choice; else null
     timing.uncompiled              why steps that the settings compile ran uncompiled; null where they didn't
     timing.warning                 one sentence where the chunks spread by more than `spread.BOUND` of their median
     timing.floor_s, floor_ratio    the floor of one step; a step's median time over it
@@ -82,7 +83,7 @@ LATER = {
     "dataset": ("binarize",),
     "timing": (
         *("evaluation_s", "import_s", "placement_s", "first_chunk_s", "chunks", "warning", "programs_compiled"),
-        "uncompiled",
+        *("uncompiled", "product_library"),
     ),
     "test": ("ess", "elbo_se", "log_px_mc_se", "by_samples", "per_image", "warning"),
 }
@@ -135,7 +136,8 @@ KINDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         "text or null",
         lambda value: isinstance(value, str | None),
         (
-            *("timing.warning", "timing.uncompiled", "dataset.binarize", "dataset.sha256", "test.warning"),
+            *(f"timing.{key}" for key in ("warning", "uncompiled", "product_library")),
+            *("dataset.binarize", "dataset.sha256", "test.warning"),
             "environment.commit",
         ),
     ),

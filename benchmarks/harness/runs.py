@@ -421,6 +421,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
         },
         "timing": timing(checkpoint.history, config.training)
         | {"programs_compiled": None if first_step else probes.programs_compiled(), "uncompiled": probes.uncompiled()}
+        | {"product_library": probes.product_library()}
         | {"import_s": import_s, "setup_s": setup_s, "evaluation_s": time.perf_counter() - began},
         "peak_memory_bytes": memory.peak(),
         "test": dataclasses.asdict(test)

@@ -14,6 +14,7 @@ FOLDER = Path(__file__).parents[2] / "backends"
 OWN_FILES = {
     "pytorch": {
         "compiling.py",  # torch.compile has options, a cache and errors; an eager run is the default
+        "dense.py",  # on some processors PyTorch's own library of products isn't the fastest
         "graphs.py",  # Python launches each kernel unless a CUDA graph does
         "layout.py",  # PyTorch's weights have other axes than the portable state's
     },
@@ -30,11 +31,12 @@ FRAMEWORKS_OWN_ARGUMENTS = {"dtype", "rngs"}  # of a layer: PyTorch's parameters
 # Public names that not every backend has.
 NOT_EVERYWHERE = {
     "kernel_gradient",  # PyTorch's own is fast
-    "Linear",  # PyTorch's own nn.Linear does what it should
+    "Linear",  # PyTorch's is in dense.py
     "Optimizer",  # Keras wants a subclass an update rule, and Adam and RMSprop share theirs
     "Adam",  # Keras's adds ε in another place
     "RMSprop",  # Optax has all its variants
     "programs_compiled",  # TensorFlow's is the protocol's default
+    "product_library",  # PyTorch alone has two of them
     "uncompiled",  # as above: no switch turns XLA off there
     "mesh",  # JAX alone trains on several devices of one process
     "spread",  # JAX's arrays say how they lie on several devices

@@ -1,0 +1,111 @@
+"""PyTorch's dense layers give the same numbers through oneDNN as without it, on any processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.protocol import load, probes
+from tests.parity.conftest import IMAGES, deviation, random_state, session, small
+
+torch = pytest.importorskip("torch")
+
+ROUNDING = 1e-6  # of float32, in a sum of up to 784 products
+
+
+@pytest.fixture
+def dense(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """backends/pytorch/dense.py, on a processor where each product goes through oneDNN."""
+    load("pytorch")
+    from backends.pytorch import dense
+
+    monkeypatch.setattr(dense, "onednn", True)
+    monkeypatch.setattr(dense, "LEAST", 0)
+    return dense
+
+
+def values(linear: Any, *arrays: np.ndarray, dtype: Any) -> list[np.ndarray]:
+    """A layer's result, and gradients of the sum of its squares."""
+    inputs = [torch.tensor(array, dtype=dtype, requires_grad=True) for array in arrays]
+    result = linear(*inputs)
+    return [t.detach().numpy() for t in (result, *torch.autograd.grad(result.square().sum(), inputs))]
+
+
+@pytest.mark.parametrize("shape", [(128, 784), (1, 1), (3, 5, 40)])
+@pytest.mark.parametrize("outputs", [1, 80])
+def test_the_result_and_the_gradients_are_those_of_float64(dense: Any, shape: tuple[int, ...], outputs: int) -> None:
+    draws = np.random.default_rng(0)
+    arrays = draws.normal(size=shape), draws.normal(size=(outputs, shape[-1])), draws.normal(size=outputs)
+    for ours, exact in zip(
+        values(dense.linear, *arrays, dtype=torch.float32),
+        values(torch.nn.functional.linear, *arrays, dtype=torch.float64),
+        strict=True,
+    ):
+        assert ours.shape == exact.shape
+        assert deviation(ours.astype(np.float64), exact) <= ROUNDING
+
+
+@pytest.mark.parametrize("compile_from", [41, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_model_trains_through_onednn_as_without_it(
+    dense: Any, monkeypatch: pytest.MonkeyPatch, family: str, compile_from: int
+) -> None:
+    """The floor's products go through it too. In float64 none does: the bits stay."""
+    products: list[bool] = []
+    monkeypatch.setattr(
+        dense, "through_onednn", lambda *factors, of=dense.through_onednn: products.append(of(*factors)) or products[-1]
+    )
+
+    def trained(dtype: str) -> dict[str, np.ndarray]:
+        config = small(family, dtype=dtype, compile_from=compile_from)
+        s = session("pytorch", config, random_state(config))
+        rows = np.arange(100, dtype=np.int32).reshape(5, 20)
+        options = {"learning_rates": np.full(5, 1e-3), "kl_weights": np.ones(5), "seed": 5, "noise": None}
+        s.train(s.place(IMAGES), rows, first_step=0, **options)
+        return s.state()
+
+    through = trained("float32"), trained("float64")
+    assert set(products) == {True, False}
+    assert products == sorted(products, reverse=True)  # float32 first, and none of float64
+    monkeypatch.setattr(dense, "onednn", False)
+    for ours, without, bound in zip(through, (trained("float32"), trained("float64")), (1e-4, 0.0), strict=True):
+        for name, value in without.items():
+            assert deviation(ours[name].astype(np.float64), value) <= bound, name
+
+
+def test_the_floor_multiplies_by_the_same_library(dense: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(dense, "product", lambda left, right: shapes.append((*left.shape, *right.shape)) or left @ right.t())
+    options: Any = {"products": [(4, 7, 3)], "device": "cpu"}
+    for dtype in ("float32", "float64"):
+        probes("pytorch").products(**options, dtype=dtype)(1)
+    assert shapes == [(4, 7, 3, 7)]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "capability", "library"),
+    [
+        ("AuthenticAMD", "AVX512", "oneDNN"),
+        ("AuthenticAMD", "AVX2", None),
+        ("GenuineIntel", "AVX512", None),
+        (None, "AVX512", None),
+    ],
+)
+def test_the_processor_decides_and_the_record_says_which(
+    dense: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vendor: str | None, capability: str, library: str | None
+) -> None:
+    monkeypatch.setattr(dense, "PROCESSOR", file := tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    if vendor:
+        file.write_text(f"processor : 0\nvendor_id : {vendor}\n")
+    monkeypatch.setattr(dense, "onednn", dense.onednn_is_faster())
+    assert probes("pytorch").product_library() == library
+
+
+def test_small_products_are_pytorchs_own(dense: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense, "LEAST", 2**24)
+    weight = torch.zeros(512, 512)
+    assert dense.through_onednn(torch.zeros(1, 128, 512), weight)
+    assert not dense.through_onednn(torch.zeros(1, 128, 64), weight[:, :64])
