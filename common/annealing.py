@@ -25,6 +25,7 @@ Target = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 STEEPNESS = 4.0  # of the sigmoid schedule (Grosse et al. 2015, section 4)
 ACCEPTED = 0.65  # the share of proposals that the sizes of the leapfrog steps are tuned to
+TOGETHER = 512  # chains at most: more don't fill a processor's cores better, and what is done is kept after each batch
 FIRST_SIZE, GAIN, SETTLING, MOST_TUNED = 0.1, 0.2, 20, 100  # of the tuning: see `step_sizes`
 
 
@@ -163,7 +164,7 @@ def log_weights(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(images, log weights [chains, batch] of `up`), batch by batch; every batch has the first's shape, as in `stream`."""
     options: dict[str, Any] = {"chains": settings.chains, "latent": latent, "seed": seed}
-    image_batch = max(1, min(image_batch, len(images)))  # all images may be done
+    image_batch = max(1, min(image_batch, len(images), TOGETHER // settings.chains))  # all images may be done
     for first in range(0, len(images), image_batch):
         batch = images[first : first + image_batch]
         rows = np.pad(batch, (0, image_batch - len(batch)), mode="edge")

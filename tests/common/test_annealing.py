@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,3 +204,25 @@ def test_one_distribution_is_importance_sampling() -> None:
     sizes = model.sizes(settings)
     found = annealing.up(model.target, sizes=sizes, settings=settings, draws=model.draws(settings, ANNEALING))
     assert np.array_equal(found, model.target(model.draws(settings, ANNEALING).normal())[0])
+
+
+def test_few_chains_go_together() -> None:
+    """A batch takes minutes and not hours, and is then kept; no image's result depends on the others of its batch."""
+
+    class Quadratic:
+        def outputs(self, handle: Any, rows: np.ndarray) -> np.ndarray:
+            return np.zeros((len(rows), 2))
+
+        def slopes(self, handle: Any, rows: np.ndarray, *, outputs: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, ...]:
+            return -np.square(noise).sum(-1), -2 * noise, outputs
+
+    def batches(chains: int, image_batch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        settings: Any = {"settings": Annealing(chains=chains, distributions=3, leapfrogs=1), "image_batch": image_batch}
+        session: Any = Quadratic()
+        return list(annealing.log_weights(session, None, images=np.arange(5), latent=2, seed=0, **settings))
+
+    together, alone = batches(200, 100), batches(200, 1)
+    assert [list(images) for images, _ in together] == [[0, 1], [2, 3], [4]]
+    for found, expected in zip(np.concatenate([log_w for _, log_w in together], axis=1).T, alone, strict=True):
+        np.testing.assert_allclose(found, expected[1][:, 0], rtol=1e-12)
+    assert len(batches(1_000, 100)) == 5
