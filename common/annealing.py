@@ -10,6 +10,7 @@ in the latents, with a flow neither. Log weights are [chains, batch], points [ch
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -164,7 +165,9 @@ def log_weights(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(images, log weights [chains, batch] of `up`), batch by batch; every batch has the first's shape, as in `stream`."""
     options: dict[str, Any] = {"chains": settings.chains, "latent": latent, "seed": seed}
-    image_batch = max(1, min(image_batch, len(images), TOGETHER // settings.chains))  # all images may be done
+    most = max(1, min(image_batch, TOGETHER // settings.chains))
+    batches = max(1, math.ceil(len(images) / most))  # all images may be done
+    image_batch = max(1, math.ceil(len(images) / batches))  # batches of about one size need little padding
     for first in range(0, len(images), image_batch):
         batch = images[first : first + image_batch]
         rows = np.pad(batch, (0, image_batch - len(batch)), mode="edge")

@@ -226,3 +226,4 @@ def test_few_chains_go_together() -> None:
     for found, expected in zip(np.concatenate([log_w for _, log_w in together], axis=1).T, alone, strict=True):
         np.testing.assert_allclose(found, expected[1][:, 0], rtol=1e-12)
     assert len(batches(1_000, 100)) == 5
+    assert [len(images) for images, _ in batches(128, 100)] == [3, 2]  # not 4 and 1, padded to 4
