@@ -156,4 +156,4 @@ def test_a_time_that_is_absent_is_not_cached() -> None:
 
 def test_committed_records_are_one_table() -> None:
     found = records.read_all(records.RECORDS)
-    assert len(table(*found).rows) == len(found)
+    assert len(table(*found).rows) == len({records.name_of(record | {"seed": 0}) for record in found})
