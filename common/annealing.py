@@ -26,7 +26,7 @@ Target = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 STEEPNESS = 4.0  # of the sigmoid schedule (Grosse et al. 2015, section 4)
 ACCEPTED = 0.65  # the share of proposals that the sizes of the leapfrog steps are tuned to
-TOGETHER = 512  # chains at most: more don't fill a processor's cores better, and what is done is kept after each batch
+TOGETHER = 512  # chains of a batch at most: results are kept after each batch
 FIRST_SIZE, GAIN, SETTLING, MOST_TUNED = 0.1, 0.2, 20, 100  # of the tuning: see `step_sizes`
 
 

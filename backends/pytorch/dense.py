@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 PROCESSOR = Path("/proc/cpuinfo")
-# Multiplications of a product that oneDNN's own layout of its factors is worth: it costs some 30 µs.
-LEAST = 2**24
+# Multiplications of a product, at least: changing the factors' layout takes time of its own. 128 × 512 × 512 was tried.
+LEAST = 2**25
 
 
 def onednn_is_faster() -> bool:

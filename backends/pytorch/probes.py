@@ -24,8 +24,8 @@ def products(*, products: list[Product], device: Device, dtype: Factors) -> Call
 
     def product(sizes: Product) -> Callable[[], Tensor]:
         left, right = (torch.randn(shape, **where) for shape in factor_shapes(sizes))
-        if len(sizes) == 3 and dense.through_onednn(left, right.t()):
-            return lambda: dense.product(left, right.t())
+        if len(sizes) == 3 and dense.through_onednn(left, transposed := right.t()):
+            return lambda: dense.product(left, transposed)
         if len(sizes) == 3:
             result = torch.empty(len(left), right.shape[1], **where)
             return lambda: torch.mm(left, right, out=result)
