@@ -1,6 +1,7 @@
 """Kill processes, damage files, fill disks: is anything lost, wrong or left running? The scenarios of benchmarks/torture/.
 
-The scenarios are the files of benchmarks/torture/; tried.py says how they look. Each scenario is one point.
+The scenarios are the files of benchmarks/torture/; tried.py says how they look. Each scenario is one point. All of them
+take hours: a scenario that is tried again after a change leaves the others as they are, and the table has the commit of each.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common.errors import printable, unknown
 
+ACROSS = ("commit",)
 SHOWN = 20  # faults of a scenario in the report's page; the report has all
 
 
@@ -90,11 +92,15 @@ def parts(report: Report) -> list[Part]:
     for row in report["rows"]:
         outcomes = "; ".join(f"{printable(words)}: {count:,}" for words, count in row["outcomes"].items())
         counts = (f"{row['rounds']:,}", f"{row['at_least']:,}", f"{row['seconds'] / 60:.1f}")
-        rows.append((row["title"], *counts, outcomes, str(len(row["faults"]))))
-    columns = ("tried", "rounds", "of `make torture`", "minutes", "outcomes", "faults")
+        rows.append((row["title"], *counts, outcomes, str(len(row["faults"])), row["commit"]))
+    columns = ("tried", "rounds", "of `make torture`", "minutes", "outcomes", "faults", "commit")
     faults = [f"{row['scenario']}, {printable(fault)}" for row in report["rows"] for fault in row["faults"][:SHOWN]]
-    where = f"Seed {report['seed']}; {reports.where(report['environment'], setting='cpu')}."
-    return [Table(columns=columns, rows=rows, left=("tried", "outcomes")), *(["\n".join(faults)] if faults else []), where]
+    where = f"Seed {report['seed']}; {reports.machine(report['environment'], setting='cpu')}."
+    return [
+        Table(columns=columns, rows=rows, left=("tried", "outcomes", "commit")),
+        *(["\n".join(faults)] if faults else []),
+        where,
+    ]
 
 
 def failed(report: Report) -> bool:

@@ -16,6 +16,7 @@ and, where the study has it:
     draw(report, path)          writes the figure; FIGURE is its name, where that isn't the study's
     BLOCKS                      {block of docs/: (report, parts)}, where one block doesn't show the whole report
     failed(report)              whether the command ends with exit code 1, the report written
+    ACROSS                      ("commit",): --resume keeps points of another commit, and each result has its own `commit`
 
 `title` is a file's name. A result with a `reason` is a failure: --resume measures its point anew. The skeleton adds "resume" to
 each point: whether a run may use the checkpoints and records in the results folder. A study whose Arguments have `backend`
@@ -189,12 +190,13 @@ def _measured(study: Study, points: dict[str, Point], asked: Any, *, environment
     """Each point with its result, kept in FOLDER/points/TITLE.json; None where the time is over."""
     place = {key: environment[key] for key in ("versions", "machine")} | {"commit": reports.commit(environment)}
     folder = asked.results / reports.of_device("points", getattr(asked, "device", "cpu"))
+    across = getattr(study, "ACROSS", ())
     end = time.monotonic() + 60 * asked.limit
     found: Measured = []
     for number, (title, planned) in enumerate(points.items(), 1):
         point = json.loads(json.dumps(planned))  # as the file has it
         path = folder / f"{title}.json"
-        result = _kept(path, point | place) if asked.resume else None
+        result = _kept(path, point | place, across=across) if asked.resume else None
         if result is None:
             if time.monotonic() > end:
                 return None
@@ -205,12 +207,15 @@ def _measured(study: Study, points: dict[str, Point], asked: Any, *, environment
             else:
                 result = processes.ask(f"{study.__name__}:measure", question, title=title)
             write_text(path, json.dumps({"of": point | place, "result": result}, allow_nan=False) + "\n")
+            result |= {key: place[key] for key in across}
         found.append((point, result))
     return found
 
 
-def _kept(path: Path, now: dict[str, Any]) -> Result | None:
+def _kept(path: Path, now: dict[str, Any], *, across: Iterable[str]) -> Result | None:
     """The file's result; None where the file is missing, holds a failure, or another point, commit, machine or version.
+
+    `across`: the keys of these that may differ; the result has them as they were.
 
     Raises `UserError` where the file can't be read.
     """
@@ -223,8 +228,9 @@ def _kept(path: Path, now: dict[str, Any]) -> Result | None:
         raise UserError(f"The point {path} can't be read ({error!r}); remove it, or leave out --resume.") from error
     if result.get("reason"):
         return None
-    if then == now:
-        return result
-    other = next(key for key in (*now, *then) if then.get(key) != now.get(key))
+    was = {key: then.get(key) for key in across}
+    if then == now | was:
+        return result | was
+    other = next(key for key in (*now, *then) if key not in was and then.get(key) != now.get(key))
     print(f"{path} is of another {other}: measured anew.", file=sys.stderr)
     return None

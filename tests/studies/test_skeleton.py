@@ -96,6 +96,25 @@ def test_a_stopped_study_goes_on_with_its_points(
             skeleton.main(study, arguments(tmp_path, "--resume"))
 
 
+def test_a_study_may_keep_the_points_of_other_commits(tmp_path: Path, study: Any, asked: list[int]) -> None:
+    study.ACROSS = ("commit",)
+    assert skeleton.main(study, arguments(tmp_path)) == 0
+    path = tmp_path / "points" / "2_jax.json"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps(kept | {"of": kept["of"] | {"commit": "another"}}))
+    (tmp_path / "points" / "3_jax.json").unlink()
+    asked.clear()
+    assert skeleton.main(study, arguments(tmp_path, "--resume")) == 0
+    assert asked == [3]
+    report = reports.read("tiny", tmp_path)
+    assert report is not None
+    now = reports.commit(report["environment"])
+    assert [row["commit"] for row in report["rows"]] == [now, "another", now]
+    path.write_text(json.dumps(kept | {"of": kept["of"] | {"commit": "another", "versions": {}}}))
+    assert skeleton.main(study, arguments(tmp_path, "--resume")) == 0
+    assert asked == [3, 2]
+
+
 def test_a_point_that_has_a_reason_for_no_result_is_measured_anew(tmp_path: Path, study: Any, asked: list[int]) -> None:
     assert skeleton.main(study, arguments(tmp_path)) == 0
     path = tmp_path / "points" / "2_jax.json"

@@ -36,6 +36,8 @@ def test_each_file_is_bad_by_its_one_change(tmp_path: Path) -> None:
     }.items():
         make(tmp_path / name)
         assert crafted.command(crafted.arguments(tmp_path / name))[0] == 0, name
+    (tmp_path / "data.npz").rename(tmp_path / "data.npy")
+    assert crafted.command(crafted.arguments(tmp_path / "data.npy"))[0] == 0, "the content says the kind, not the name"
     crafted._pair(crafted._arrays())(tmp_path / "pair.json")
     code, _, shown = crafted.command(crafted.arguments(tmp_path / "pair.json"))
     assert (code, "per-image results" in shown) == (0, False)

@@ -32,7 +32,8 @@ def scenario(monkeypatch: pytest.MonkeyPatch) -> None:
 def report(**given: object) -> dict[str, object]:
     asked = reliability.Arguments(**given)  # type: ignore[arg-type]
     points = reliability.plan(asked)
-    return reliability.content(asked, [(point, reliability.run(point)) for point in points.values()])
+    measured = [(point, reliability.run(point) | {"commit": f"commit of {name}"}) for name, point in points.items()]
+    return reliability.content(asked, measured)
 
 
 @pytest.mark.usefixtures("scenario")
@@ -41,7 +42,7 @@ def test_a_report_has_the_outcomes_and_a_fault_fails_it() -> None:
     assert [row["scenario"] for row in found["rows"]] == ["numbers", "others"]
     assert reliability.failed(found)
     page = markdown.page(reliability.parts(found))
-    assert "| numbers | 5 | 5 | 0.0 | even: 3; odd: 2 | 1 |" in page
+    assert "| numbers | 5 | 5 | 0.0 | even: 3; odd: 2 | 1 | commit of numbers |" in page
     assert "numbers, round 3: seed 7 is lost" in page
     assert not reliability.failed(report(rounds=3))
     assert [row["rounds"] for row in report(rounds=3)["rows"]] == [3, 3]
