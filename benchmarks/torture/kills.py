@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
@@ -13,33 +14,36 @@ from common.config import FAMILIES
 from common.protocol import BACKENDS
 
 TITLE = "`kill -9` of a run's processes (all, parent, worker) at random moments, resumed until done: the same bits"
-AT_LEAST = 250  # a fifth comes when the run has ended
+AT_LEAST = 250  # some come when the run has ended
 KILLS_A_RUN = 4
+ENDED = "ended before the kill"
 WHOM = ("group", "parent", "worker")
 RESUMPTIONS = 3  # of a run that nobody kills any more
 SETTLED = processes.GRACE + 10  # seconds in which a worker notices that its parent has died, and ends
 
 
 def rounds(count: int, *, seed: int, folder: Path, tell: Tell) -> Tried:
-    """A round is a kill; a run of one backend and family suffers KILLS_A_RUN, and is then resumed until it is done."""
+    """A round is a kill; a run suffers KILLS_A_RUN, or those before it ends, and is then resumed until it is done."""
     tried = Tried()
-    models = [(backend, family) for family in FAMILIES for backend in BACKENDS]
+    models = itertools.cycle([(backend, family) for family in FAMILIES for backend in BACKENDS])
     seconds: dict[tuple[str, str], float] = {}
-    for first in range(0, count, KILLS_A_RUN):
-        model = models[first // KILLS_A_RUN % len(models)]
-        whole, killed = folder / "-".join(model), folder / f"{'-'.join(model)}-{first}"
+    while tried.rounds < count:
+        model = next(models)
+        whole, killed = folder / "-".join(model), folder / f"{'-'.join(model)}-{tried.rounds}"
         if model not in seconds:
             began = time.monotonic()
             if (ended := Started(*run(*model, whole)).end()).code:
                 raise RuntimeError(f"the undisturbed run of {model} ended with code {ended.code}: {ended.error[-500:]}")
             seconds[model] = time.monotonic() - began
-        last = min(first + KILLS_A_RUN, count) - 1
-        for number in range(first, last + 1):
+        last = min(tried.rounds + KILLS_A_RUN, count) - 1
+        for number in range(tried.rounds, last + 1):
             outcome, faults = kill(run(*model, killed), folder=killed, seconds=seconds[model], seed=seed, number=number)
-            if number == last:
+            if over := outcome == ENDED or number == last:
                 faults += finish(run(*model, killed), ours=killed, theirs=whole)
             tried.add(f"{model[0]}: {outcome}", faults=faults)
             tell(1)
+            if over:
+                break
     return tried
 
 
@@ -66,7 +70,7 @@ def kill(arguments: tuple[str, ...], *, folder: Path, seconds: float, seed: int,
         faults += of_worker(ended, folder)
     if random.random() < 0.5:  # else the next run begins while a worker may still save
         faults += [f"{name} was left over" for name in started.left_over(seconds=SETTLED)]
-    return "ended before the kill" if had_ended else whom, faults
+    return ENDED if had_ended else whom, faults
 
 
 def saves(folder: Path) -> set[tuple[int, int]]:
