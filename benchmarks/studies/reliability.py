@@ -90,7 +90,7 @@ def parts(report: Report) -> list[Part]:
     """A row a scenario, and the faults, if there are any."""
     rows = []
     for row in report["rows"]:
-        outcomes = "; ".join(f"{printable(words)}: {count:,}" for words, count in row["outcomes"].items())
+        outcomes = "; ".join(told(row["outcomes"]))
         counts = (f"{row['rounds']:,}", f"{row['at_least']:,}", f"{row['seconds'] / 60:.1f}")
         rows.append((row["title"], *counts, outcomes, str(len(row["faults"])), row["commit"]))
     columns = ("tried", "rounds", "of `make torture`", "minutes", "outcomes", "faults", "commit")
@@ -101,6 +101,12 @@ def parts(report: Report) -> list[Part]:
         *(["\n".join(faults)] if faults else []),
         where,
     ]
+
+
+def told(outcomes: dict[str, int]) -> list[str]:
+    """The outcomes in the order of their words, each with its count; where all came once, there are no counts."""
+    once = set(outcomes.values()) == {1}
+    return [printable(words) + ("" if once else f": {count:,}") for words, count in sorted(outcomes.items())]
 
 
 def failed(report: Report) -> bool:

@@ -57,6 +57,11 @@ def test_a_scenario_is_named() -> None:
         reliability.check(reliability.Arguments(rounds=0))
 
 
+def test_outcomes_are_in_order_and_counted_where_a_count_tells_something() -> None:
+    assert reliability.told({"b": 1_000, "a": 1}) == ["a: 1", "b: 1,000"]
+    assert reliability.told({"memory 1 → 2": 1, "files 3 → 3": 1}) == ["files 3 → 3", "memory 1 → 2"]
+
+
 def test_every_scenario_says_what_it_is() -> None:
     for name, module in reliability.scenarios().items():
         assert module.TITLE, name
