@@ -1,7 +1,7 @@
 """Kill processes, damage files, fill disks: is anything lost, wrong or left running? The scenarios of benchmarks/torture/.
 
-The scenarios are the files of benchmarks/torture/; tried.py says how they look. Each scenario is one point. All of them
-take hours: a scenario that is tried again after a change leaves the others as they are, and the table has the commit of each.
+The scenarios are the files of benchmarks/torture/; tried.py says how they look. Each scenario is one point. All
+scenarios together take hours, so --resume keeps results of earlier commits, and the table names the commit of each.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def parts(report: Report) -> list[Part]:
 
 
 def told(outcomes: dict[str, int]) -> list[str]:
-    """The outcomes in the order of their words, each with its count; where all came once, there are no counts."""
+    """The outcomes, sorted, each with its count; without counts if every outcome came once."""
     once = set(outcomes.values()) == {1}
     return [printable(words) + ("" if once else f": {count:,}") for words, count in sorted(outcomes.items())]
 

@@ -215,7 +215,7 @@ def _measured(study: Study, points: dict[str, Point], asked: Any, *, environment
 def _kept(path: Path, now: dict[str, Any], *, across: Iterable[str]) -> Result | None:
     """The file's result; None where the file is missing, holds a failure, or another point, commit, machine or version.
 
-    `across`: the keys of these that may differ; the result has them as they were.
+    `across`: the keys whose values may differ, the commit, say; the result has the file's values of these keys.
 
     Raises `UserError` where the file can't be read.
     """

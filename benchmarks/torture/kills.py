@@ -14,7 +14,7 @@ from common.config import FAMILIES
 from common.protocol import BACKENDS
 
 TITLE = "`kill -9` of a run's processes (all, parent, worker) at random moments, resumed until done: the same bits"
-AT_LEAST = 250  # some come when the run has ended
+AT_LEAST = 250  # for 200 kills: some runs end before the kill
 KILLS_A_RUN = 4
 ENDED = "ended before the kill"
 WHOM = ("group", "parent", "worker")
@@ -23,7 +23,7 @@ SETTLED = processes.GRACE + 10  # seconds in which a worker notices that its par
 
 
 def rounds(count: int, *, seed: int, folder: Path, tell: Tell) -> Tried:
-    """A round is a kill; a run suffers KILLS_A_RUN, or those before it ends, and is then resumed until it is done."""
+    """A round is one kill. A run gets at most KILLS_A_RUN, fewer if it ends before; then it is resumed until it is done."""
     tried = Tried()
     models = itertools.cycle([(backend, family) for family in FAMILIES for backend in BACKENDS])
     seconds: dict[tuple[str, str], float] = {}
