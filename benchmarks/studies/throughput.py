@@ -292,7 +292,7 @@ def training_steps(report: Report) -> list[Row]:
 def draw(report: Report, path: Path) -> None:
     """The roofline. Raises `UserError` where the report lacks the machine's limits or any training step."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     best, steps = limits(report), training_steps(report)
     if not steps:
@@ -319,8 +319,8 @@ def draw(report: Report, path: Path) -> None:
     axes.set_xlabel("arithmetic intensity of a training step (FLOP per byte that it must move)")
     axes.set_ylabel("GFLOP/s")
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(ScalarFormatter())
-        axis.set_minor_formatter(ScalarFormatter())
-        axis.set_tick_params(which="minor", labelsize=7)
-    axes.legend(fontsize=8, loc="lower right")
+        axis.set_minor_formatter(NullFormatter())
+    figure.legend(fontsize=8, loc="outside lower center", ncols=4)
     save(figure, path, dpi=120)
