@@ -90,7 +90,7 @@ class Variant:
 
     @property
     def mutation(self) -> str | None:
-        """The name of the faulty code that the variant trains with; tests/parity/mutations.py has it too."""
+        """The name of the faulty code that the variant trains with; tests/parity/mutations.txt has it too."""
         return f"{self.name}-{self.backend}" if self.fault else None
 
     @property
