@@ -45,7 +45,7 @@ def silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def convolved(
     x: Float[Array, "images rows columns inputs"], kernel: Float[Array, "3 3 inputs outputs"]
 ) -> Float[Array, "images rows columns outputs"]:
-    """With zeros around the image: as large an image comes out."""
+    """Σ over i, j, a of x[n, r + i − 1, c + j − 1, a] · kernel[i, j, a, b], [n, r, c, b], with zeros around the image."""
     return jax.lax.conv_general_dilated(
         x, kernel, window_strides=(1, 1), padding=((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -111,16 +111,16 @@ class Residual(nnx.Module):
 
     @checked
     def __call__(
-        self, h: Float[Array, "images rows columns channels"], kept: Float[Array, "*images channels"] | None
+        self, h: Float[Array, "images rows columns channels"], channel_mask: Float[Array, "*images channels"] | None
     ) -> Float[Array, "images rows columns channels"]:
         hidden = silu(self.first(silu(h)))
-        if kept is not None:
-            hidden = hidden * kept.reshape(-1, 1, 1, kept.shape[-1]).astype(hidden.dtype)
+        if channel_mask is not None:
+            hidden = hidden * channel_mask.reshape(-1, 1, 1, channel_mask.shape[-1]).astype(hidden.dtype)
         return h + self.second(hidden)
 
 
 class Encoder(nnx.Module):
-    """pixels → half the sides → a quarter → hidden → outputs; computes in dtype `factors` and returns x's dtype."""
+    """2x − 1 → half the sides → a quarter → hidden → outputs; computes in dtype `factors` and returns x's dtype."""
 
     def __init__(self, model: Model, inputs: int, outputs: int, *, dtype: DTypeLike, factors: DTypeLike, rngs: nnx.Rngs):
         options: Any = {"dtype": dtype, "factors": factors, "rngs": rngs}
@@ -168,5 +168,6 @@ class Decoder(nnx.Module):
         h = to_space(self.up(h))
         for i, block in enumerate(self.fine):
             h = block(h, masks.get(f"fine.{i}.first"))
+        # A bias for each pixel: added once the channels have become pixels.
         h = to_space(self.out.product(silu(h))).reshape(*z.shape[:-1], -1)
         return self.out.plus_bias(h).astype(z.dtype)

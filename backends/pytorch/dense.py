@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 PROCESSOR = Path("/proc/cpuinfo")
@@ -66,10 +66,3 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
     result = product(x.reshape(-1, x.shape[-1]), weight)
     return (result if bias is None else result + bias).reshape(*x.shape[:-1], -1)
-
-
-class Linear(nn.Linear):
-    """x·weightᵀ + bias."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)

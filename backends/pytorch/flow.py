@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backends.pytorch.dense import Linear, linear
+from backends.pytorch.dense import linear
+from backends.pytorch.networks import Linear
 from backends.pytorch.shapes import Quantities, checked
 from common.masks import made_masks
 
@@ -20,7 +21,7 @@ class MaskedLinear(Linear):
 
     def __init__(self, mask: np.ndarray, *, factors: torch.dtype):
         inputs, outputs = mask.shape
-        super().__init__(inputs, outputs, dtype=factors)
+        super().__init__(inputs, outputs, use_bias=True, factors=factors)
         self.register_buffer("mask", torch.tensor(mask.T, dtype=self.weight.dtype).contiguous(), persistent=False)
 
     @checked
@@ -36,7 +37,7 @@ class MADE(nn.Module):
         self.factors = factors
         masks = made_masks(latent_size=latent, hidden_size=hidden)
         self.first = MaskedLinear(masks["first"], factors=factors)
-        self.context = Linear(latent, hidden, bias=False, dtype=factors) if has_context else None
+        self.context = Linear(latent, hidden, use_bias=False, factors=factors) if has_context else None
         self.second = MaskedLinear(masks["second"], factors=factors)
         self.out = MaskedLinear(masks["out"], factors=factors)
 
@@ -44,6 +45,8 @@ class MADE(nn.Module):
     def forward(
         self, z: Float[Tensor, "samples batch latent"], context: Float[Tensor, "batch latent"] | None
     ) -> tuple[Float[Tensor, "samples batch latent"], Float[Tensor, "samples batch latent"]]:
+        if (self.context is None) != (context is None):
+            raise ValueError("A MADE takes a context exactly where it was made for one.")
         hidden = self.first(z.to(self.factors))
         if self.context is not None and context is not None:
             hidden = hidden + self.context(context.to(self.factors))

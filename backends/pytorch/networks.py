@@ -1,13 +1,23 @@
-"""The encoder's and the decoder's network."""
+"""The encoder's and the decoder's network, and its layer."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from backends.pytorch.dense import Linear
+from backends.pytorch.dense import linear
 from backends.pytorch.shapes import Masks, checked
 from common.config import Model
+
+
+class Linear(nn.Linear):
+    """x·weight + bias, all in `factors`."""
+
+    def __init__(self, inputs: int, outputs: int, *, use_bias: bool, factors: torch.dtype):
+        super().__init__(inputs, outputs, bias=use_bias, dtype=factors)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
 
 
 @checked
@@ -23,9 +33,9 @@ class MLP(nn.Module):
         super().__init__()
         hidden = model.hidden_size
         self.factors = factors
-        self.first = Linear(inputs, hidden, dtype=factors)
-        self.second = Linear(hidden, hidden, dtype=factors)
-        self.out = Linear(hidden, outputs, dtype=factors)
+        self.first = Linear(inputs, hidden, use_bias=True, factors=factors)
+        self.second = Linear(hidden, hidden, use_bias=True, factors=factors)
+        self.out = Linear(hidden, outputs, use_bias=True, factors=factors)
 
     @checked
     def forward(self, x: Float[Tensor, "*rows inputs"], masks: Masks) -> Float[Tensor, "*rows outputs"]:

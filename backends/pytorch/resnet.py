@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backends.pytorch.networks import Linear
 from backends.pytorch.shapes import Masks, checked
 from common.config import Model
 
@@ -40,7 +41,7 @@ def silu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def convolved(
     x: Float[Tensor, "images rows columns inputs"], kernel: Float[Tensor, "outputs inputs 3 3"]
 ) -> Float[Tensor, "images rows columns outputs"]:
-    """With zeros around the image: as large an image comes out."""
+    """Σ over i, j, a of x[n, r + i − 1, c + j − 1, a] · kernel[b, a, i, j], [n, r, c, b], with zeros around the image."""
     return F.conv2d(x.permute(0, 3, 1, 2), kernel, padding=1).permute(0, 2, 3, 1)
 
 
@@ -75,27 +76,27 @@ class Residual(nn.Module):
 
     @checked
     def forward(
-        self, h: Float[Tensor, "images rows columns channels"], kept: Float[Tensor, "*images channels"] | None
+        self, h: Float[Tensor, "images rows columns channels"], channel_mask: Float[Tensor, "*images channels"] | None
     ) -> Float[Tensor, "images rows columns channels"]:
         hidden = silu(self.first(silu(h)))
-        if kept is not None:
-            hidden = hidden * kept.reshape(-1, 1, 1, kept.shape[-1]).to(hidden.dtype)
+        if channel_mask is not None:
+            hidden = hidden * channel_mask.reshape(-1, 1, 1, channel_mask.shape[-1]).to(hidden.dtype)
         return h + self.second(hidden)
 
 
 class Encoder(nn.Module):
-    """pixels → half the sides → a quarter → hidden → outputs; computes in dtype `factors` and returns x's dtype."""
+    """2x − 1 → half the sides → a quarter → hidden → outputs; computes in dtype `factors` and returns x's dtype."""
 
     def __init__(self, model: Model, inputs: int, outputs: int, *, factors: torch.dtype):
         super().__init__()
         self.factors = factors
         self.image, channels = model.image_shape, model.channels
-        self.first = nn.Linear(4, channels, dtype=factors)
+        self.first = Linear(4, channels, use_bias=True, factors=factors)
         self.fine = nn.ModuleList(Residual(channels, factors=factors) for _ in range(model.blocks))
-        self.down = nn.Linear(4 * channels, 2 * channels, dtype=factors)
+        self.down = Linear(4 * channels, 2 * channels, use_bias=True, factors=factors)
         self.coarse = nn.ModuleList(Residual(2 * channels, factors=factors) for _ in range(model.blocks))
-        self.hidden = nn.Linear(inputs // 16 * 2 * channels, model.hidden_size, dtype=factors)
-        self.out = nn.Linear(model.hidden_size, outputs, dtype=factors)
+        self.hidden = Linear(inputs // 16 * 2 * channels, model.hidden_size, use_bias=True, factors=factors)
+        self.out = Linear(model.hidden_size, outputs, use_bias=True, factors=factors)
 
     @checked
     def forward(self, x: Float[Tensor, "*rows inputs"], masks: Masks) -> Float[Tensor, "*rows outputs"]:
@@ -118,10 +119,10 @@ class Decoder(nn.Module):
         self.factors = factors
         (rows, columns), channels = model.image_shape, model.channels
         self.image = (rows // 4, columns // 4, 2 * channels)
-        self.first = nn.Linear(inputs, model.hidden_size, dtype=factors)
-        self.hidden = nn.Linear(model.hidden_size, math.prod(self.image), dtype=factors)
+        self.first = Linear(inputs, model.hidden_size, use_bias=True, factors=factors)
+        self.hidden = Linear(model.hidden_size, math.prod(self.image), use_bias=True, factors=factors)
         self.coarse = nn.ModuleList(Residual(2 * channels, factors=factors) for _ in range(model.blocks))
-        self.up = nn.Linear(2 * channels, 4 * channels, dtype=factors)
+        self.up = Linear(2 * channels, 4 * channels, use_bias=True, factors=factors)
         self.fine = nn.ModuleList(Residual(channels, factors=factors) for _ in range(model.blocks))
         self.out = Convolution(channels, 4, biases=outputs, factors=factors)
 
@@ -134,5 +135,6 @@ class Decoder(nn.Module):
         h = to_space(self.up(h))
         for i, block in enumerate(self.fine):
             h = block(h, masks.get(f"fine.{i}.first"))
+        # A bias for each pixel: added once the channels have become pixels.
         h = to_space(self.out.product(silu(h))).reshape(*z.shape[:-1], -1)
         return self.out.plus_bias(h).to(z.dtype)

@@ -42,9 +42,9 @@ def silu(x: Float[tf.Tensor, "*shape"]) -> Float[tf.Tensor, "*shape"]:
 def convolved(
     x: Float[tf.Tensor, "images rows columns inputs"], kernel: Float[tf.Tensor, "3 3 inputs outputs"]
 ) -> tuple[Float[tf.Tensor, "images rows columns outputs"], Any]:
-    """With zeros around the image: as large an image comes out. Returns its gradients' function too.
+    """Σ over i, j, a of x[n, r + i − 1, c + j − 1, a] · kernel[i, j, a, b], [n, r, c, b], with zeros around the image.
 
-    The gradient of x is a convolution by the turned kernel.
+    And the function of its gradients: that of x is a convolution by the turned kernel.
     """
 
     def backward(result_gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -106,16 +106,16 @@ class Residual(keras.layers.Layer):
 
     @checked
     def call(
-        self, h: Float[tf.Tensor, "images rows columns channels"], kept: Float[tf.Tensor, "*images channels"] | None
+        self, h: Float[tf.Tensor, "images rows columns channels"], channel_mask: Float[tf.Tensor, "*images channels"] | None
     ) -> Float[tf.Tensor, "images rows columns channels"]:
         hidden = silu(self.first(silu(h)))
-        if kept is not None:
-            hidden = hidden * tf.cast(tf.reshape(kept, (-1, 1, 1, kept.shape[-1])), hidden.dtype)
+        if channel_mask is not None:
+            hidden = hidden * tf.cast(tf.reshape(channel_mask, (-1, 1, 1, channel_mask.shape[-1])), hidden.dtype)
         return h + self.second(hidden)
 
 
 class Encoder(keras.layers.Layer):
-    """pixels → half the sides → a quarter → hidden → outputs; computes in dtype `factors` and returns x's dtype."""
+    """2x − 1 → half the sides → a quarter → hidden → outputs; computes in dtype `factors` and returns x's dtype."""
 
     def __init__(self, model: Model, inputs: int, outputs: int, *, dtype: str, factors: str):
         super().__init__(dtype=dtype)
@@ -164,5 +164,6 @@ class Decoder(keras.layers.Layer):
         h = to_space(self.up(h))
         for i, block in enumerate(self.fine):
             h = block(h, masks.get(f"fine.{i}.first"))
+        # A bias for each pixel: added once the channels have become pixels.
         h = tf.reshape(to_space(self.out.product(silu(h))), (*z.shape[:-1], self.out.bias.shape[0]))
         return tf.cast(self.out.plus_bias(h), z.dtype)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.harness import floor
 from common.protocol import load, probes
-from tests.parity.conftest import IMAGES, deviation, random_state, session, small
+from tests.parity.conftest import deviation, random_state, session, small
 
 torch = pytest.importorskip("torch")
 
@@ -49,28 +50,40 @@ def test_the_result_and_the_gradients_are_those_of_float64(dense: Any, shape: tu
 
 
 @pytest.mark.parametrize("compile_from", [41, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("network", ["mlp", "resnet"])
 def test_a_model_trains_through_onednn_as_without_it(
-    dense: Any, monkeypatch: pytest.MonkeyPatch, family: str, compile_from: int
+    dense: Any, monkeypatch: pytest.MonkeyPatch, family: str, network: str, compile_from: int
 ) -> None:
-    """Within float32's rounding after 5 steps. In float64 no product goes through oneDNN: the bits are the same."""
-    products: list[bool] = []
-    monkeypatch.setattr(
-        dense, "through_onednn", lambda *factors, of=dense.through_onednn: products.append(of(*factors)) or products[-1]
-    )
+    """Within float32's rounding after 5 steps. In float64 no product goes through oneDNN: the bits are the same.
+
+    Each dense layer's products do in float32, forward and both gradients, since those are what the floor multiplies.
+    """
+    images = (np.random.default_rng(0).random((100, 32)) < 0.3).astype(np.uint8)
+    multiplied: list[tuple[int, ...]] = []
+    if compile_from:  # a compiled step doesn't call Python
+        monkeypatch.setattr(
+            dense, "product", lambda *pair, of=dense.product: multiplied.append((*pair[0].shape, len(pair[1]))) or of(*pair)
+        )
+    config = small(family, compile_from=compile_from, network=network, data_bias=False)
+    config = config.replace(image_shape=(4, 8), channels=8, blocks=1)
 
     def trained(dtype: str) -> dict[str, np.ndarray]:
-        config = small(family, dtype=dtype, compile_from=compile_from)
-        s = session("pytorch", config, random_state(config))
+        own = config.replace(dtype=dtype)
+        s = session("pytorch", own, random_state(own))
         rows = np.arange(100, dtype=np.int32).reshape(5, 20)
         options = {"learning_rates": np.full(5, 1e-3), "kl_weights": np.ones(5), "seed": 5, "noise": None}
-        s.train(s.place(IMAGES), rows, first_step=0, **options)
+        s.train(s.place(images), rows, first_step=0, **options)
         return s.state()
 
-    through = trained("float32"), trained("float64")
-    assert set(products) == {True, False}
-    assert products == sorted(products, reverse=True)  # float32 first, and none of float64
+    through = trained("float32")
+    if compile_from:
+        of_a_step = [sizes for sizes in floor.products(config) if len(sizes) == 3]
+        assert len(multiplied) == 5 * len(of_a_step)
+        multiplied.clear()
+    in_float64 = trained("float64")
+    assert not multiplied
     monkeypatch.setattr(dense, "onednn", False)
-    for ours, without, bound in zip(through, (trained("float32"), trained("float64")), (1e-4, 0.0), strict=True):
+    for ours, without, bound in zip((through, in_float64), (trained("float32"), trained("float64")), (1e-4, 0.0), strict=True):
         for name, value in without.items():
             assert deviation(ours[name].astype(np.float64), value) <= bound, name
 
@@ -79,8 +92,8 @@ def test_the_floor_multiplies_by_the_same_library(dense: Any, monkeypatch: pytes
     shapes: list[tuple[int, ...]] = []
     monkeypatch.setattr(dense, "product", lambda left, right: shapes.append((*left.shape, *right.shape)) or left @ right.t())
     options: Any = {"products": [(4, 7, 3)], "device": "cpu"}
-    for dtype in ("float32", "float64"):
-        probes("pytorch").products(**options, dtype=dtype)(1)
+    for factors in ("float32", "float64"):
+        probes("pytorch").products(**options, factors=factors)(1)
     assert shapes == [(4, 7, 3, 7)]
 
 

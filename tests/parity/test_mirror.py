@@ -31,7 +31,6 @@ FRAMEWORKS_OWN_ARGUMENTS = {"dtype", "rngs"}  # of a layer: PyTorch's parameters
 # Public names that not every backend has.
 NOT_EVERYWHERE = {
     "kernel_gradient",  # PyTorch's own is fast
-    "Linear",  # PyTorch's is in dense.py
     "Optimizer",  # Keras wants a subclass an update rule, and Adam and RMSprop share theirs
     "Adam",  # Keras's adds ε in another place
     "RMSprop",  # Optax has all its variants
