@@ -119,7 +119,7 @@ test-slow: .venv/ready-dev ## Run the tests that `make test` leaves out, since t
 torture: .venv/ready-dev ## Kill processes, damage files, fill disks: nothing may be lost (hours); ARGS=--resume goes on
 	$(PY) -m benchmarks study reliability $(ARGS)
 
-mutations: .venv/ready-dev ## Inject every fault of tests/parity/mutations.py: each must be caught (minutes)
+mutations: .venv/ready-dev ## Inject every fault of tests/parity/mutations.txt: each must be caught (minutes)
 	$(PY) -m pytest -n 2 --benchmark-disable tests/parity/every_mutation.py $(ARGS)
 
 lint: .venv/ready-dev ## Check format, style and types

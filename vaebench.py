@@ -51,7 +51,7 @@ class Model:
     @property
     def curve(self) -> dict[str, np.ndarray]:
         """The training curve: objective and elbo at step, [points] each; valid_elbo at valid_step, [validations] each."""
-        return {column: np.array(self.checkpoint.history[column]) for column in training.CURVE}
+        return {column: np.array(self.checkpoint.history[column]) for column in checkpoints.CURVE}
 
     def evaluate(self, images: np.ndarray | None = None, *, samples: int | None = None, progress: bool = True) -> Estimates:
         """ELBO and log p(x), means over images ± their standard errors, in nats per image.

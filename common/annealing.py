@@ -47,7 +47,7 @@ class Draws:
 
 
 def schedule(settings: Annealing, distributions: int) -> np.ndarray:
-    """β from 0 to 1, [distributions + 1]: evenly, or as a sigmoid that is slow at both ends."""
+    """β from 0 to 1, [distributions + 1]: even, t = i/distributions, or σ(STEEPNESS·(2t − 1)) shifted and scaled to 0 … 1."""
     even = np.linspace(0, 1, distributions + 1)
     if settings.schedule == "linear":
         return even
@@ -123,7 +123,10 @@ def step_sizes(target: Target, *, settings: Annealing, draws: Draws) -> np.ndarr
 
 
 def up(target: Target, *, sizes: np.ndarray, settings: Annealing, draws: Draws) -> np.ndarray:
-    """Log weights [chains, batch] of chains from β = 0 to 1: the mean weight's expectation is p(x) (Neal 2001, eq. 11)."""
+    """Log weights [chains, batch] of chains from β = 0 to 1: the mean weight's expectation is p(x) (Neal 2001, eq. 11).
+
+    Σ over i of (β[i + 1] − β[i])·log w(εᵢ): ε₀ ~ N(0, I), and a move that leaves π of β[i] as it is leads from εᵢ₋₁ to εᵢ.
+    """
     betas = schedule(settings, settings.distributions)
     chains = Chains.at(draws.normal(), target)
     total = (betas[1] - betas[0]) * chains.log_w
@@ -134,7 +137,7 @@ def up(target: Target, *, sizes: np.ndarray, settings: Annealing, draws: Draws) 
 
 
 def down(target: Target, start: np.ndarray, *, sizes: np.ndarray, settings: Annealing, draws: Draws) -> np.ndarray:
-    """The same of chains from β = 1 to 0, that begin at `start` [batch, latent], a draw of the true posterior.
+    """The same sum over chains from β = 1 to 0, which begin at `start` [batch, latent], a draw of the true posterior.
 
     The mean of 1/weight has the expectation 1/p(x): −log of this mean is an upper bound of log p(x) in expectation, as log of
     `up`'s mean weight is a lower one (bidirectional Monte Carlo, Grosse et al. 2015). Only for images that the model itself has

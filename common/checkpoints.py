@@ -22,13 +22,14 @@ from common.parameters import State, depths, fresh_state, group, judged, shapes
 
 SCHEMA = 1
 
-# Columns of the history that have a number each in every row.
-ROWS = (
-    ("step", "objective", "elbo"),
-    ("valid_step", "valid_elbo"),
-    ("pending_objective", "pending_elbo"),
-    ("chunk_steps", "chunk_seconds", "chunk_first"),
-)
+# Columns of a run's history; those of a group have a number each in every row.
+POINTS = ("step", "objective", "elbo")  # means over the steps since the previous point
+VALIDATIONS = ("valid_step", "valid_elbo")
+PENDING = ("pending_objective", "pending_elbo")  # each step's values since the last point
+CLOCK = ("chunk_steps", "chunk_seconds", "chunk_first")  # a row a chunk; 1 for a process's first of its length, which compiles
+PLACEMENT = ("placement_seconds",)  # a row a process
+CURVE = (*POINTS, *VALIDATIONS)
+ROWS = (POINTS, VALIDATIONS, PENDING, CLOCK, PLACEMENT)
 
 # Endings of files that lie beside checkpoints → what these files are.
 OTHER_KINDS = dict.fromkeys((".safetensors", ".msgpack", ".weights.h5"), "an exported file of weights")

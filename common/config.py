@@ -60,10 +60,19 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """The update rule. Moments are those of the loss's gradient; the loss is minus the mean objective of the batch."""
+    """The update rule, for each parameter θ at step t = 1, 2 … with the step's learning rate η.
+
+    g is the gradient of minus the mean objective of the batch, with `clip` scaled by clip/max(‖g‖, clip). The direction d is
+
+        adam     m ← β₁·m + (1 − β₁)·g,  v ← β₂·v + (1 − β₂)·g²,  d = m/(1 − β₁ᵗ) / (√(v/(1 − β₂ᵗ)) + ε)
+        rmsprop  v ← ρ·v + (1 − ρ)·g²,  d = g/(√v + ε) or g/√(v + ε);  centered: m ← ρ·m + (1 − ρ)·g, and v − m² for v
+
+    (Kingma and Ba 2015, algorithm 1; Hinton 2012, Graves 2013), and θ ← (1 − η·weight_decay)·θ − η·d (Loshchilov and Hutter
+    2019).
+    """
 
     optimizer: Literal["adam", "rmsprop"] = setting("adam", "Update rule.")
-    learning_rate: float = setting(1e-3, "Learning rate at step 0.")
+    learning_rate: float = setting(1e-3, "Learning rate, times its schedule and its warm-up.")
     schedule: Literal["constant", "cosine"] = setting("cosine", "Learning rate over the steps; cosine ends at 0.")
     adam_beta1: float = setting(0.9, "Adam: decay of the first moment.")
     adam_beta2: float = setting(0.999, "Adam: decay of the second moment.")
@@ -91,7 +100,9 @@ class Training:
     warm_up: int = setting(10_000, "Steps over which the KL weight grows linearly to 1; 0 for none.")
     initial_weights: InitialWeights = setting("lecun-normal", "Distribution of the initial weights; biases start at 0.")
     data_bias: bool = setting(True, "Start the decoder's output bias at the training pixels' log-odds.")
-    ema_decay: float = setting(0.0, "Exponential moving average of the parameters, used wherever they are judged; 0 for none.")
+    ema_decay: float = setting(
+        0.0, "Moving average of the parameters, ema ← decay·ema + (1 − decay)·θ, used wherever they are judged; 0 for none."
+    )
     noise: Literal["device", "shared"] = setting(
         "device", "The source of the training noise: the framework on its device, or NumPy, the same noise for all."
     )
@@ -135,7 +146,7 @@ class Config:
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
-    dtype: Dtype = setting("float32", "Precision of parameters and arithmetic; TF32 is off.")
+    dtype: Dtype = setting("float32", "Precision of the parameters, and of all arithmetic but that of `precision`.")
     precision: Precision = setting(
         "full",
         "Precision of matrix products: full, the dtype's; or TF32 (on a GPU) or bfloat16, with sums in float32. "

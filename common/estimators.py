@@ -105,6 +105,10 @@ def standard_error(values: np.ndarray) -> float:
         return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
+# A column of `PerImage` → its estimate from the log weights of the first samples, [samples, batch].
+BY_SIZE = {"nested": log_mean_exp, "ess": effective_sample_size, "nested_error": log_mean_exp_error}
+
+
 def per_image(
     session: Scorer,
     handle: Any,
@@ -122,15 +126,15 @@ def per_image(
     `report` is called with the number of images done since its last call.
     """
     elbo: list[np.ndarray] = []
-    by_size: dict[str, list[list[np.ndarray]]] = {"nested": [], "ess": [], "nested_error": []}
+    by_size: dict[str, list[list[np.ndarray]]] = {name: [] for name in BY_SIZE}
     sizes = nested_sizes(samples)
     for log_w in stream(
         session, handle, images=images, samples=samples, seed=seed, image_batch=image_batch, sample_block=sample_block
     ):
         with np.errstate(invalid="ignore"):  # of weights that aren't finite: the caller says so
             elbo.append(log_w.mean(axis=0))
-            for found, estimate in zip(by_size.values(), BY_SIZE, strict=True):
-                found.append([estimate(log_w[:k]) for k in sizes])
+            for name, estimate in BY_SIZE.items():
+                by_size[name].append([estimate(log_w[:k]) for k in sizes])
         report(log_w.shape[1])
     return PerImage(
         image=images,
@@ -138,9 +142,6 @@ def per_image(
         sizes=sizes,
         **{name: np.concatenate(values, axis=1) for name, values in by_size.items()},
     )
-
-
-BY_SIZE = (log_mean_exp, effective_sample_size, log_mean_exp_error)  # `PerImage.nested`, `ess` and `nested_error`
 
 
 def nested_sizes(samples: int) -> list[int]:

@@ -26,7 +26,8 @@ def optimised(session: Scorer, handle: Any, rows: np.ndarray, *, latent: int, st
     draws = Draws(rows, chains=SAMPLES, latent=latent, seed=seed, stream=LOCAL_POSTERIOR)
     for t in range(steps):
         given = {"outputs": outputs.astype(start.dtype), "noise": draws.normal().astype(start.dtype)}
-        slope = session.slopes(handle, rows, **given)[2] / SAMPLES
+        _, _, by_outputs = session.slopes(handle, rows, **given)
+        slope = by_outputs / SAMPLES
         first += (1 - BETA1) * (slope - first)
         second += (1 - BETA2) * (np.square(slope) - second)
         rate = RATE * 0.5 * (1 + np.cos(np.pi * t / steps))

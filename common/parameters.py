@@ -12,7 +12,7 @@ The portable state is a flat dictionary of arrays:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -208,17 +208,23 @@ def layers(model: Model) -> list[Layer]:
     return encoder + flow + prior + network("decoder", model, model.latent_size, model.pixels)
 
 
-def dropped(model: Model) -> dict[str, int]:
+def refuse_unlike(names: Iterable[str], model: Model) -> None:
+    """Raises `ValueError` where a backend's network has parameters of other names than `shapes` of the model."""
+    if odd := set(names) ^ shapes(model).keys():
+        raise ValueError(f"Of the backend's network and common/parameters.py only one has {', '.join(sorted(odd))}.")
+
+
+def droppable(model: Model) -> dict[str, int]:
     """Layer → number of its units, or channels, that dropout can drop, in order; nothing where `dropout` is 0."""
     return {layer.name: layer.axes["out"] for layer in layers(model) if layer.dropout and model.dropout}
 
 
 def noise_size(model: Model) -> int:
-    """The size of the last axis of training noise: z's draws, then those of `dropped`, in order.
+    """The size of the last axis of training noise: z's draws, then those of `droppable`, in order.
 
     The encoder, which is evaluated once an image, reads its draws from the first sample.
     """
-    return model.latent_size + sum(dropped(model).values())
+    return model.latent_size + sum(droppable(model).values())
 
 
 def decays(name: str, optimizer: Optimizer) -> bool:

@@ -50,11 +50,14 @@ class Scorer(Protocol):
         """log p(x,z) − log q(z|x), z ~ q(z|x), [samples, batch], for images indices [batch], by the judged parameters.
 
         The noise is a function of (seed, image, block of NOISE_BLOCK samples), unless given: [samples, batch, latent].
-        `samples` starts at the first sample of a block (see `noise.noise_blocks`).
+        Raises `ValueError` where `samples` doesn't start at the first sample of a block (see `noise.noise_blocks`).
         """
 
     def outputs(self, handle: Any, indices: np.ndarray) -> np.ndarray:
-        """The encoder's outputs for images indices [batch], [batch, outputs]: loc, s and, for a flow, the context."""
+        """The encoder's outputs for images indices [batch], [batch, outputs]: loc, s and, for a flow, the context.
+
+        q's Gaussian has the mean loc and the standard deviation softplus(s).
+        """
 
     def slopes(
         self, handle: Any, indices: np.ndarray, *, outputs: np.ndarray, noise: np.ndarray
@@ -117,7 +120,7 @@ class Session(Scorer, Protocol):
         indices [steps, batch], learning_rates [steps], kl_weights [steps]. The noise is drawn on the device, a function of
         (seed, step), unless given: [steps, samples, batch, draws]. Returns when the device is idle.
 
-        `draws` is `parameters.noise_size`: z's draws and, with dropout, one for each unit of `parameters.dropped`, which is
+        `draws` is `parameters.noise_size`: z's draws and, with dropout, one for each unit of `parameters.droppable`, which is
         dropped where its draw is below `noise.dropped_below`. The encoder's are those of the first sample. No other call drops.
 
         On several devices, every process calls this with the same arguments, those of the whole batch; rank r takes the rows
@@ -126,7 +129,7 @@ class Session(Scorer, Protocol):
         """
 
     def state(self) -> State:
-        """The portable state as it is now."""
+        """The portable state as it is now, in arrays of its own: no later step changes them."""
 
 
 class Backend(Protocol):
@@ -141,16 +144,21 @@ class Backend(Protocol):
 
     EXPORT_SUFFIX: str  # of the files of `Scorer.export`
 
-    def describe(self) -> Description: ...
+    def describe(self) -> Description:
+        """The framework's versions, and the devices that it has here. Raises `UserError` where it can't be asked."""
 
     def create(self, config: Config, state: State) -> Session:
         """A session that trains, from this portable state.
 
-        Raises `UserError` where the config asks for more devices than this process has or processes have joined.
+        Raises as `score`, and `UserError` where the config asks for more devices than this process has, or than have joined.
         """
 
     def score(self, config: Config, parameters: State) -> Scorer:
-        """A session that judges these parameters (name → array), whatever the config's moving average."""
+        """A session that judges these parameters (name → array), whatever the config's moving average.
+
+        Raises `UserError` for a device that isn't here and a network that the backend lacks; `ValueError` for a network with
+        other parameters than `parameters.shapes` has, and where this process has a session with the other setting of TF32.
+        """
 
     def join(self, world: World, *, device: Device) -> None:
         """Join the processes of a run on several devices, before any session; returns when all have joined."""
@@ -165,8 +173,8 @@ class Probes(Protocol):
     A launch function does its work `repeats` times and returns when the device is idle.
     """
 
-    def products(self, *, products: list[Product], device: Device, dtype: Factors) -> Callable[[int], None]:
-        """The launch function of these products, with factors of this dtype and sums of at least float32."""
+    def products(self, *, products: list[Product], device: Device, factors: Factors) -> Callable[[int], None]:
+        """The launch function of these products, their factors of this kind, their sums of at least float32."""
 
     def copy(self, *, size: int, device: Device) -> Callable[[int], None]:
         """The launch function of x + 1 over float32: it reads `size` bytes of the device's memory and writes as many."""
@@ -176,7 +184,7 @@ class Probes(Protocol):
     ) -> Callable[[int], None]:
         """The launch function of the objective's gradient, by a session of this backend, without the optimizer's update.
 
-        Arguments as those of `Scorer.inspect`, which copies every quantity to the host and isn't compiled.
+        Arguments as those of `Scorer.inspect`, which copies every quantity to the host.
         """
 
     def device_peak(self, device: Device) -> int | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from common import estimators
-from common.checkpoints import Checkpoint
+from common.checkpoints import CLOCK, PENDING, POINTS, ROWS, Checkpoint
 from common.clock import timed
 from common.config import Config
 from common.data import Dataset, minibatches
@@ -20,14 +21,6 @@ from common.protocol import Scorer, Session
 from common.schedules import kl_weights, learning_rates
 
 VALIDATION_BATCH = 1000  # images a call; changes results by rounding alone
-
-# Columns of a run's history. CURVE: means over the steps since the previous point. PENDING: each step's values since the last
-# point. CLOCK: a row for each chunk of steps;
-# `chunk_first` is 1 for a process's first chunk of its length, which compiles. PLACEMENT: a row for each process.
-CURVE = ("step", "objective", "elbo", "valid_step", "valid_elbo")
-PENDING = ("pending_objective", "pending_elbo")
-CLOCK = ("chunk_steps", "chunk_seconds", "chunk_first")
-PLACEMENT = ("placement_seconds",)
 
 
 class DivergedError(UserError):
@@ -57,7 +50,7 @@ def train(
     """
     training = checkpoint.config.training
     history = checkpoint.history
-    for column in (*CURVE, *PENDING, *CLOCK, *PLACEMENT):
+    for column in itertools.chain(*ROWS):
         history.setdefault(column, [])
     (train_images, valid_images), seconds = timed(
         lambda: (session.place(dataset.train), session.place(dataset.valid)), synchronize=session.synchronize
@@ -68,7 +61,7 @@ def train(
     objectives, elbos = (history[column] for column in PENDING)
 
     def add_point() -> None:
-        for column, value in zip(CURVE[:3], (step, float(np.mean(objectives)), float(np.mean(elbos))), strict=True):
+        for column, value in zip(POINTS, (step, float(np.mean(objectives)), float(np.mean(elbos))), strict=True):
             history[column].append(value)
         objectives.clear()
         elbos.clear()

@@ -47,6 +47,8 @@ class MADE(nnx.Module):
     def __call__(
         self, z: Float[Array, "samples batch latent"], context: Float[Array, "batch latent"] | None
     ) -> tuple[Float[Array, "samples batch latent"], Float[Array, "samples batch latent"]]:
+        if (self.context is None) != (context is None):
+            raise ValueError("A MADE takes a context exactly where it was made for one.")
         hidden = self.first(z)
         if self.context is not None and context is not None:
             hidden = hidden + self.context(context)

@@ -18,7 +18,6 @@ def create(settings: config.Optimizer) -> optax.GradientTransformation:
             decay=settings.rmsprop_decay,
             eps=settings.rmsprop_epsilon,
             eps_in_sqrt=settings.rmsprop_epsilon_in_root,
-            initial_scale=settings.rmsprop_initial_accumulator,
         )
     else:
         scaled = optax.scale_by_adam(b1=settings.adam_beta1, b2=settings.adam_beta2, eps=settings.adam_epsilon)

@@ -16,13 +16,13 @@ from common.config import Device, Factors
 from common.parameters import Product, factor_shapes
 
 
-def products(*, products: list[Product], device: Device, dtype: Factors) -> Callable[[int], None]:
+def products(*, products: list[Product], device: Device, factors: Factors) -> Callable[[int], None]:
     """One compiled loop over the repeats, as a chunk is one over its steps. XLA removes no product.
 
     Every product is a result of the loop, and a barrier keeps the factors from being constants of the loop.
     """
     where, draws = devices.select(device), np.random.default_rng(0)
-    factor = devices.rounded(dtype)
+    factor = devices.rounded(factors)
     summed = jnp.promote_types(factor, jnp.float32)
 
     def product(left: Array, right: Array, sizes: Product) -> Array:
@@ -31,8 +31,8 @@ def products(*, products: list[Product], device: Device, dtype: Factors) -> Call
         *_, of_weight = sizes
         return kernel_gradient(left, right) if of_weight else convolved(left, right)
 
-    factors = [[draws.standard_normal(shape).astype(factor) for shape in factor_shapes(sizes)] for sizes in products]
-    placed = jax.device_put(factors, where)
+    pairs = [[draws.standard_normal(shape).astype(factor) for shape in factor_shapes(sizes)] for sizes in products]
+    placed = jax.device_put(pairs, where)
 
     def every(pairs: list[list[Array]]) -> list[Array]:
         return [product(left, right, sizes) for (left, right), sizes in zip(pairs, products, strict=True)]

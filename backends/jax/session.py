@@ -19,7 +19,7 @@ from backends.jax.vae import VAE, log_weights, objective
 from backends.jax.world import AXIS, EVERYWHERE
 from common.config import Config
 from common.noise import EVALUATION_NOISE, NOISE_BLOCK, TRAINING_NOISE, noise_blocks, seed_for
-from common.parameters import State, group, noise_size
+from common.parameters import State, group, noise_size, refuse_unlike
 
 EXPORT_SUFFIX = ".msgpack"
 GENERATOR = "threefry2x32"  # whatever JAX_DEFAULT_PRNG_IMPL says
@@ -29,6 +29,12 @@ def _path(name: str) -> tuple[str | int, ...]:
     """Where NNX keeps a parameter of this portable name."""
     keys = name.removesuffix("weight") + "kernel" if name.endswith(".weight") else name
     return tuple(int(key) if key.isdigit() else key for key in keys.split("."))
+
+
+def _name(path: tuple[str | int, ...]) -> str:
+    """The inverse of `_path`."""
+    name = ".".join(map(str, path))
+    return name.removesuffix("kernel") + "weight" if name.endswith(".kernel") else name
 
 
 class Scorer:
@@ -45,7 +51,8 @@ class Scorer:
 
             def build() -> tuple[nnx.GraphDef, nnx.State]:
                 vae = VAE(config.model, dtype=self.dtype, factors=factors, rngs=nnx.Rngs(0))
-                graph, _, constants = nnx.split(vae, nnx.Param, ...)
+                graph, parameters, constants = nnx.split(vae, nnx.Param, ...)
+                refuse_unlike((_name(path) for path, _ in nnx.to_flat_state(parameters)), config.model)
                 return graph, constants
 
             # The parameters are given. Compiled, NNX's own initial values aren't drawn, since nothing uses them.
@@ -61,6 +68,7 @@ class Scorer:
         return self.parameters
 
     def _own(self, arrays: State) -> dict[str, Array]:
+        """Portable arrays by name, on the device, in the dtype."""
         return {name: jax.device_put(np.asarray(value, self.dtype), self.device) for name, value in arrays.items()}
 
     def _vae(self, parameters: dict[str, Array]) -> VAE:
@@ -159,7 +167,7 @@ class Scorer:
     ) -> dict[str, np.ndarray]:
         gradient = jax.jit(jax.value_and_grad(self._objective, has_aux=True), compiler_options=EXACTLY)
         (value, quantities), gradients = gradient(
-            world.here(self.parameters), self.images(handle, indices), noise.astype(self.dtype), kl_weight
+            world.here(self.parameters), self.images(handle, indices), self.given(noise), kl_weight
         )
         quantities |= {"log_weights": log_weights(quantities, kl_weight), "objective": value}
         quantities |= {f"gradient/{name}": gradient for name, gradient in gradients.items()}
@@ -190,7 +198,7 @@ class Scorer:
 
     @checked
     def decode(self, latents: Float[np.ndarray, "batch latent"]) -> Float[np.ndarray, "batch pixels"]:
-        logits = self._vae(self._judged).decoder(jnp.asarray(latents, self.dtype), {})
+        logits = self._vae(self._judged).decoder(self.given(latents), {})
         return np.asarray(jax.nn.sigmoid(logits))
 
     def export(self, file: Path) -> None:
@@ -289,8 +297,8 @@ class Session(Scorer):
         def step(carry: Any, t: dict[str, Array]) -> Any:
             parameters, moments, ema = carry
             noise = t["noise"] if "noise" in t else jax.random.normal(jax.random.fold_in(key, t["step"]), shape, self.dtype)
-            values, ascent = gradients(parameters, handle, t["rows"], noise, t["kl_weight"])
-            descent = optimizers.clipped(jax.tree.map(jnp.negative, ascent), self.config.optimizer)
+            values, descent = gradients(parameters, handle, t["rows"], noise, t["kl_weight"])
+            descent = optimizers.clipped(descent, self.config.optimizer)
             updates, moments = self.optimizer.update(descent, moments, parameters)
             parameters = jax.tree.map(lambda p, u: p - t["learning_rate"] * u, parameters, updates)
             if ema:
@@ -300,11 +308,11 @@ class Session(Scorer):
         return jax.lax.scan(step, carry, chunk)
 
     def _gradients(self, parameters: dict[str, Array], handle: Array, rows: Array, noise: Array, kl_weight: Array) -> Any:
-        """((objective, ELBO), gradient of the objective) of these rows [batch] with this noise [samples, batch, draws]."""
+        """((objective, ELBO), gradient of minus the objective), from rows [batch] and noise [samples, batch, draws]."""
         x = handle[rows].astype(self.dtype)
         gradient = jax.value_and_grad(self._objective, has_aux=True)
         (value, quantities), ascent = gradient(parameters, x, noise, kl_weight)
-        return (value, log_weights(quantities, 1.0).mean()), ascent
+        return (value, log_weights(quantities, 1.0).mean()), jax.tree.map(jnp.negative, ascent)
 
     def _shared_gradients(self, *inputs: Any) -> Any:
         """As `_gradients`, each device of the mesh from its own rows: the means over the devices, on all of them."""

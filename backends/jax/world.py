@@ -6,7 +6,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from backends.jax import devices
 from common.config import Device
 from common.errors import UserError
 from common.world import ALONE, World, enter, joined
@@ -43,16 +42,15 @@ def averaged(values: Any) -> Any:
 def mesh(device: Device, *, size: int) -> Mesh | None:
     """The devices of a run: the first of each process that has joined, else this process's own; None for one device.
 
-    Raises `UserError` where there are too few.
+    Raises `UserError` where there are too few, or other than the processes that have joined.
     """
     if size == 1:
         return None
-    devices.select(device)
     found = jax.devices(device)
     if joined().size > 1:
         first = {one.process_index: one for one in reversed(found)}
         found = [first[rank] for rank in sorted(first)]
-    if len(found) < size:
+    if len(found) < size or joined().size not in (1, size):
         raise UserError(
             f"--devices is {size}, but this process of JAX has {len(found)} of '{device}'; "
             f"`python -m benchmarks run --devices {size}` starts a process for each device."

@@ -66,8 +66,8 @@ else:
     warnings.filterwarnings("ignore", "dynamo_pgo force disabled")  # the user disabled the cache
 
 
-def compiled(function: Callable[..., Any], *, whole: bool) -> Callable[..., Any]:
-    """The function as one program (`whole`), or as few as possible. Its first call compiles it.
+def compiled(function: Callable[..., Any], *, fullgraph: bool) -> Callable[..., Any]:
+    """The function as one program (`fullgraph`), or as few as possible. Its first call compiles it.
 
     Where that fails, a kept file may be damaged: the call compiles with an empty cache, and removes the kept programs if this
     succeeds. Where it fails again, the function runs uncompiled.
@@ -77,7 +77,7 @@ def compiled(function: Callable[..., Any], *, whole: bool) -> Callable[..., Any]
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit  # each session compiles its own
 
     def compiling() -> Callable[..., Any]:
-        return torch.compile(function, dynamic=False, fullgraph=whole, options=EXACTLY)
+        return torch.compile(function, dynamic=False, fullgraph=fullgraph, options=EXACTLY)
 
     program = compiling()
     if torch._dynamo.config.disable:

@@ -22,31 +22,27 @@ class RMSprop(torch.optim.Optimizer):
         for group in self.param_groups:
             lr = group["lr"]
             for parameter in group["params"]:  # one by one, so that each operation finds the parameter in the processor's cache
-                gradient, moments = parameter.grad, self.state[parameter]
-                second = moments["second_moment"].mul_(decay).addcmul_(gradient, gradient, value=1 - decay)
+                gradient, state = parameter.grad, self.state[parameter]
+                second = state["second_moment"].mul_(decay).addcmul_(gradient, gradient, value=1 - decay)
                 if self.settings.rmsprop_centered:
-                    first = moments["first_moment"].lerp_(gradient, 1 - decay)
+                    first = state["first_moment"].lerp_(gradient, 1 - decay)
                     v = second.addcmul(first, first, value=-1)
                 else:
                     v = second.clone()
                 root = v.add_(epsilon).sqrt_() if self.settings.rmsprop_epsilon_in_root else v.sqrt_().add_(epsilon)
                 if group["weight_decay"]:
                     parameter.mul_(1 - lr * group["weight_decay"])
-                parameter.addcdiv_(
-                    gradient, root.div_(-lr)
-                )  # in a graph the rate is a tensor, which addcdiv's `value` can't be
+                # In a graph the rate is a tensor, which addcdiv's `value` can't be.
+                parameter.addcdiv_(gradient, root.div_(-lr))
 
 
 @checked
-def create(parameters: Quantities, settings: config.Optimizer, *, fused: bool) -> torch.optim.Optimizer:
+def create(settings: config.Optimizer, parameters: Quantities, *, fused: bool) -> torch.optim.Optimizer:
     """The optimizer of these parameters (name → tensor), Adam by PyTorch's own kernel (`fused`) or by single operations."""
-    by_decay = {
-        settings.weight_decay: [value for name, value in parameters.items() if decays(name, settings)],
-        0.0: [value for name, value in parameters.items() if not decays(name, settings)],
-    }
-    if not settings.weight_decay:
-        by_decay = {0.0: list(parameters.values())}
-    groups: list[dict[str, Any]] = [{"params": values, "weight_decay": decay} for decay, values in by_decay.items() if values]
+    by_decay: dict[float, list[torch.Tensor]] = {}
+    for name, value in parameters.items():
+        by_decay.setdefault(settings.weight_decay if decays(name, settings) else 0.0, []).append(value)
+    groups: list[dict[str, Any]] = [{"params": values, "weight_decay": decay} for decay, values in by_decay.items()]
     if settings.optimizer == "rmsprop":
         return RMSprop(groups, settings)
     return torch.optim.AdamW(

@@ -18,9 +18,9 @@ from common.config import Device, Factors
 from common.parameters import Product, factor_shapes
 
 
-def products(*, products: list[Product], device: Device, dtype: Factors) -> Callable[[int], None]:
+def products(*, products: list[Product], device: Device, factors: Factors) -> Callable[[int], None]:
     """Each product of matrices writes into a buffer of its own, allocated beforehand, unless it goes through oneDNN."""
-    where: dict[str, Any] = {"dtype": devices.rounded(dtype), "device": devices.select(device)}
+    where: dict[str, Any] = {"dtype": devices.rounded(factors), "device": devices.select(device)}
 
     def product(sizes: Product) -> Callable[[], Tensor]:
         left, right = (torch.randn(shape, **where) for shape in factor_shapes(sizes))
@@ -69,7 +69,7 @@ def gradient(
     def once() -> tuple[Tensor, ...]:
         return torch.autograd.grad(objective(log_weights(session.vae(x, epsilon), kl_weight)), session.differentiated)
 
-    return repeated(compiling.compiled(once, whole=True) if session.compiles else once, device=session.device)
+    return repeated(compiling.compiled(once, fullgraph=True) if session.compiles else once, device=session.device)
 
 
 def device_peak(device: Device) -> int | None:

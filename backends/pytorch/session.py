@@ -16,7 +16,7 @@ from backends.pytorch.shapes import checked
 from backends.pytorch.vae import VAE, log_weights, objective
 from common.config import Config
 from common.noise import EVALUATION_NOISE, NOISE_BLOCK, TRAINING_NOISE, noise_blocks, seed_for
-from common.parameters import State, axes, group, noise_size
+from common.parameters import State, axes, group, noise_size, refuse_unlike
 from common.world import of_session
 
 EXPORT_SUFFIX = ".safetensors"
@@ -43,6 +43,7 @@ class Scorer:
     def _network(self, values: State) -> tuple[VAE, dict[str, Tensor], Callable[[], None]]:
         """A network with these parameters, the parameters in the dtype, and a function that rounds them into the network's."""
         vae = VAE(self.model, dtype=self.dtype, factors=self.factors).to(self.device)
+        refuse_unlike((name for name, _ in vae.named_parameters()), self.model)
         networks = {name: vae.get_parameter(name) for name in self.axes}
         parameters = {
             name: own if own.dtype == self.dtype else torch.empty_like(own, dtype=self.dtype) for name, own in networks.items()
@@ -205,15 +206,15 @@ class Session(Scorer):
         # Adam has a kernel of its own. In a graph, which isn't launched from Python, compiled operations take less time.
         fused = config.optimizer.optimizer == "adam" and not (self.captures and self.compiles)
         self.compiles_update = self.compiles and not fused
-        self.optimizer = optimizers.create(self.parameters, config.optimizer, fused=fused)
+        self.optimizer = optimizers.create(config.optimizer, self.parameters, fused=fused)
         moments = {name: self._own(name.partition("/")[2], value) for name, value in group(state, "optimizer").items()}
         optimizers.load_moments(self.optimizer, self.parameters, moments, self.step, config.optimizer)
-        self.value_and_gradients: Callable[..., Any] = self._value_and_gradients
+        self.gradients: Callable[..., Any] = self._gradients
         self.update: Callable[[], Any] = self.optimizer.step
         if self.compiles:
-            self.value_and_gradients = compiling.compiled(self._value_and_gradients, whole=True)
+            self.gradients = compiling.compiled(self._gradients, fullgraph=True)
         if self.compiles_update:
-            self.update = compiling.compiled(self.optimizer.step, whole=False)
+            self.update = compiling.compiled(self.optimizer.step, fullgraph=False)
         self.graphs: dict[int, Graph] = {}  # batch size → the graph of `_step`
 
     @checked
@@ -264,7 +265,7 @@ class Session(Scorer):
 
     def _step(self, x: Tensor, epsilon: Tensor, kl_weight: Tensor, learning_rate: float | Tensor) -> Tensor:
         """One step, from images x [batch, pixels] and noise [samples, batch, draws]; objective and ELBO, [2]."""
-        values, gradients = self.value_and_gradients(x, epsilon, kl_weight)
+        values, gradients = self.gradients(x, epsilon, kl_weight)
         # A convolution's gradient is in another order in memory than its weight, and PyTorch's fused Adam goes by memory alone.
         ordered = [gradient.to(self.dtype).contiguous() for gradient in gradients]
         if self.world.size > 1:
@@ -281,8 +282,8 @@ class Session(Scorer):
                 torch._foreach_lerp_(list(self.ema.values()), list(self.parameters.values()), 1 - self.training.ema_decay)
         return values
 
-    def _value_and_gradients(self, x: Tensor, epsilon: Tensor, kl_weight: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Objective and ELBO, [2], and the gradient of minus the objective."""
+    def _gradients(self, x: Tensor, epsilon: Tensor, kl_weight: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(objective and ELBO, [2], gradient of minus the objective), from images and noise [samples, batch, draws]."""
         quantities = self.vae(x, epsilon)
         value = objective(log_weights(quantities, kl_weight))
         gradients = torch.autograd.grad(-value, self.differentiated)

@@ -25,6 +25,7 @@ NETWORKS = {
 
 @checked
 def softplus(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """log(1 + eˣ)."""
     # PyTorch's own threshold of 20 drops e^-20, which is 2e-9: too much in float64.
     return F.softplus(x, threshold=40)
 
@@ -42,7 +43,7 @@ class VAE(nn.Module):
         super().__init__()
         options: Any = {"dtype": dtype, "factors": factors}
         self.latent, self.draws = model.latent_size, parameters.noise_size(model)
-        self.dropout, self.dropped = model.dropout, parameters.dropped(model)
+        self.dropout, self.droppable = model.dropout, parameters.droppable(model)
         self.threshold = dropped_below(model.dropout)
         encoder, decoder = protocol.network(NETWORKS, model, backend="pytorch")
         flow, prior = model.variational == "flow", model.prior == "flow"
@@ -59,18 +60,19 @@ class VAE(nn.Module):
         """The masks of dropout of `encoder` and `decoder`, from all draws of a step of training; none from those of z alone.
 
         A unit is dropped where its draw is below Φ⁻¹(dropout); a unit that is kept is multiplied by 1/(1 − dropout).
+        The encoder's masks are [batch, units], the decoder's [samples, batch, units].
         """
         masks: dict[str, Masks] = {"encoder": {}, "decoder": {}}
         if noise.shape[-1] == self.latent:
             return masks
         kept = noise >= self.threshold
         scaled = kept.to(noise.dtype) / (1 - self.dropout)
-        first = self.latent
-        for name, units in self.dropped.items():
+        start = self.latent
+        for name, units in self.droppable.items():
             network, _, layer = name.partition(".")
-            mask = scaled[..., first : first + units]
+            mask = scaled[..., start : start + units]
             masks[network][layer] = mask[0] if network == "encoder" else mask
-            first += units
+            start += units
         return masks
 
     @checked
@@ -80,7 +82,7 @@ class VAE(nn.Module):
 
     @checked
     def moments(self, outputs: Float[Tensor, "batch outputs"]) -> dict[str, Float[Tensor, "batch {self.latent}"]]:
-        """The encoder's outputs by name, as `encode` returns them."""
+        """The encoder's outputs loc, s and, for a flow, context by name, as `encode` returns them: scale = softplus(s)."""
         loc, s, *context = outputs.split(self.latent, dim=-1)
         return {"loc": loc, "scale": softplus(s)} | ({"context": context[0]} if context else {})
 
@@ -95,7 +97,11 @@ class VAE(nn.Module):
     def draw(
         self, moments: dict[str, Float[Tensor, "batch {self.latent}"]], noise: Float[Tensor, "samples batch {self.latent}"]
     ) -> Quantities:
-        """`posterior` of the q that has these `moments`."""
+        """`posterior` of the q that has these `moments`.
+
+        z₀ = loc + scale·noise and log q(z₀) = log N(noise; 0, I) − Σ log scale. A flow f, which has the context: z = f(z₀) and
+        log q(z) = log q(z₀) − log|det ∂f/∂z₀|; else z = z₀.
+        """
         quantities = dict(moments)
         loc, scale = quantities["loc"], quantities["scale"]
         z = loc + scale * noise
@@ -121,7 +127,10 @@ class VAE(nn.Module):
 
     @checked
     def prior_density(self, z: Float[Tensor, "samples batch {self.latent}"]) -> Quantities:
-        """log p(z), [samples, batch], as `log_p_z`; of a flow, each block's z and log_det too: u = f(z) is N(0, I)."""
+        """log p(z), [samples, batch], as `log_p_z`: log N(z; 0, I), or with a flow f log N(f(z); 0, I) + log|det ∂f/∂z|.
+
+        Of a flow, each block's z and log_det too.
+        """
         if self.prior is None:
             return {"log_p_z": standard_normal_log_density(z)}
         found = self.prior(z, None)
@@ -151,7 +160,10 @@ class VAE(nn.Module):
     def joint(
         self, x: Float[Tensor, "batch pixels"], z: Float[Tensor, "samples batch {self.latent}"], masks: Masks
     ) -> Quantities:
-        """`prior_density` of z, the logits [samples, batch, pixels] and log p(x|z), [samples, batch], as `log_p_x_given_z`."""
+        """`prior_density` of z, the logits [samples, batch, pixels] and log p(x|z), [samples, batch], as `log_p_x_given_z`.
+
+        log p(x|z) = Σ over pixels of x·logit − softplus(logit).
+        """
         logits = self.decoder(z, masks)
         return self.prior_density(z) | {
             "logits": logits,

@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 from jaxtyping import Float
 
-from backends.tensorflow.bfloat16 import bfloat16_linear
 from backends.tensorflow.networks import Linear
 from backends.tensorflow.shapes import Quantities, checked
 from common.masks import made_masks
@@ -23,9 +22,7 @@ class MaskedLinear(Linear):
 
     @checked
     def call(self, x: Float[tf.Tensor, "*rows inputs"]) -> Float[tf.Tensor, "*rows outputs"]:
-        if self.factors == "bfloat16":
-            return bfloat16_linear(x, self.kernel * self.mask, self.bias.value)
-        return tf.tensordot(x, self.kernel * self.mask, axes=1) + self.bias
+        return self._affine(x, self.kernel * self.mask)
 
 
 class MADE(keras.layers.Layer):
@@ -43,6 +40,8 @@ class MADE(keras.layers.Layer):
     def call(
         self, z: Float[tf.Tensor, "samples batch latent"], context: Float[tf.Tensor, "batch latent"] | None
     ) -> tuple[Float[tf.Tensor, "samples batch latent"], Float[tf.Tensor, "samples batch latent"]]:
+        if (self.context is None) != (context is None):
+            raise ValueError("A MADE takes a context exactly where it was made for one.")
         hidden = self.first(z)
         if self.context is not None and context is not None:
             hidden = hidden + self.context(context)

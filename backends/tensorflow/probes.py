@@ -19,16 +19,16 @@ from common.config import Device, Factors
 from common.parameters import Product, factor_shapes
 
 
-def products(*, products: list[Product], device: Device, dtype: Factors) -> Callable[[int], None]:
+def products(*, products: list[Product], device: Device, factors: Factors) -> Callable[[int], None]:
     """One compiled loop over the repeats, as a chunk is one over its steps. XLA removes no product.
 
     Every product is a result of the loop, and a barrier keeps the factors from being constants of the loop.
     """
     where, draws = devices.select(device), np.random.default_rng(0)
-    factor = devices.rounded(dtype)
+    factor = devices.rounded(factors)
     summed = tf.float32 if factor == "bfloat16" else None
     with tf.device(where):
-        factors = [[tf.constant(draws.standard_normal(shape), factor) for shape in factor_shapes(sizes)] for sizes in products]
+        pairs = [[tf.constant(draws.standard_normal(shape), factor) for shape in factor_shapes(sizes)] for sizes in products]
 
     def product(left: tf.Tensor, right: tf.Tensor, sizes: Product) -> tf.Tensor:
         if len(sizes) == 3:
@@ -37,9 +37,9 @@ def products(*, products: list[Product], device: Device, dtype: Factors) -> Call
         return kernel_gradient(left, right) if of_weight else convolved(left, right)
 
     def every(i: tf.Tensor, *_: tf.Tensor) -> list[tf.Tensor]:
-        *barred, i = xla.optimization_barrier(*(factor for pair in factors for factor in pair), i)
-        pairs = zip(barred[::2], barred[1::2], products, strict=True)
-        return [i + 1, *(product(left, right, sizes) for left, right, sizes in pairs)]
+        *barred, i = xla.optimization_barrier(*(array for pair in pairs for array in pair), i)
+        triples = zip(barred[::2], barred[1::2], products, strict=True)
+        return [i + 1, *(product(left, right, sizes) for left, right, sizes in triples)]
 
     with tf.device(where):
         once = tf.function(lambda: every(tf.constant(0))[1:], autograph=False).get_concrete_function()

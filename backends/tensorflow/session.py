@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from backends.tensorflow.shapes import checked
 from backends.tensorflow.vae import VAE, log_weights, objective
 from common.config import Config
 from common.noise import EVALUATION_NOISE, NOISE_BLOCK, TRAINING_NOISE, noise_blocks, seed_for
-from common.parameters import State, group, noise_size, shapes
+from common.parameters import State, group, noise_size, refuse_unlike, shapes
 from common.world import of_session
 
 EXPORT_SUFFIX = ".weights.h5"
@@ -27,7 +28,8 @@ tf.get_logger().addFilter(lambda record: "triggered tf.function retracing" not i
 def _variable(vae: VAE, name: str) -> keras.Variable:
     """The variable of this portable name: `weight` is a Dense layer's `kernel`."""
     owner: Any = vae
-    for key in name.replace("weight", "kernel").split("."):
+    keys = name.removesuffix("weight") + "kernel" if name.endswith(".weight") else name
+    for key in keys.split("."):
         owner = owner[int(key)] if key.isdigit() else getattr(owner, key)
     return owner
 
@@ -59,6 +61,8 @@ class Scorer:
         with tf.device(self.device):
             vae = VAE(self.model, dtype=self.dtype.name, factors=self.factors)
         variables = {name: _variable(vae, name) for name in shapes(self.model)}
+        known = {id(own): name for name, own in variables.items()}
+        refuse_unlike((known.get(id(own), own.path) for own in vae.trainable_variables), self.model)
         for name, own in variables.items():
             own.assign(values[name].astype(self.dtype.name))
         return vae, variables
@@ -265,6 +269,10 @@ class Session(Scorer):
             self._update(gradients, learning_rates[t])
             return t + 1, objectives.write(t, value), elbos.write(t, elbo)
 
+        return self._loop(step, steps)
+
+    def _loop(self, step: Callable[..., Any], steps: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """`step` for t = 0 … steps − 1; the objectives and the ELBOs that it writes, [steps] each."""
         empty = (tf.TensorArray(self.dtype, steps), tf.TensorArray(self.dtype, steps))
         _, objectives, elbos = tf.while_loop(lambda t, *_: t < steps, step, (tf.constant(0), *empty))
         return objectives.stack(), elbos.stack()
@@ -316,9 +324,7 @@ class Session(Scorer):
             self._shared_update(gradients, learning_rates[t])
             return t + 1, objectives.write(t, value), elbos.write(t, elbo)
 
-        empty = (tf.TensorArray(self.dtype, steps), tf.TensorArray(self.dtype, steps))
-        _, objectives, elbos = tf.while_loop(lambda t, *_: t < steps, step, (tf.constant(0), *empty))
-        return objectives.stack(), elbos.stack()
+        return self._loop(step, steps)
 
     @tf.function(jit_compile=True, autograph=False)
     def _own_gradients(

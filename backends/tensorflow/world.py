@@ -32,7 +32,7 @@ def join(world: World, *, device: Device) -> None:
 
 
 def leave() -> None:
-    """See `common.protocol.Backend`."""
+    """See `common.protocol.Backend`. TensorFlow's server ends with the process: no call ends it."""
     enter(ALONE)
 
 

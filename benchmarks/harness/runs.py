@@ -417,7 +417,8 @@ def run(job: Job, *, import_s: float) -> records.Record:
         "trained": checkpoint.trained(int(checkpoint.state["step"])),
         "parameters": parameters.count(config.model),
         "curve": {
-            column: [int(v) if column.endswith("step") else v for v in checkpoint.history[column]] for column in training.CURVE
+            column: [int(v) if column.endswith("step") else v for v in checkpoint.history[column]]
+            for column in checkpoints.CURVE
         },
         "timing": timing(checkpoint.history, config.training)
         | {"programs_compiled": None if first_step else probes.programs_compiled(), "uncompiled": probes.uncompiled()}
@@ -490,7 +491,7 @@ def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
             )
         checkpoint.earlier.append((checkpoint.backend, done))
         # Times of another backend's chunks are dropped.
-        curve = (*training.CURVE, *training.PENDING)
+        curve = (*checkpoints.CURVE, *checkpoints.PENDING)
         checkpoint.history = {name: column for name, column in checkpoint.history.items() if name in curve}
     return dataclasses.replace(checkpoint, config=job.config, backend=job.backend)
 
@@ -512,7 +513,7 @@ def timing(history: dict[str, list[float]], settings: Training) -> dict[str, Any
     The median is over chunks of the run's full length: a resumed run's earlier chunks can have other lengths. A process's first
     chunk of a length compiles: the median leaves it out, and compile_s sums its seconds beyond a median chunk of as many steps.
     """
-    steps, seconds, first = (np.array(history[column]) for column in training.CLOCK)
+    steps, seconds, first = (np.array(history[column]) for column in checkpoints.CLOCK)
     full = min(settings.chunk, settings.log_interval, settings.validation_interval, settings.steps)
     steady = (first == 0) & (steps == full)
     result: dict[str, Any] = dict.fromkeys(records.TIMING)

@@ -10,10 +10,10 @@ import h5py
 import numpy as np
 
 from benchmarks.harness import records
-from common import training
+from common import checkpoints
 
 # What a clock wrote.
-CLOCK = {f"history/{column}" for column in (*training.CLOCK, *training.PLACEMENT, "floor_seconds")}
+CLOCK = {f"history/{column}" for column in (*checkpoints.CLOCK, *checkpoints.PLACEMENT, "floor_seconds")}
 MEASURED = ("timing", "environment", "peak_memory_bytes")  # of a record
 
 

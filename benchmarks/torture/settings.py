@@ -17,7 +17,7 @@ from benchmarks.harness import presets, runs, threads
 from benchmarks.harness.progress import Progress
 from benchmarks.torture import bounded
 from benchmarks.torture.tried import Tell, Tried
-from common import data, estimators, protocol, training
+from common import checkpoints, data, estimators, protocol, training
 from common.config import SECTIONS, Config, check
 from common.errors import UserError
 from common.protocol import BACKENDS
@@ -150,7 +150,7 @@ def trained(question: dict[str, Any]) -> dict[str, float]:
         raise UserError(f"There isn't enough memory ({error}).") from error
     estimators.refuse_divergence(of_images)
     test = estimators.summary(of_images)
-    curve = {f"{column} {i}": value for column in training.CURVE for i, value in enumerate(checkpoint.history[column])}
+    curve = {f"{column} {i}": value for column in checkpoints.CURVE for i, value in enumerate(checkpoint.history[column])}
     return curve | {name: float(getattr(test, name)) for name in ("elbo", "elbo_se", "log_px", "log_px_se", "ess")}
 
 

@@ -46,6 +46,18 @@ def test_a_network_that_a_backend_has_not_written_is_refused(backend: str, monke
         session(backend, config, random_state(config))
 
 
+def test_a_layer_that_common_parameters_lacks_is_refused(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would have values that nothing trains, saves or averages."""
+
+    def without_the_last(prefix: str, *sizes: Any) -> list[parameters.Layer]:
+        return parameters.mlp(prefix, *sizes)[: -1 if prefix == "encoder" else None]
+
+    monkeypatch.setitem(parameters.NETWORKS, "mlp", without_the_last)
+    config = small("mean-field")
+    with pytest.raises(ValueError, match=r"only one has .*(encoder\.out|linear_)"):
+        session(backend, config, random_state(config))
+
+
 OPTIMIZERS = [{"optimizer": "adam", "weight_decay": 0.1}, {"optimizer": "adam"}] + [
     {
         "optimizer": "rmsprop",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks.harness import processes, threads
+from common.errors import UserError
+from common.protocol import load
+from common.world import World
 from tests.parity import devices
 
 QUICK = ("mean-field", "flow", "resnet")
@@ -59,3 +63,13 @@ def test_four_processes_train_as_one_device(backend: str, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_two_processes_of_compiled_steps_train_as_one_device(tmp_path: Path) -> None:
     check(measured("pytorch", tmp_path, scenarios=("compiled",)))
+
+
+def test_jax_refuses_a_mesh_of_some_of_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    load("jax")
+    from backends.jax import world
+
+    monkeypatch.setattr(world, "joined", lambda: World(rank=0, addresses=("",) * 4))
+    monkeypatch.setattr(world.jax, "devices", lambda device: [SimpleNamespace(process_index=rank) for rank in range(4)])
+    with pytest.raises(UserError, match="--devices is 2"):
+        world.mesh("cpu", size=2)

@@ -9,7 +9,7 @@ import pytest
 
 from common import noise
 from common.config import Config, Model
-from common.parameters import dropped, layers, noise_size
+from common.parameters import droppable, layers, noise_size
 from common.protocol import BACKENDS
 from common.training import chunk
 from tests.parity.conftest import deviation, random_state, session, small
@@ -30,7 +30,7 @@ def state_of(config: Config) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("network", ["mlp", "resnet"])
 def test_noise_has_a_draw_for_each_unit_that_can_be_dropped(network: str) -> None:
     config = config_of(network)
-    units = dropped(config.model)
+    units = droppable(config.model)
     assert noise_size(config.model) == config.model.latent_size + sum(units.values())
     assert set(units) < {layer.name for layer in layers(config.model)}
     assert not [name for name in units if name.endswith((".out", ".second")) and network == "resnet"]

@@ -142,6 +142,16 @@ def test_every_output_of_every_block_moves_with_the_image(backend: str) -> None:
         assert (q[f"flow.blocks.{i}.z"][0].std(0) > 1e-3).all()
 
 
+def test_a_context_that_is_missing_or_too_many_is_refused(backend: str) -> None:
+    config = small("flow", prior="flow")
+    s = session(backend, config, random_state(config))
+    vae = s._vae(s.parameters) if backend == "jax" else s.vae
+    z, context = s.given(np.zeros((1, 5, 4))), s.given(np.zeros((5, 4)))
+    for flow, other in ((vae.flow, None), (vae.prior, context)):
+        with pytest.raises(ValueError, match="takes a context exactly where it was made for one"):
+            flow(z, other)
+
+
 def test_a_numerical_inverse_recovers_the_noise(backend: str) -> None:
     config = small("flow", flow_depth=3, latent_size=4)
     s = session(backend, config, random_state(config))
