@@ -173,8 +173,8 @@ class Probes(Protocol):
     A launch function does its work `repeats` times and returns when the device is idle.
     """
 
-    def products(self, *, products: list[Product], device: Device, factors: Factors) -> Callable[[int], None]:
-        """The launch function of these products, their factors of this kind, their sums of at least float32."""
+    def products(self, *, products: list[Product], device: Device, dtype: Factors) -> Callable[[int], None]:
+        """The launch function of these products, with factors of this dtype and sums of at least float32."""
 
     def copy(self, *, size: int, device: Device) -> Callable[[int], None]:
         """The launch function of x + 1 over float32: it reads `size` bytes of the device's memory and writes as many."""

@@ -18,9 +18,9 @@ from common.config import Device, Factors
 from common.parameters import Product, factor_shapes
 
 
-def products(*, products: list[Product], device: Device, factors: Factors) -> Callable[[int], None]:
+def products(*, products: list[Product], device: Device, dtype: Factors) -> Callable[[int], None]:
     """Each product of matrices writes into a buffer of its own, allocated beforehand, unless it goes through oneDNN."""
-    where: dict[str, Any] = {"dtype": devices.rounded(factors), "device": devices.select(device)}
+    where: dict[str, Any] = {"dtype": devices.rounded(dtype), "device": devices.select(device)}
 
     def product(sizes: Product) -> Callable[[], Tensor]:
         left, right = (torch.randn(shape, **where) for shape in factor_shapes(sizes))

@@ -19,13 +19,13 @@ from common.config import Device, Factors
 from common.parameters import Product, factor_shapes
 
 
-def products(*, products: list[Product], device: Device, factors: Factors) -> Callable[[int], None]:
+def products(*, products: list[Product], device: Device, dtype: Factors) -> Callable[[int], None]:
     """One compiled loop over the repeats, as a chunk is one over its steps. XLA removes no product.
 
     Every product is a result of the loop, and a barrier keeps the factors from being constants of the loop.
     """
     where, draws = devices.select(device), np.random.default_rng(0)
-    factor = devices.rounded(factors)
+    factor = devices.rounded(dtype)
     summed = tf.float32 if factor == "bfloat16" else None
     with tf.device(where):
         pairs = [[tf.constant(draws.standard_normal(shape), factor) for shape in factor_shapes(sizes)] for sizes in products]

@@ -105,7 +105,7 @@ def matrix(
 ) -> tuple[Callable[[], None], float]:
     """(a product of two square matrices, its FLOP). Of `size` 1 it is as little as can be launched."""
     dtype = factors(STANDARD.dtype, precision)
-    launch = protocol.probes(backend).products(products=[(size, size, size)], device=device, factors=dtype)
+    launch = protocol.probes(backend).products(products=[(size, size, size)], device=device, dtype=dtype)
     return lambda: launch(1), 2.0 * size**3
 
 

@@ -60,7 +60,7 @@ class Floor:
     """Times one step's products between two chunks of a run, and appends the seconds to `seconds`."""
 
     def __init__(self, probes: Probes, config: Config, *, seconds: list[float]):
-        self.launch = probes.products(products=products(config), device=config.device, factors=config.factors)
+        self.launch = probes.products(products=products(config), device=config.device, dtype=config.factors)
         self.launch(1)  # compiles
         self.seconds = seconds
 

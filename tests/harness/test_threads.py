@@ -30,7 +30,7 @@ def test_the_environments_own_word_on_waiting_holds(monkeypatch: pytest.MonkeyPa
 
 def working(backend: str) -> float:
     """CPU seconds over seconds of large matrix products: the threads that work at a time."""
-    launch = protocol.probes(backend).products(products=[(1000, 1000, 1000)], device="cpu", factors="float32")
+    launch = protocol.probes(backend).products(products=[(1000, 1000, 1000)], device="cpu", dtype="float32")
     launch(1)
     start, used = time.perf_counter(), time.process_time()
     launch(40)

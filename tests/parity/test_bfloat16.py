@@ -97,7 +97,7 @@ def test_what_was_trained_is_what_is_used(backend: str) -> None:
 
 
 def test_products_of_the_floor_can_be_bfloat16(backend: str) -> None:
-    probes(backend).products(products=[(3, 4, 5), (2, 3, 4)], device="cpu", factors="bfloat16")(2)
+    probes(backend).products(products=[(3, 4, 5), (2, 3, 4)], device="cpu", dtype="bfloat16")(2)
 
 
 def test_it_needs_float32() -> None:

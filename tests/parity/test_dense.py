@@ -92,8 +92,8 @@ def test_the_floor_multiplies_by_the_same_library(dense: Any, monkeypatch: pytes
     shapes: list[tuple[int, ...]] = []
     monkeypatch.setattr(dense, "product", lambda left, right: shapes.append((*left.shape, *right.shape)) or left @ right.t())
     options: Any = {"products": [(4, 7, 3)], "device": "cpu"}
-    for factors in ("float32", "float64"):
-        probes("pytorch").products(**options, factors=factors)(1)
+    for dtype in ("float32", "float64"):
+        probes("pytorch").products(**options, dtype=dtype)(1)
     assert shapes == [(4, 7, 3, 7)]
 
 
