@@ -62,7 +62,7 @@ class Model:
 class Optimizer:
     """The update rule, for each parameter θ at step t = 1, 2 … with the step's learning rate η.
 
-    g is the gradient of minus the mean objective of the batch, with `clip` scaled by clip/max(‖g‖, clip). The direction d is
+    g is the gradient of minus the mean objective of the batch, and with `clip` this times clip/max(‖g‖, clip). The direction d:
 
         adam     m ← β₁·m + (1 − β₁)·g,  v ← β₂·v + (1 − β₂)·g²,  d = m/(1 − β₁ᵗ) / (√(v/(1 − β₂ᵗ)) + ε)
         rmsprop  v ← ρ·v + (1 − ρ)·g²,  d = g/(√v + ε) or g/√(v + ε);  centered: m ← ρ·m + (1 − ρ)·g, and v − m² for v
@@ -72,7 +72,7 @@ class Optimizer:
     """
 
     optimizer: Literal["adam", "rmsprop"] = setting("adam", "Update rule.")
-    learning_rate: float = setting(1e-3, "Learning rate, times its schedule and its warm-up.")
+    learning_rate: float = setting(1e-3, "Learning rate; the schedule and the warm-up multiply it.")
     schedule: Literal["constant", "cosine"] = setting("cosine", "Learning rate over the steps; cosine ends at 0.")
     adam_beta1: float = setting(0.9, "Adam: decay of the first moment.")
     adam_beta2: float = setting(0.999, "Adam: decay of the second moment.")
@@ -146,7 +146,7 @@ class Config:
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
-    dtype: Dtype = setting("float32", "Precision of the parameters, and of all arithmetic but that of `precision`.")
+    dtype: Dtype = setting("float32", "Precision of the parameters, and of all arithmetic that --precision leaves to it.")
     precision: Precision = setting(
         "full",
         "Precision of matrix products: full, the dtype's; or TF32 (on a GPU) or bfloat16, with sums in float32. "

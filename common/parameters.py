@@ -211,7 +211,7 @@ def layers(model: Model) -> list[Layer]:
 def refuse_unlike(names: Iterable[str], model: Model) -> None:
     """Raises `ValueError` where a backend's network has parameters of other names than `shapes` of the model."""
     if odd := set(names) ^ shapes(model).keys():
-        raise ValueError(f"Of the backend's network and common/parameters.py only one has {', '.join(sorted(odd))}.")
+        raise ValueError(f"The backend's network and common/parameters.py differ in the parameters {', '.join(sorted(odd))}.")
 
 
 def droppable(model: Model) -> dict[str, int]:

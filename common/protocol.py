@@ -145,12 +145,13 @@ class Backend(Protocol):
     EXPORT_SUFFIX: str  # of the files of `Scorer.export`
 
     def describe(self) -> Description:
-        """The framework's versions, and the devices that it has here. Raises `UserError` where it can't be asked."""
+        """The framework's versions, and the devices that it has here. Raises `UserError` where there is none."""
 
     def create(self, config: Config, state: State) -> Session:
         """A session that trains, from this portable state.
 
-        Raises as `score`, and `UserError` where the config asks for more devices than this process has, or than have joined.
+        Raises as `score`, and `UserError` where the config asks for another number of devices than processes have joined, or,
+        where none has, for more than this process has.
         """
 
     def score(self, config: Config, parameters: State) -> Scorer:

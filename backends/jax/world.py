@@ -42,7 +42,7 @@ def averaged(values: Any) -> Any:
 def mesh(device: Device, *, size: int) -> Mesh | None:
     """The devices of a run: the first of each process that has joined, else this process's own; None for one device.
 
-    Raises `UserError` where there are too few, or other than the processes that have joined.
+    Raises `UserError` where `size` isn't the number of processes that have joined, or where this process, alone, has fewer.
     """
     if size == 1:
         return None
@@ -52,7 +52,7 @@ def mesh(device: Device, *, size: int) -> Mesh | None:
         found = [first[rank] for rank in sorted(first)]
     if len(found) < size or joined().size not in (1, size):
         raise UserError(
-            f"--devices is {size}, but this process of JAX has {len(found)} of '{device}'; "
+            f"--devices is {size}, but JAX has {len(found)} of '{device}' here; "
             f"`python -m benchmarks run --devices {size}` starts a process for each device."
         )
     return Mesh(np.array(found[:size]), (AXIS,))

@@ -54,7 +54,7 @@ def test_a_layer_that_common_parameters_lacks_is_refused(backend: str, monkeypat
 
     monkeypatch.setitem(parameters.NETWORKS, "mlp", without_the_last)
     config = small("mean-field")
-    with pytest.raises(ValueError, match=r"only one has .*(encoder\.out|linear_)"):
+    with pytest.raises(ValueError, match=r"differ in the parameters .*(encoder\.out|linear_)"):
         session(backend, config, random_state(config))
 
 

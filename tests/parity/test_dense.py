@@ -59,11 +59,13 @@ def test_a_model_trains_through_onednn_as_without_it(
     Each dense layer's products do in float32, forward and both gradients, since those are what the floor multiplies.
     """
     images = (np.random.default_rng(0).random((100, 32)) < 0.3).astype(np.uint8)
-    multiplied: list[tuple[int, ...]] = []
+    chosen: list[bool] = []
+    monkeypatch.setattr(
+        dense, "through_onednn", lambda *factors, of=dense.through_onednn: chosen.append(of(*factors)) or chosen[-1]
+    )
+    multiplied: list[bool] = []
     if compile_from:  # a compiled step doesn't call Python
-        monkeypatch.setattr(
-            dense, "product", lambda *pair, of=dense.product: multiplied.append((*pair[0].shape, len(pair[1]))) or of(*pair)
-        )
+        monkeypatch.setattr(dense, "product", lambda *pair, of=dense.product: multiplied.append(True) or of(*pair))
     config = small(family, compile_from=compile_from, network=network, data_bias=False)
     config = config.replace(image_shape=(4, 8), channels=8, blocks=1)
 
@@ -79,9 +81,9 @@ def test_a_model_trains_through_onednn_as_without_it(
     if compile_from:
         of_a_step = [sizes for sizes in floor.products(config) if len(sizes) == 3]
         assert len(multiplied) == 5 * len(of_a_step)
-        multiplied.clear()
     in_float64 = trained("float64")
-    assert not multiplied
+    assert set(chosen) == {True, False}
+    assert chosen == sorted(chosen, reverse=True)  # float32 first, and none of float64
     monkeypatch.setattr(dense, "onednn", False)
     for ours, without, bound in zip((through, in_float64), (trained("float32"), trained("float64")), (1e-4, 0.0), strict=True):
         for name, value in without.items():
