@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from jaxtyping import Float
 
+from backends.tensorflow.bfloat16 import bfloat16_linear
 from backends.tensorflow.networks import Linear
 from backends.tensorflow.shapes import Quantities, checked
 from common.masks import made_masks
@@ -22,7 +23,9 @@ class MaskedLinear(Linear):
 
     @checked
     def call(self, x: Float[tf.Tensor, "*rows inputs"]) -> Float[tf.Tensor, "*rows outputs"]:
-        return self._affine(x, self.kernel * self.mask)
+        if self.factors == "bfloat16":
+            return bfloat16_linear(x, self.kernel * self.mask, self.bias.value)
+        return tf.tensordot(x, self.kernel * self.mask, axes=1) + self.bias
 
 
 class MADE(keras.layers.Layer):

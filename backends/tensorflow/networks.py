@@ -18,14 +18,9 @@ class Linear(keras.layers.Dense):
         self.build((None, inputs))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        return self._affine(x, self.kernel.value)
-
-    def _affine(self, x: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-        bias = self.bias.value if self.use_bias else None
-        if self.factors == "bfloat16":
-            return bfloat16_linear(x, weight, bias)
-        result = tf.tensordot(x, weight, axes=1)
-        return result if bias is None else result + bias
+        if self.factors != "bfloat16":
+            return super().call(x)
+        return bfloat16_linear(x, self.kernel.value, self.bias.value if self.use_bias else None)
 
 
 @checked
