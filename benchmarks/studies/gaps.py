@@ -2,7 +2,7 @@
 
 A process measures one checkpoint, on the same seeded test images for all: the bound at each K, log p(x) by annealed importance
 sampling, and bounds of that estimate's own error from both sides on images that the model draws; the ELBO of the best q of the
-family for each image (Cremer et al. 2018); and as many training images.
+family for each image (Cremer et al. 2018). Train − test needs more images, and fewer samples of each.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -41,33 +41,37 @@ DEFAULTS = Annealing()
 @dataclass(kw_only=True)
 class Arguments(skeleton.DataArguments):
     checkpoint: Annotated[tuple[Path, ...], tyro.conf.arg(help="A row each.")] = ()
-    images: Annotated[int, tyro.conf.arg(help="Test images, the same for every model; as many of training.")] = 100
+    images: Annotated[int, tyro.conf.arg(help="Test images, the same for every model.")] = 100
     samples: Annotated[int, tyro.conf.arg(help="The largest K.")] = 5_000
     chains: Annotated[int, tyro.conf.arg(help="Of annealing, an image.")] = DEFAULTS.chains
     distributions: Annotated[int, tyro.conf.arg(help="Of annealing.")] = DEFAULTS.distributions
     leapfrogs: Annotated[int, tyro.conf.arg(help="Of annealing, a move.")] = DEFAULTS.leapfrogs
     steps: Annotated[int, tyro.conf.arg(help="Of the optimisation of an image's own q.")] = 500
     simulated: Annotated[int, tyro.conf.arg(help="Images that the model draws.")] = 20
+    split_images: Annotated[int, tyro.conf.arg(help="Of train − test, of each split; at most as many as it has.")] = 10_000
+    split_samples: Annotated[int, tyro.conf.arg(help="K of train − test.")] = 100
 
 
 def check(asked: Arguments) -> None:
     if not asked.checkpoint:
         raise UserError("Which checkpoints? Give --checkpoint FILE …, as `python -m benchmarks run` writes them.")
     at_least(asked, images=2, samples=1, chains=1, distributions=1, leapfrogs=1, steps=1, simulated=2)
+    at_least(asked, split_images=2, split_samples=1)
 
 
 def plan(asked: Arguments) -> dict[str, Point]:
     points = {}
-    numbers = {name: getattr(asked, name) for name in ("images", "samples", "steps", "simulated")}
+    numbers = {name: getattr(asked, name) for name in ("images", "samples", "steps", "simulated", "split_samples")}
     numbers |= {name: getattr(asked, name) for name in ("chains", "distributions", "leapfrogs")}
     for i, path in enumerate(asked.checkpoint):
         checkpoint = checkpoints.load(path)  # refuses a bad file before anything is measured
         dataset = runs.dataset_of(checkpoint, path=path, places=(asked.data,), data_dir=asked.data_dir)
-        if asked.images > min(len(dataset.test), len(dataset.train)):
+        if asked.images > len(dataset.test):
             raise UserError(f"--images is {asked.images}, more than {dataset.name} has.")
         where = {"data": asked.data, "data_dir": str(asked.data_dir) if asked.data_dir else None, "results": str(asked.results)}
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        points[f"{i}_{path.stem}"] = {"checkpoint": str(path.resolve()), "sha256": digest, **numbers, **where}
+        both = {"split_images": min(asked.split_images, len(dataset.train), len(dataset.test))}
+        points[f"{i}_{path.stem}"] = {"checkpoint": str(path.resolve()), "sha256": digest, **numbers, **both, **where}
     return points
 
 
@@ -89,12 +93,15 @@ def measure(point: Point) -> Result:
         point=point,
     )
     few = min(REPORTED, point["samples"])
-    config = checkpoint.config.replace(images=point["images"], samples=few)
-    options: dict[str, Any] = {"dataset": dataset, "progress": own.progress}
-    train = runs.scores(backend, selected, config=config, split="train", **options)
-    test = runs.scores(backend, selected, config=config.replace(samples=point["samples"]), **options)
-    for of_split in (train, test):
+
+    def scored(split: Literal["train", "test"], *, images: int, samples: int) -> estimators.PerImage:
+        config = checkpoint.config.replace(images=images, samples=samples)
+        of_split = runs.scores(backend, selected, config=config, dataset=dataset, progress=own.progress, split=split)
         estimators.refuse_divergence(of_split)
+        return of_split
+
+    train, many = (scored(split, images=point["split_images"], samples=point["split_samples"]) for split in ("train", "test"))
+    test = scored("test", images=point["images"], samples=point["samples"])
     found = own.annealed(Path(point["results"]) / f"{path.stem}.h5")
     encoder, best = own.elbos()
     lower, upper = own.bounds()
@@ -111,7 +118,8 @@ def measure(point: Point) -> Result:
         "elbo": mean_of(encoder),
         "amortization": mean_of(best - encoder),
         "approximation": mean_of(found.log_px - best),
-        "train": {"elbo": apart(train.elbo, test.elbo), "log_px": apart(train.log_px, reported)},
+        "train": {"elbo": apart(train.elbo, many.elbo), "log_px": apart(train.log_px, many.log_px)},
+        "split_images": point["split_images"],
         "simulated": mean_of(upper - lower),
     }
 
@@ -218,7 +226,7 @@ class Measurement:
 
 
 def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
-    names = ("images", "samples", "chains", "distributions", "leapfrogs", "steps", "simulated")
+    names = ("images", "samples", "chains", "distributions", "leapfrogs", "steps", "simulated", "split_samples")
     rows = [result | {"checkpoint_sha256": point["sha256"]} for point, result in measured]
     return {"device": "cpu", "rows": rows} | {name: getattr(asked, name) for name in names}
 
@@ -285,7 +293,8 @@ def parts(report: Report) -> list[Part]:
     how = (
         f"{report['images']:,} test images, the same for all; annealing: {report['chains']} chains, "
         f"{report['distributions']:,} distributions, {report['leapfrogs']} leapfrog steps; own posteriors: {report['steps']:,} "
-        f"steps; bounds: {report['simulated']} images that the model draws"
+        f"steps; bounds: {report['simulated']} images that the model draws; train − test: {rows[0]['split_images']:,} images "
+        f"of each, K = {report['split_samples']:,}"
     )
     measured = reports.where(report["environment"], setting=f"{rows[0]['dataset']['name']}, {how}")
     return [bounds, gaps, f"{measured}."]

@@ -21,12 +21,12 @@ ASKED: dict[str, Any] = {"data": "binarized-digits", "images": 12, "samples": 1_
 ASKED |= {"leapfrogs": 3, "steps": 80, "simulated": 6}
 
 
-def saved(folder: Path, **changes: Any) -> Path:
+def saved(folder: Path, *, place: str = "binarized-digits", log_odds: float = 0.0, **changes: Any) -> Path:
     """The checkpoint of a model with random weights, whose encoder is as far from the posterior as chance has it."""
-    digits = data.load("binarized-digits", data_dir=None, binarize=None)
+    digits = data.load(place, data_dir=None, binarize=None)
     config = Config().replace(latent_size=2, hidden_size=8, image_shape=digits.image_shape, image_batch=5, **changes)
     draws = np.random.default_rng(1)
-    initial = initial_parameters(config.model, training=config.training, pixel_log_odds=np.zeros(64))
+    initial = initial_parameters(config.model, training=config.training, pixel_log_odds=np.full(64, log_odds))
     moved = {name: (value + 0.3 * draws.normal(size=value.shape)).astype("float32") for name, value in initial.items()}
     state = fresh_state(moved, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
     path = folder / f"{config.model.variational}.h5"
@@ -47,6 +47,7 @@ def test_the_gaps_add_up_and_have_their_signs(tmp_path: Path, family: str) -> No
     assert result["approximation"]["mean"] > -3 * result["approximation"]["error"]
     assert -0.05 < result["missed"]["mean"] < 0.5, "two latents, and K = 1,000"
     assert abs(result["simulated"]["mean"]) < 1.0
+    assert abs(result["train"]["elbo"]["mean"]) < 4 * result["train"]["elbo"]["error"], "random weights know no split"
     assert (tmp_path / "results").exists()
     again = gaps.measure(point)
     assert again == result
@@ -56,6 +57,22 @@ def test_the_gaps_add_up_and_have_their_signs(tmp_path: Path, family: str) -> No
     assert gaps.said(result["amortization"]) in text
     gaps.draw(report, tmp_path / "gaps.png")
     assert (tmp_path / "gaps.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_train_minus_test_is_of_all_images_of_the_smaller_split(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    sizes, ones = {"train": 90, "valid": 20, "test": 60}, {"train": 0.1, "valid": 0.1, "test": 0.4}
+    place = str(tmp_path / "dark.npz")
+    np.savez(place, **{split: (draws.random((size, 8, 8)) < ones[split]).astype(np.uint8) for split, size in sizes.items()})
+    checkpoint = saved(tmp_path, place=place, log_odds=-2.2)  # 0.1 is likely, and so are the training images
+    asked = gaps.Arguments(**ASKED | {"data": place, "chains": 2, "distributions": 2, "steps": 2}, checkpoint=(checkpoint,))
+    asked.results = tmp_path / "results"
+    ((_, point),) = gaps.plan(asked).items()
+    result = gaps.measure(point)
+    assert result["split_images"] == 60
+    for value in result["train"].values():
+        assert value["mean"] == pytest.approx(0.3 * 64 * 2.2, rel=0.3)
+        assert 0 < value["error"] < 3.0
 
 
 @pytest.mark.parametrize(
