@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import cli, presets, runs
+from benchmarks.harness import cli, presets, runs, scoring
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.progress import Advance, Progress
 from common import checkpoints, noise, protocol, training
 from common import data as datasets
@@ -69,7 +70,7 @@ class Model:
         check(config, train_images=config.training.batch_size, test_images=len(dataset.test))
         shown = _progress(self.backend, config, shown=progress)
         backend = protocol.load(self.backend)
-        return runs.evaluate(backend, self.checkpoint.selected(), config=config, dataset=dataset, progress=shown)
+        return scoring.evaluate(backend, self.checkpoint.selected(), config=config, dataset=dataset, progress=shown)
 
     def sample(self, n: int, *, seed: int = 0) -> np.ndarray:
         """p(x = 1|z), [n, rows, columns], for n draws z ~ p(z)."""
@@ -146,7 +147,7 @@ def train(
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
     config = presets.preset(preset).replace(**plain, image_shape=dataset.image_shape)
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
-    job = runs.Job(backend=backend, preset=preset, data=dataset.name, data_dir=None, config=config, results="", resume=False)
+    job = Job(backend=backend, preset=preset, data=dataset.name, data_dir=None, config=config, results="", resume=False)
     checkpoint, session = runs.begin(job, backend=protocol.load(backend), dataset=dataset)
     shown = _progress(backend, config, shown=progress)
     with shown.phase("train", total=config.training.steps, unit="steps", rows=config.training.batch_size) as advance:
@@ -171,7 +172,7 @@ def load(
     name = backend or cli.backend_of(checkpoint, path=Path(path))
     protocol.load(name)
     places, folder = [str(data)] if data else [], Path(data_dir) if data_dir else None
-    find = functools.partial(runs.dataset_of, checkpoint, path=Path(path), places=places, data_dir=folder)
+    find = functools.partial(scoring.dataset_of, checkpoint, path=Path(path), places=places, data_dir=folder)
     return Model(checkpoint, backend=name, config=checkpoint.config.replace(device=device), find=find)
 
 

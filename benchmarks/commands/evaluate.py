@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.harness import annealed, cli, runs
+from benchmarks.harness import annealed, cli, scoring
 from benchmarks.harness.progress import Progress
 from common import checkpoints, data, estimators, protocol
 from common.config import Annealing, Precision, check
@@ -51,13 +51,13 @@ def main(arguments: list[str]) -> int:
     given = {name: getattr(asked, name) for name in ("samples", "images", "device", "precision")}
     given["images"] = ANNEALED_IMAGES if settings and asked.images is None else asked.images
     config = checkpoint.config.replace(**{name: value for name, value in given.items() if value is not None})
-    dataset = runs.dataset_of(checkpoint, path=asked.checkpoint, places=asked.data, data_dir=asked.data_dir)
+    dataset = scoring.dataset_of(checkpoint, path=asked.checkpoint, places=asked.data, data_dir=asked.data_dir)
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
     cli.warn_of(config)
     name = asked.backend or cli.backend_of(checkpoint, path=asked.checkpoint)
     backend = protocol.load(name)
     progress = Progress(f"{name} {config.model.variational}")
-    of_images = runs.scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)
+    of_images = scoring.scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress)
     estimators.refuse_divergence(of_images)
     test = estimators.summary(of_images)
     print(

@@ -13,10 +13,11 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.engines import Engine, here, ray, slurm
-from benchmarks.harness import cli, environment, estimate, events, flags, outcome, records, runs, settings_file
+from benchmarks.harness import checks, cli, environment, estimate, events, flags, outcome, records, runs, settings_file
 from benchmarks.harness.estimate import Planned
 from benchmarks.harness.events import Heard
 from benchmarks.harness.grid import Grid, grid_of, noun
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import flat
 from benchmarks.outputs import cells, live, tensorboard, terminal
 from benchmarks.outputs.table import Part, Table
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
     engine = engine_of(values, grid.jobs)
     if not values["dry_run"]:
         for job in grid.jobs:
-            runs.refuse_again(job)
+            checks.refuse_again(job)
         if values["tensorboard"]:
             tensorboard.package()
     if values["save_config"]:
@@ -64,7 +65,7 @@ def main(arguments: list[str]) -> int:
     return max(sweep.codes, default=0)
 
 
-def engine_of(values: flags.Values, jobs: Sequence[runs.Job]) -> Engine:
+def engine_of(values: flags.Values, jobs: Sequence[Job]) -> Engine:
     """The engine of --on. Raises `UserError` for a flag that it doesn't read, and as its `check` does."""
     name = values["on"] or "here"
     engine = ENGINES[name]
@@ -95,10 +96,10 @@ class Sweep:
 
     def __init__(self, plan: Sequence[Planned], *, named: bool):
         self.plan, self.named = plan, named
-        self.done: dict[runs.Job, records.Record] = {}
+        self.done: dict[Job, records.Record] = {}
         self.codes: list[int] = []  # 0, 1 where a run failed, 2 where it was refused
-        self.outcomes: dict[runs.Job, outcome.Outcome] = {}
-        self.boards: dict[runs.Job, contextlib.ExitStack] = {}  # open TensorBoard files
+        self.outcomes: dict[Job, outcome.Outcome] = {}
+        self.boards: dict[Job, contextlib.ExitStack] = {}  # open TensorBoard files
 
     def carry_out(self, engine: Engine, values: flags.Values, display: live.Display) -> None:
         """Raises KeyboardInterrupt where the command is asked to end; what has ended by then is in `done`."""
@@ -110,7 +111,7 @@ class Sweep:
         if not jobs:
             return
 
-        def begin(job: runs.Job) -> Heard:
+        def begin(job: Job) -> Heard:
             display.begin(job)
             followed = self.outcomes.setdefault(job, outcome.Outcome(job))
             board = self.board(job)
@@ -125,7 +126,7 @@ class Sweep:
                 if code == runs.UNWRITABLE:  # the next run would train for nothing
                     break
 
-    def board(self, job: runs.Job) -> Heard | None:
+    def board(self, job: Job) -> Heard | None:
         """The TensorBoard file of a job whose process starts; that of an earlier process is closed."""
         self.boards.pop(job, contextlib.ExitStack()).close()
         if not job.pictures:
@@ -133,7 +134,7 @@ class Sweep:
         self.boards[job] = contextlib.ExitStack()
         return self.boards[job].enter_context(tensorboard.board(job))
 
-    def ended(self, job: runs.Job, code: int, record: records.Record) -> None:
+    def ended(self, job: Job, code: int, record: records.Record) -> None:
         self.done[job] = record
         self.codes.append(code)
 

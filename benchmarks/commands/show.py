@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.harness import cli, looks, presets, records, runs
+from benchmarks.harness import cli, jobs, looks, presets, records
 from benchmarks.harness.looks import Look
 from benchmarks.outputs import pictures
 from common import checkpoints
@@ -108,7 +108,7 @@ def of_training(path: Path, *, anew: bool, settings: dict[str, Any]) -> list[Loo
     """The frames of a run's animation. Raises `UserError` where the run kept no checkpoints."""
     if anew:
         return looks.of_training(path, **settings)
-    kept = runs.kept(path)
+    kept = jobs.kept(path)
     if not kept:
         raise UserError(
             f"{path} has no earlier checkpoints beside it; train with --keep-checkpoints, "

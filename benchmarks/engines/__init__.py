@@ -17,7 +17,7 @@ from typing import Protocol
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.events import Heard
 from benchmarks.harness.flags import Values
-from benchmarks.harness.runs import Job
+from benchmarks.harness.jobs import Job
 from common import data
 from common.errors import UserError
 

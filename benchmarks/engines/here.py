@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from benchmarks.engines import Begin, Ends
 from benchmarks.harness import runs
 from benchmarks.harness.flags import Values
-from benchmarks.harness.runs import Job
+from benchmarks.harness.jobs import Job
 
 FLAGS: tuple[str, ...] = ()
 WAITS = True

@@ -20,7 +20,7 @@ from benchmarks.engines import Begin, Ends, elsewhere, seen, shared
 from benchmarks.harness import environment, events, processes, runs, stopping
 from benchmarks.harness.events import Event, Heard
 from benchmarks.harness.flags import Values
-from benchmarks.harness.runs import Job
+from benchmarks.harness.jobs import Job
 from common.errors import UserError
 
 FLAGS: tuple[str, ...] = ("address",)

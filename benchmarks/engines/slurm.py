@@ -23,7 +23,7 @@ from benchmarks.engines import Begin, Ends, elsewhere, seen, shared
 from benchmarks.harness import environment, events, outcome, progress, runs, stopping
 from benchmarks.harness.events import Event
 from benchmarks.harness.flags import Values
-from benchmarks.harness.runs import Job
+from benchmarks.harness.jobs import Job
 from common.errors import UserError
 
 FLAGS: tuple[str, ...] = ("parallel", "partition", "account", "time")

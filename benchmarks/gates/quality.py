@@ -22,7 +22,8 @@ import statistics
 from typing import Any
 
 from benchmarks.gates.rows import Row, pooled, quantile
-from benchmarks.harness import processes, runs
+from benchmarks.harness import processes, runs, scoring
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import QUICK
 from benchmarks.harness.progress import Progress
 from common import data, protocol, training
@@ -57,14 +58,14 @@ def worker(name: str) -> dict[str, list[float]]:
 def score(name: str, config: Config, dataset: data.Dataset) -> float:
     """Test log p(x) of a run that leaves no record, nats."""
     backend = protocol.load(name)
-    job = runs.Job(name, PRESET, DATA, None, config, results="", resume=False)
+    job = Job(name, PRESET, DATA, None, config, results="", resume=False)
     checkpoint, session = runs.begin(job, backend=backend, dataset=dataset)
 
     def nothing(*_: object) -> None: ...
 
     training.train(session, checkpoint, dataset=dataset, save=nothing, report=nothing, between=nothing)
     progress = Progress(f"{name} {config.model.variational} seed {config.training.seed}")
-    return runs.evaluate(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress).log_px
+    return scoring.evaluate(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress).log_px
 
 
 def measure(backends: list[str]) -> Scores:

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from benchmarks.harness import records, runs
+from benchmarks.harness import checks, records, runs
 from benchmarks.harness.cli import DataDir, installed, parse
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.records import RECORDS, Record
 from benchmarks.outputs import published, terminal
 from benchmarks.outputs.table import Table, number
@@ -149,7 +150,7 @@ def main(arguments: list[str]) -> int:
     asked = parse(Reproduce, arguments, command="reproduce", description="Run a published table's rows again and compare.")
 
     def again(old: Record) -> Record:
-        job = runs.Job(
+        job = Job(
             backend=old["backend"],
             preset=old["preset"],
             data=old["dataset"]["name"],
@@ -159,7 +160,7 @@ def main(arguments: list[str]) -> int:
             resume=asked.resume,
             binarize=old["dataset"]["binarize"],
         )
-        runs.checked(job)
+        checks.checked(job)
         if code := runs.in_process(job):
             raise UserError(f"The run of {job.record.name} ended with code {code}; its message stands above.")
         return records.read(job.record)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness import floor, records, runs
+from benchmarks.harness import checks, floor, records
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.records import Record
 from common import checkpoints
 from common.config import Config
@@ -30,7 +31,7 @@ def known(folder: Path) -> list[Record]:
     return found
 
 
-def seconds(job: runs.Job, *, of: Sequence[Record], test_images: int, steps_left: int) -> float | None:
+def seconds(job: Job, *, of: Sequence[Record], test_images: int, steps_left: int) -> float | None:
     """Seconds of importing, compiling, training and testing; None where no record of `of` agrees with the job in SAME.
 
     The training of the record whose step has the nearest FLOP is scaled, by FLOP and steps; the test of the record whose test
@@ -73,17 +74,17 @@ def _test_flop(config: Config, *, samples: int, images: int) -> float:
 class Planned:
     """A run before it begins."""
 
-    job: runs.Job
-    state: runs.RunState
+    job: Job
+    state: checks.RunState
     seconds: float | None  # that it will take, 0 where it is done; None where nothing is known
 
 
-def planned(jobs: Sequence[runs.Job], *, test_images: int) -> list[Planned]:
-    """The jobs of one results folder, which `runs.checked` has accepted, with what is left of them."""
+def planned(jobs: Sequence[Job], *, test_images: int) -> list[Planned]:
+    """The jobs of one results folder, which `checks.checked` has accepted, with what is left of them."""
     earlier = known(Path(jobs[0].results))
     result = []
     for i, job in enumerate(jobs):
-        state, done = runs.state(job), 0
+        state, done = checks.state(job), 0
         if state == "resumable":
             done = int(checkpoints.load(job.checkpoint).state["step"])
         elif job.resume and job.checkpoint in {other.checkpoint for other in jobs[:i]}:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import cli, runs
+from benchmarks.harness import checks, cli
 from benchmarks.harness.flags import PATIENCE, Asked
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import flat
 from common.config import FAMILIES, check, unread
 from common.errors import UserError
@@ -26,7 +27,7 @@ PLURALS = {"family": "families"}
 class Grid:
     """Runs, and what to say of them."""
 
-    jobs: list[runs.Job]
+    jobs: list[Job]
     axes: dict[str, int]  # flag of several values → how many
     remarks: list[str]  # on settings that some runs don't read
     test_images: int  # of the data set
@@ -91,7 +92,7 @@ def grid_of(asked: Asked) -> Grid:
         raise UserError(f"--threads is {own['threads']}; it must be at least 1.")
     if own["patience"] is not None and own["patience"] < 1:
         raise UserError(f"--patience is {own['patience']}; it must be at least 1 minute.")
-    template = runs.Job(
+    template = Job(
         backend="",
         preset="",
         data=own["data"] or (asked.start.dataset if asked.start else "binarized-digits"),
@@ -107,7 +108,7 @@ def grid_of(asked: Asked) -> Grid:
         binarize=own["binarize"] or (asked.start.binarize if asked.start else None),
     )
     dataset = template.dataset()
-    jobs: dict[Path, runs.Job] = {}  # by the record's path
+    jobs: dict[Path, Job] = {}  # by the record's path
     remarks: dict[str, None] = {}
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
@@ -121,9 +122,9 @@ def grid_of(asked: Asked) -> Grid:
                 config = config.replace(**{name: kept})
                 remarks[f"--{name.replace('_', '-')} changes nothing with {choice}: such runs keep {kept}."] = None
         own_job = dataclasses.replace(template, backend=backend, preset=preset, config=config, python=pythons.get(backend))
-        job = runs.checked(own_job, dataset=dataset)
+        job = checks.checked(own_job, dataset=dataset)
         if template.start:
-            runs.check_start(job)
+            checks.check_start(job)
         if jobs.get(job.record, job) != job:
             raise UserError(f"Two of the runs would be the same, {job.record.stem}; leave out a value that changes nothing.")
         jobs[job.record] = job
@@ -135,7 +136,7 @@ def grid_of(asked: Asked) -> Grid:
     )
 
 
-def _sharing(jobs: Iterable[runs.Job]) -> list[runs.Job]:
+def _sharing(jobs: Iterable[Job]) -> list[Job]:
     """The jobs; each that differs from an earlier one in its test alone goes on from that one's checkpoint."""
     trained = set()
     result = []

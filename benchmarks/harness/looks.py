@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import cli, processes, runs
+from benchmarks.harness import cli, processes, runs, scoring
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.packing import packed, unpacked
 from benchmarks.harness.progress import Progress
 from common import checkpoints, image_files, noise, protocol, training
@@ -175,7 +176,7 @@ def _settings(question: dict[str, Any]) -> dict[str, int]:
 def _dataset(question: dict[str, Any], checkpoint: Checkpoint, *, path: Path) -> Dataset:
     """The checkpoint's data set. Raises `UserError` where the question names other data."""
     folder = question["data_dir"]
-    return runs.dataset_of(checkpoint, path=path, places=question["data"], data_dir=Path(folder) if folder else None)
+    return scoring.dataset_of(checkpoint, path=path, places=question["data"], data_dir=Path(folder) if folder else None)
 
 
 def train(checkpoint: Checkpoint, *, backend: str, dataset: Dataset, images: int, samples: int, seed: int) -> Iterator[Look]:
@@ -185,7 +186,7 @@ def train(checkpoint: Checkpoint, *, backend: str, dataset: Dataset, images: int
     """
     steps = checkpoint.config.training.steps
     config = checkpoint.config.replace(chunk=STRIDE, log_interval=steps, validation_interval=steps)
-    job = runs.Job(
+    job = Job(
         backend=backend, preset=checkpoint.preset, data=dataset.name, data_dir=None, config=config, results="", resume=False
     )
     present, session = runs.begin(job, backend=protocol.load(backend), dataset=dataset)

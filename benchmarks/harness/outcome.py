@@ -6,15 +6,16 @@ import collections
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness import estimate, records, runs
+from benchmarks.harness import checks, estimate, records, runs
 from benchmarks.harness.events import Event
+from benchmarks.harness.jobs import Job
 from common.errors import printable
 
 
 class Outcome:
     """A run that begins now. Call `heard` with its process's events, and `record` with the end of `runs.in_process`."""
 
-    def __init__(self, job: runs.Job):
+    def __init__(self, job: Job):
         self.job = job
         self.said: collections.deque[str] = collections.deque(maxlen=records.TAIL_LINES)
         self.before = _written(job.record)
@@ -31,7 +32,7 @@ class Outcome:
         """
         job = self.job
         # A record is written last and whole: it holds, however its process ended afterwards.
-        ends_well = _written(job.record) != self.before or (code == 0 and job.resume and runs.finished(job))
+        ends_well = _written(job.record) != self.before or (code == 0 and job.resume and checks.finished(job))
         record = records.read(job.record) if ends_well else without_result(job, code, self.said)
         if code == runs.UNWRITABLE:
             return code, record
@@ -51,7 +52,7 @@ def _written(path: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def without_result(job: runs.Job, code: int, said: Sequence[str]) -> records.Record:
+def without_result(job: Job, code: int, said: Sequence[str]) -> records.Record:
     """The record of a run whose process ended so and said these lines on stderr; the last one tells the reason."""
     last = printable(said[-1]).strip() if said else ""
     if code == runs.UNAVAILABLE:

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.harness import cores, environment, processes, reports, runs
 from benchmarks.harness.cli import at_least
-from benchmarks.harness.runs import Job
+from benchmarks.harness.jobs import Job
 from common import protocol, training
 from common.clock import timed
 from common.config import Config

@@ -19,9 +19,9 @@ from rich.text import Text
 
 from benchmarks.harness import presets
 from benchmarks.harness.events import Event
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.progress import Lines
 from benchmarks.harness.records import Record
-from benchmarks.harness.runs import Job
 
 SECONDS_BETWEEN_FRAMES = 0.5
 

@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.harness.events import Event, Heard
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.packing import unpacked
-from benchmarks.harness.runs import Job
 from common.errors import UserError
 
 # Event → its tags, each with the event's field.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.harness import records, reports, runs
+from benchmarks.harness import records, reports, scoring
 from benchmarks.harness.processes import ask
 from benchmarks.outputs import terminal
 from benchmarks.outputs.cells import in_order
@@ -70,7 +70,7 @@ def load(path: Path, *, device: Device, data: Sequence[str], data_dir: Path | No
     checkpoint = checkpoints.load(path)
     checkpoints.refuse_diverged(checkpoint, path=path)
     config = checkpoint.config.replace(device=device)
-    dataset = runs.dataset_of(checkpoint, path=path, places=data, data_dir=data_dir)
+    dataset = scoring.dataset_of(checkpoint, path=path, places=data, data_dir=data_dir)
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
     return checkpoint, config, dataset
 

@@ -18,10 +18,11 @@ import h5py
 import numpy as np
 import tyro
 
-from benchmarks.harness import processes, records, reports, runs
+from benchmarks.harness import checks, processes, records, reports, runs, scoring
 from benchmarks.harness.cases import Bench
 from benchmarks.harness.copies import Replacement, replaced
 from benchmarks.harness.environment import ROOT
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import differing, flat, preset
 from benchmarks.harness.progress import Progress
 from benchmarks.harness.records import Record
@@ -143,11 +144,11 @@ class Arguments(skeleton.DataArguments):
         """The data set file of `on_validation`."""
         return self.results / "validation.h5"
 
-    def job(self, backend: str, name: str, settings: Config, *, dataset: Dataset) -> runs.Job:
+    def job(self, backend: str, name: str, settings: Config, *, dataset: Dataset) -> Job:
         """A run of the settings on `held_out`. Raises `UserError` where they don't fit one another or the data set."""
         settings = settings.replace(image_shape=dataset.image_shape, steps=self.steps, samples=self.samples, images=0)
         config.check(settings, train_images=len(dataset.train), test_images=len(dataset.test))
-        return runs.Job(backend, name, str(self.held_out), None, settings, str(self.results / "runs"), resume=False)
+        return Job(backend, name, str(self.held_out), None, settings, str(self.results / "runs"), resume=False)
 
     def about_runs(self, results: Iterable[Result]) -> dict[str, Any]:
         """The part of the report's content that says what was trained, by which commits, and how it was tested."""
@@ -191,7 +192,7 @@ def on_validation(dataset: Dataset, *, images: int, path: Path) -> None:
     write_hdf5(path, fill)
 
 
-def job_of(variant: Variant, asked: Arguments, *, seed: int, dataset: Dataset) -> runs.Job:
+def job_of(variant: Variant, asked: Arguments, *, seed: int, dataset: Dataset) -> Job:
     settings = preset(variant.base).replace(
         **variant.settings, variational=variant.variational, seed=seed, validation_interval=max(asked.steps // 2, 1)
     )
@@ -212,7 +213,7 @@ def run(point: Point) -> Result:
         if point["clock"]:
             title = f"the clock of {point['clock']}"
             return {"seconds": processes.ask(f"{__name__}:clock", point["jobs"], title=title, folder=folder)}
-        job = dataclasses.replace(runs.Job.from_json(point["jobs"][0]), resume=point["resume"])
+        job = dataclasses.replace(Job.from_json(point["jobs"][0]), resume=point["resume"])
         own = done(job, folder=folder)
     judged = own["test"]
     if variant.fault:
@@ -220,17 +221,17 @@ def run(point: Point) -> Result:
     return {"claimed": own["test"], "judged": judged, "commit": str(own["environment"]["commit"])}
 
 
-def done(job: runs.Job, *, folder: Path = ROOT) -> Record:
+def done(job: Job, *, folder: Path = ROOT) -> Record:
     """The job's record, from a process with the code in `folder`, unless the record is there and may be resumed."""
-    if not (job.resume and runs.finished(job)) and (code := runs.in_process(job, folder=folder)):
+    if not (job.resume and checks.finished(job)) and (code := runs.in_process(job, folder=folder)):
         raise processes.ProcessError(job.record.name, code)
     return records.read(job.record)
 
 
 def judged(text: str) -> dict[str, Any]:
     """The test of a job's checkpoint, by this checkout's code."""
-    job = runs.Job.from_json(text)
-    estimates = runs.evaluate(
+    job = Job.from_json(text)
+    estimates = scoring.evaluate(
         protocol.load(job.backend),
         checkpoints.load(job.checkpoint).selected(),
         config=job.config,
@@ -244,7 +245,7 @@ def clock(jobs: list[str]) -> list[dict[str, list[float]]]:
     """Seconds of each job's training step and of its products, one measurement a round; the jobs take turns in a process."""
     cases = []
     for text in jobs:
-        job = runs.Job.from_json(text)
+        job = Job.from_json(text)
         bench = Bench(job.backend, job.config.model.variational, device=job.config.device, settings=job.config)
         cases.append(bench.case("train", job.config.training.batch_size, steps=ROUND_STEPS))
     # [round, job, step or products]; the first round compiles.

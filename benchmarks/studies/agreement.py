@@ -14,8 +14,9 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks.harness import reports, runs
+from benchmarks.harness import checks, reports, runs
 from benchmarks.harness.cli import Families
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import preset
 from benchmarks.harness.reports import Report
 from benchmarks.outputs import figures
@@ -58,7 +59,7 @@ def plan(asked: Arguments) -> dict[str, Point]:
         raise UserError("There is nothing to compare; give two backends or more.")
     points = {}
     for dtype, family, backend in itertools.product(asked.dtype, asked.variational, asked.backend):
-        job = runs.Job(
+        job = Job(
             backend=backend,
             preset=asked.preset,
             data=asked.data,
@@ -68,7 +69,7 @@ def plan(asked: Arguments) -> dict[str, Point]:
             resume=False,
         )
         point = {"variational": family, "precision": dtype, "backend": backend, "steps": asked.steps}
-        points[f"{dtype}_{family}_{backend}"] = point | {"job": runs.checked(job).as_json()}
+        points[f"{dtype}_{family}_{backend}"] = point | {"job": checks.checked(job).as_json()}
     return points
 
 
@@ -77,7 +78,7 @@ def measure(point: Point) -> Result:
 
     Raises `UserError` for a checkpoint to be resumed that is of other settings or past these steps.
     """
-    job = dataclasses.replace(runs.Job.from_json(point["job"]), resume=point["resume"])
+    job = dataclasses.replace(Job.from_json(point["job"]), resume=point["resume"])
     dataset = job.dataset()
     checkpoint, session = runs.begin(job, backend=protocol.load(job.backend), dataset=dataset)
     done, steps = int(checkpoint.state["step"]), point["steps"]

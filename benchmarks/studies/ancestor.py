@@ -30,10 +30,10 @@ import tyro
 
 from benchmarks.harness import cores, peers, reports
 from benchmarks.harness.cli import Families
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.peers import NotRunError, Turn
 from benchmarks.harness.presets import preset
 from benchmarks.harness.reports import Report
-from benchmarks.harness.runs import Job
 from benchmarks.outputs.older import ANCESTORS
 from benchmarks.outputs.table import Part, Table, ranged
 from benchmarks.studies import skeleton

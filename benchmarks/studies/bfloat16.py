@@ -16,9 +16,10 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from benchmarks.harness import calls, cores, reports, runs
+from benchmarks.harness import calls, cores, reports
 from benchmarks.harness.cli import at_least, known
 from benchmarks.harness.environment import ROOT
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import STANDARD
 from benchmarks.harness.reports import Report
 from benchmarks.harness.turns import Contender, What, seconds_by_turns
@@ -80,7 +81,7 @@ def run(point: Point) -> Result:
     """A pair's figures, see `pair`; or a run's test and commit."""
     if "what" in point:
         return pair(What(**point["what"]), turns=point["turns"], low_first=point["low_first"])
-    record = ablation.done(dataclasses.replace(runs.Job.from_json(point["job"]), resume=point["resume"]))
+    record = ablation.done(dataclasses.replace(Job.from_json(point["job"]), resume=point["resume"]))
     return {"test": record["test"], "commit": str(record["environment"]["commit"])}
 
 

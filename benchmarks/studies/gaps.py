@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from benchmarks.harness import annealed, reports, runs
+from benchmarks.harness import annealed, reports, scoring
 from benchmarks.harness.cli import at_least
 from benchmarks.harness.progress import Progress
 from benchmarks.harness.reports import Report
@@ -65,7 +65,7 @@ def plan(asked: Arguments) -> dict[str, Point]:
     numbers |= {name: getattr(asked, name) for name in ("chains", "distributions", "leapfrogs")}
     for i, path in enumerate(asked.checkpoint):
         checkpoint = checkpoints.load(path)  # refuses a bad file before anything is measured
-        dataset = runs.dataset_of(checkpoint, path=path, places=(asked.data,), data_dir=asked.data_dir)
+        dataset = scoring.dataset_of(checkpoint, path=path, places=(asked.data,), data_dir=asked.data_dir)
         if asked.images > len(dataset.test):
             raise UserError(f"--images is {asked.images}, more than {dataset.name} has.")
         where = {"data": asked.data, "data_dir": str(asked.data_dir) if asked.data_dir else None, "results": str(asked.results)}
@@ -82,7 +82,7 @@ def measure(point: Point) -> Result:
     path = Path(point["checkpoint"])
     checkpoint = checkpoints.load(path)
     data_dir = Path(point["data_dir"]) if point["data_dir"] else None
-    dataset = runs.dataset_of(checkpoint, path=path, places=(point["data"],), data_dir=data_dir)
+    dataset = scoring.dataset_of(checkpoint, path=path, places=(point["data"],), data_dir=data_dir)
     backend, selected = protocol.load(checkpoint.backend), checkpoint.selected()
     own = Measurement(
         scorer=backend.score(checkpoint.config, selected),
@@ -96,7 +96,7 @@ def measure(point: Point) -> Result:
 
     def scored(split: Literal["train", "test"], *, images: int, samples: int) -> estimators.PerImage:
         config = checkpoint.config.replace(images=images, samples=samples)
-        of_split = runs.scores(backend, selected, config=config, dataset=dataset, progress=own.progress, split=split)
+        of_split = scoring.scores(backend, selected, config=config, dataset=dataset, progress=own.progress, split=split)
         estimators.refuse_divergence(of_split)
         return of_split
 

@@ -20,9 +20,9 @@ import tyro
 from benchmarks.harness import peers
 from benchmarks.harness.cli import Backends
 from benchmarks.harness.environment import ROOT
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.peers import NotRunError, Turn
 from benchmarks.harness.presets import STANDARD
-from benchmarks.harness.runs import Job
 from benchmarks.studies import ancestor
 from benchmarks.studies.skeleton import Measured, Point, Result
 from common.config import Config

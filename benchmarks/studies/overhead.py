@@ -35,10 +35,10 @@ import tyro
 from benchmarks.harness import cores, records, reports, runs
 from benchmarks.harness.cli import Backends, at_least
 from benchmarks.harness.environment import ROOT
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import STANDARD, preset
 from benchmarks.harness.progress import Progress
 from benchmarks.harness.reports import Report
-from benchmarks.harness.runs import Job
 from benchmarks.outputs.table import Part, Table, ranged
 from benchmarks.studies import skeleton
 from benchmarks.studies.skeleton import Measured, Point, Result

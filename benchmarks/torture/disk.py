@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import presets, records, runs
+from benchmarks.harness import presets, records
+from benchmarks.harness.jobs import Job
 from benchmarks.torture.running import PATIENCE, Ended, Started
 from benchmarks.torture.tried import Tell, Tried, choices
 from common import checkpoints, data, parameters
@@ -235,10 +236,10 @@ def sweep(backend: str) -> list[str]:
     return ["run", "--resume", "--quiet", *chosen, *flags, "--results", "RESULTS"]
 
 
-def job(results: Path, backend: str) -> runs.Job:
+def job(results: Path, backend: str) -> Job:
     digits = data.load("binarized-digits", data_dir=None, binarize=None)
     config = presets.preset("quick").replace(**SETTINGS, seed=SEEDS[0], image_shape=digits.image_shape)
-    return runs.Job(backend, "quick", digits.name, None, config, results=str(results), resume=True)
+    return Job(backend, "quick", digits.name, None, config, results=str(results), resume=True)
 
 
 def begun(results: Path, *, backend: str) -> Path:

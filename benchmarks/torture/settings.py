@@ -13,7 +13,8 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.harness import presets, runs, threads
+from benchmarks.harness import presets, runs, scoring, threads
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.progress import Progress
 from benchmarks.torture import bounded
 from benchmarks.torture.tried import Tell, Tried
@@ -141,11 +142,11 @@ def trained(question: dict[str, Any]) -> dict[str, float]:
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
     name = question["backend"]
     backend = protocol.load(name)
-    job = runs.Job(name, "quick", dataset.name, None, config, results="", resume=False)
+    job = Job(name, "quick", dataset.name, None, config, results="", resume=False)
     try:
         checkpoint, session = runs.begin(job, backend=backend, dataset=dataset)
         training.train(session, checkpoint, dataset=dataset, save=_nothing, report=_nothing, between=_nothing)
-        of_images = runs.scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=Progress(name))
+        of_images = scoring.scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=Progress(name))
     except MemoryError as error:  # `benchmarks.__main__` says so
         raise UserError(f"There isn't enough memory ({error}).") from error
     estimators.refuse_divergence(of_images)

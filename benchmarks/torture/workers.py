@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import grid, processes, records, runs
+from benchmarks.harness.jobs import Job
 from benchmarks.torture.running import Ended, Started, run
 from benchmarks.torture.tried import Tell, Tried, choices
 from common import protocol, training
@@ -75,7 +76,7 @@ def put_in(*, fault: str, chunk: int) -> None:
 
 def faulty(question: dict[str, Any]) -> int:
     """`runs.worker` of a job; one of FAMILIES[0] has the fault."""
-    job = runs.Job.from_json(question["job"])
+    job = Job.from_json(question["job"])
     if job.config.model.variational == FAMILIES[0]:
         place, act, _ = FAULTS[question["fault"]]
         print(SAID, file=sys.stderr)

@@ -10,14 +10,15 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.harness import runs
+from benchmarks.harness.jobs import Job
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> list[runs.Job]:
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """The jobs that `run` would start, in place of starting them; each ends as if the user had been wrong."""
-    started: list[runs.Job] = []
+    started: list[Job] = []
 
-    def refuse(job: runs.Job, **_: Any) -> int:
+    def refuse(job: Job, **_: Any) -> int:
         started.append(job)
         return runs.REFUSED
 
@@ -26,7 +27,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[runs.Job]:
 
 
 @pytest.fixture
-def refused(jobs: list[runs.Job], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def refused(jobs: list[Job], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Calls the command line, expects that it starts nothing and writes nothing, and returns its words."""
 
     def call(*arguments: str) -> str:

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from benchmarks.__main__ import COMMANDS, OLD_NAMES, RESUMED, main, translate
-from benchmarks.harness import cli, environment, runs
+from benchmarks.harness import cli, environment
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import PRESETS
 from benchmarks.studies import skeleton
 from common import cache, checkpoints, data, parameters, shapes
@@ -220,7 +221,7 @@ def test_a_process_ends_with_the_code_and_the_sentence(tmp_path: Path) -> None:
 # --- settings ---
 
 
-def test_old_spellings_mean_the_same(jobs: list[runs.Job], tmp_path: Path) -> None:
+def test_old_spellings_mean_the_same(jobs: list[Job], tmp_path: Path) -> None:
     old = "--variational flow --latent_size 8 --max_iterations=20 --log_interval 10 --data_dir X --n_samples 7 --use_gpu"
     assert translate(old.split()) == (
         [
@@ -250,7 +251,7 @@ def test_old_spellings_mean_the_same(jobs: list[runs.Job], tmp_path: Path) -> No
     ("spelling", "device"),
     [("--use-gpu", "cuda"), ("--use_gpu=true", "cuda"), ("--use-gpu=True", "cuda"), ("--use_gpu=false", "cpu")],
 )
-def test_use_gpu_is_a_device(jobs: list[runs.Job], tmp_path: Path, spelling: str, device: str) -> None:
+def test_use_gpu_is_a_device(jobs: list[Job], tmp_path: Path, spelling: str, device: str) -> None:
     assert translate([spelling]) == ["--device", device]
     assert main(["run", spelling, f"--results={tmp_path}"]) == 2
     assert jobs[0].config.device == device
@@ -272,7 +273,7 @@ def test_use_gpu_is_true_or_false(refused: Callable[..., str], tmp_path: Path, v
     ],
 )
 def test_bfloat16_is_said_to_be_slow_where_it_is(
-    jobs: list[runs.Job],
+    jobs: list[Job],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -330,7 +331,7 @@ def test_what_was_started_by_what_was_started_ends_too() -> None:
         assert psutil.wait_procs(started, timeout=10)[1] == []
 
 
-def test_rows_are_run_again_unless_those_of_the_folder_are_asked_for(jobs: list[runs.Job], tmp_path: Path) -> None:
+def test_rows_are_run_again_unless_those_of_the_folder_are_asked_for(jobs: list[Job], tmp_path: Path) -> None:
     for flags, resume in (((), False), (("--resume",), True)):
         jobs.clear()
         assert main(["reproduce", "quick", "--results", str(tmp_path), *flags]) == 1

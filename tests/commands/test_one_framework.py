@@ -15,6 +15,7 @@ from benchmarks.__main__ import main
 from benchmarks.commands.export import FORMATS
 from benchmarks.gates import compare
 from benchmarks.harness import cli, records, runs
+from benchmarks.harness.jobs import Job
 from benchmarks.outputs import published
 from common import checkpoints, data, parameters, protocol
 from common.checkpoints import Checkpoint
@@ -68,9 +69,9 @@ def test_what_is_not_installed_is_said_in_one_line(capsys: pytest.CaptureFixture
 def test_run_has_no_row_for_what_was_not_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    started: list[runs.Job] = []
+    started: list[Job] = []
 
-    def done(job: runs.Job, **_: object) -> int:
+    def done(job: Job, **_: object) -> int:
         started.append(job)
         records.write(job.blank(dataset=job.dataset()) | {"status": "ok", "reason": None}, Path(job.results))
         return 0
@@ -120,9 +121,9 @@ def test_an_export_to_a_framework_that_is_not_here_is_a_sentence(checkpoint: Pat
 def test_reproduce_runs_the_rows_that_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    started: list[runs.Job] = []
+    started: list[Job] = []
 
-    def again(job: runs.Job) -> int:
+    def again(job: Job) -> int:
         started.append(job)
         (old,) = (r for r in rows if (r["backend"], r["variational"]) == (job.backend, job.config.model.variational))
         records.write(json.loads(json.dumps(old)), Path(job.results))

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import command_line, flags, looks, presets, records, runs, threads
+from benchmarks.harness import command_line, flags, looks, presets, records, threads
 from benchmarks.harness.grid import grid_of
+from benchmarks.harness.jobs import Job
 from common.config import Config
 from common.data import Dataset
 from common.errors import UserError
@@ -20,7 +21,7 @@ from common.files import write_bytes
 COMMITTED = records.read_all(records.RECORDS)
 
 
-def asked(command: str, folder: Path) -> list[runs.Job]:
+def asked(command: str, folder: Path) -> list[Job]:
     """The jobs of a command, by the parser of `run`."""
     python, m, module, name, *arguments = shlex.split(command)
     assert (python, m, module, name) == ("python", "-m", "benchmarks", "run")
@@ -31,12 +32,12 @@ def asked(command: str, folder: Path) -> list[runs.Job]:
 def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """The data sets' sizes and shapes alone."""
 
-    def dataset(job: runs.Job) -> Dataset:
+    def dataset(job: Job) -> Dataset:
         shape = (28, 28) if job.data == "binarized-mnist" else (8, 8)
         images = np.zeros((1000, shape[0] * shape[1]), np.uint8)
         return Dataset(name=job.data, sha256="ab", train=images, valid=images, test=images, image_shape=shape)
 
-    monkeypatch.setattr(runs.Job, "dataset", dataset)
+    monkeypatch.setattr(Job, "dataset", dataset)
 
 
 @pytest.mark.parametrize("made", COMMITTED, ids=records.name_of)

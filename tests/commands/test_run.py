@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import environment, estimate, flags, floor, records, runs
+from benchmarks.harness import checks, environment, estimate, flags, floor, records, runs
 from benchmarks.harness.grid import Grid, grid_of
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import PRESETS, flat
 from common import files
 from common.config import SECTIONS, Config
@@ -35,7 +36,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Backend → the exit code of its runs, which `run` would start; one of 0 leaves a record."""
     codes: dict[str, int] = {}
 
-    def work(job: runs.Job, **_: Any) -> int:
+    def work(job: Job, **_: Any) -> int:
         if codes.get(job.backend, 0) == 0:
             records.write(job.blank(dataset=job.dataset()) | {"status": "ok", "reason": None}, Path(job.results))
         return codes.get(job.backend, 0)
@@ -130,14 +131,14 @@ def test_every_flag_is_under_one_heading_and_rare_ones_come_last() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("spelling", ["--preset {}", "--preset={}", "--preset quick --preset {}"])
-def test_without_other_flags_the_config_is_the_presets(jobs: list[runs.Job], tmp_path: Path, name: str, spelling: str) -> None:
+def test_without_other_flags_the_config_is_the_presets(jobs: list[Job], tmp_path: Path, name: str, spelling: str) -> None:
     assert main(["run", *spelling.format(name).split(), "--results", str(tmp_path)]) == 2
     assert jobs[0].config == PRESETS[name].replace(image_shape=(8, 8))
     assert (jobs[0].preset, jobs[0].data, jobs[0].resume) == (name, "binarized-digits", False)
 
 
 @pytest.mark.parametrize("setting", [name for name in SETTINGS if name not in ("variational", "seed", "network")])
-def test_a_flag_changes_its_setting_and_no_other(jobs: list[runs.Job], tmp_path: Path, setting: str) -> None:
+def test_a_flag_changes_its_setting_and_no_other(jobs: list[Job], tmp_path: Path, setting: str) -> None:
     owners = [getattr(Config(), section) for section in SECTIONS] + [Config()]
     default = next(getattr(owner, setting) for owner in owners if hasattr(owner, setting))
     choices = {"optimizer": "rmsprop", "schedule": "constant", "initial_weights": "glorot", "noise": "shared"}
@@ -161,7 +162,7 @@ def test_a_flag_changes_its_setting_and_no_other(jobs: list[runs.Job], tmp_path:
 def test_each_seed_family_and_backend_is_a_run_with_a_record_of_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    started: list[runs.Job] = []
+    started: list[Job] = []
     monkeypatch.setattr(runs, "in_process", lambda job, **_: started.append(job) or 1)
     assert main(["run", "--seed", "3", "5", "--backend", "jax", "pytorch", "--results", str(tmp_path)]) == 1
     asked = {(job.config.training.seed, job.config.model.variational, job.backend) for job in started}
@@ -170,7 +171,7 @@ def test_each_seed_family_and_backend_is_a_run_with_a_record_of_its_own(
     }
     assert len(records.read_all(tmp_path)) == len(started) == 8
     for job in started:
-        assert runs.Job.from_json(json.dumps(json.loads(job.as_json()))) == job
+        assert Job.from_json(json.dumps(json.loads(job.as_json()))) == job
         assert job.record.exists()
 
 
@@ -224,7 +225,7 @@ def test_a_switch_is_spelled_as_a_flag_or_with_its_values(tmp_path: Path, spelli
 
 
 def test_a_setting_that_a_model_does_not_read_makes_no_second_run_of_it(
-    tmp_path: Path, jobs: list[runs.Job], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, jobs: list[Job], capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--backend", "jax", "--flow-depth", "1", "3", "--results", str(tmp_path))
     found = grid(*arguments)
@@ -261,7 +262,7 @@ def test_a_dry_run_says_the_runs_and_their_states_and_writes_nothing(
     arguments = ["run", "--variational", "flow", "--results", str(tmp_path)]
     assert main([*arguments, "--backend", "jax"]) == 0
     grid(*arguments[1:], "--backend", "pytorch").jobs[0].checkpoint.touch()
-    monkeypatch.setattr(runs, "refuse_overwriting", lambda *_, **__: None)
+    monkeypatch.setattr(checks, "refuse_overwriting", lambda *_, **__: None)
     monkeypatch.setattr(estimate.checkpoints, "load", lambda _: SimpleNamespace(state={"step": 500}))
     monkeypatch.setattr(runs, "in_process", lambda job, **_: pytest.fail("it runs"))
     before = sorted(tmp_path.iterdir())
@@ -298,10 +299,10 @@ def test_the_time_of_a_run_is_scaled_from_a_record_of_its_backend_family_and_pre
     record["timing"] |= {"examples_per_s": 1280.0, "evaluation_s": 7.0, "import_s": 1.0, "setup_s": 2.0, "compile_s": 3.0}
     record["test"] |= {"importance_samples": 1000, "images": 300}
 
-    def seconds(job: runs.Job, *, steps_left: int = 2000) -> float | None:
+    def seconds(job: Job, *, steps_left: int = 2000) -> float | None:
         return estimate.seconds(job, of=[record], test_images=300, steps_left=steps_left)
 
-    def changed(**settings: Any) -> runs.Job:
+    def changed(**settings: Any) -> Job:
         return dataclasses.replace(job, config=job.config.replace(**settings))
 
     assert seconds(job) == pytest.approx(6 + 200 + 7), "128 images a step: a tenth of a second"
@@ -374,8 +375,8 @@ def test_a_run_that_was_stopped_is_not_begun_anew_over_its_checkpoint(tmp_path: 
     (job,) = grid("--backend", "jax", "--variational", "flow", "--results", str(tmp_path)).jobs
     job.checkpoint.touch()
     with pytest.raises(UserError, match=r"seed0.h5 has this model's training: add --resume to go on from it \(with"):
-        runs.refuse_again(job)
-    runs.refuse_again(dataclasses.replace(job, resume=True))
+        checks.refuse_again(job)
+    checks.refuse_again(dataclasses.replace(job, resume=True))
 
 
 def test_a_failed_run_is_run_again(tmp_path: Path, ended: dict[str, int]) -> None:
@@ -432,7 +433,7 @@ def test_a_failed_run_has_the_last_lines_of_its_process(
 ) -> None:
     lines = [*(f"line {number}" for number in range(50)), "\x1b[31m" + "x" * 2000, "", "  the end\r"]
 
-    def end(job: runs.Job, *, heard: Callable[[dict[str, str]], None]) -> int:
+    def end(job: Job, *, heard: Callable[[dict[str, str]], None]) -> int:
         for line in lines:
             heard({"kind": "said", "text": line})
         return -11
@@ -455,7 +456,7 @@ def test_a_record_holds_however_its_process_ended_afterwards(
 ) -> None:
     """A temporary folder was full at the end, or a framework crashed when it was taken down."""
 
-    def work(job: runs.Job, **_: object) -> int:
+    def work(job: Job, **_: object) -> int:
         records.write(job.blank(dataset=job.dataset()) | {"status": "ok", "reason": None}, tmp_path)
         return 139
 
@@ -481,7 +482,7 @@ def test_a_stopped_sweep_shows_its_finished_runs(
 ) -> None:
     work = runs.in_process
 
-    def stop(job: runs.Job, **_: Any) -> int:
+    def stop(job: Job, **_: Any) -> int:
         if job.backend == "jax":
             raise KeyboardInterrupt
         return work(job)

@@ -19,6 +19,7 @@ from benchmarks.commands import run
 from benchmarks.engines import Begin, Ends, here
 from benchmarks.harness import flags, processes, records, runs
 from benchmarks.harness.grid import grid_of, interpreters
+from benchmarks.harness.jobs import Job
 from common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +86,7 @@ def test_a_backends_interpreter_runs_its_jobs_and_needs_no_package_here(
     assert {job.backend: job.python for job in found} == {"pytorch": str(program), "jax": None}
     assert processes.ask("math:sqrt", 4.0, title="a root", python=str(program)) == 2.0
     assert (tmp_path / "asked").read_text().split()[-1] == "math:sqrt"
-    assert found[0] == runs.Job.from_json(found[0].as_json())
+    assert found[0] == Job.from_json(found[0].as_json())
 
 
 def test_a_job_starts_its_own_interpreter_which_finds_this_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +146,7 @@ class Overlapping:
     check = staticmethod(here.check)
     remark = staticmethod(here.remark)
 
-    def run(self, jobs: list[runs.Job], *, values: flags.Values, begin: Begin) -> Ends:
+    def run(self, jobs: list[Job], *, values: flags.Values, begin: Begin) -> Ends:
         heard = [begin(job) for job in jobs]
         heard[0] = begin(jobs[0])
         for each, job in zip(heard, jobs, strict=True):

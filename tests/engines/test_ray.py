@@ -22,6 +22,7 @@ from benchmarks.engines import ray as engine
 from benchmarks.harness import flags, runs
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.grid import grid_of
+from benchmarks.harness.jobs import Job
 from common import checkpoints
 from tests.engines.sweeps import TINY, assert_same_sweeps
 
@@ -60,13 +61,13 @@ def tree(process: int) -> list[psutil.Process]:
     return []
 
 
-def jobs_of(processes: list[psutil.Process]) -> list[runs.Job]:
+def jobs_of(processes: list[psutil.Process]) -> list[Job]:
     """The jobs that are under way in processes of `processes.ask` among these, by their stdin, which their forks share."""
     found = {}
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess, OSError, ValueError):  # it may have ended, or have no stdin yet
             if process.cmdline()[-1:] == ["benchmarks.harness.runs:worker"]:
-                job = runs.Job.from_json(json.loads(Path(f"/proc/{process.pid}/fd/0").read_text()))
+                job = Job.from_json(json.loads(Path(f"/proc/{process.pid}/fd/0").read_text()))
                 found[job.checkpoint] = job
     return list(found.values())
 
@@ -112,7 +113,7 @@ def test_ctrl_c_ends_the_tasks_and_each_saves_its_step(tmp_path: Path) -> None:
     endless = ("--steps", "2000000", "--compile-from", "3000000")
     sweep = ("--backend", "pytorch", "--seed", "0", "1", "2", *endless, "--results", str(tmp_path))
     with running(*sweep, "--on", "ray") as started:
-        under_way: list[runs.Job] = []
+        under_way: list[Job] = []
 
         def all_half_way() -> bool:
             under_way[:] = jobs_of(tree(started.pid))

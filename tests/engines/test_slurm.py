@@ -20,6 +20,7 @@ from benchmarks.engines import slurm
 from benchmarks.harness import flags, processes, records, runs
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.grid import grid_of
+from benchmarks.harness.jobs import Job
 from common import checkpoints
 from tests.engines.sweeps import TINY, assert_same_sweeps
 
@@ -88,7 +89,7 @@ def test_the_runs_are_one_array_that_is_requeued_after_a_warning(
     # Each task runs its own job, and goes on from a checkpoint.
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4242")
     kept = [submitit.core.utils.DelayedSubmission.load(results / "slurm" / f"4242_{i}_submitted.pkl") for i in range(12)]
-    sent = [runs.Job.from_json(each.function.text) for each in kept]
+    sent = [Job.from_json(each.function.text) for each in kept]
     assert [job.record.stem for job in sent] == [line.split()[1] for line in tasks]
     assert {(job.resume, job.threads) for job in sent} == {(True, 4)}
     assert {each._timeout_countdown for each in kept} == {slurm.REQUEUES}
@@ -148,7 +149,7 @@ def test_a_task_ends_as_its_run_does(
     task = slurm.Task(job.as_json())
 
     def ending(code: int) -> Callable[..., int]:
-        def end(job: runs.Job, **options: object) -> int:
+        def end(job: Job, **options: object) -> int:
             options["heard"]({"kind": "said", "text": "my last words"})  # type: ignore[operator]
             return code
 

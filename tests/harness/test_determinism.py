@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness import records, runs
+from benchmarks.harness import records
+from benchmarks.harness.jobs import Job
 from common.config import Config
 from tests.harness.identical import assert_same_run
 
@@ -34,7 +35,7 @@ CONFIG = Config().replace(
 def start(backend: str, folder: Path, **changes: Any) -> subprocess.Popen[str]:
     """A worker process on the digits."""
     folder.mkdir()
-    job = runs.Job(
+    job = Job(
         backend=backend,
         preset="quick",
         data="binarized-digits",

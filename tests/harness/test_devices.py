@@ -17,8 +17,9 @@ import psutil
 import pytest
 
 import vaebench
-from benchmarks.harness import environment, floor, processes, records, runs, stopping
+from benchmarks.harness import checks, environment, floor, processes, records, runs, stopping
 from benchmarks.harness.events import Event
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import preset
 from common import checkpoints
 from common.errors import DiskError, UserError
@@ -41,9 +42,9 @@ TINY = preset("quick").replace(
 )
 
 
-def job_in(folder: Path, backend: str, **changes: Any) -> runs.Job:
+def job_in(folder: Path, backend: str, **changes: Any) -> Job:
     config = TINY.replace(**changes)
-    return runs.Job(backend, "quick", "binarized-digits", None, config, str(folder), resume=False, threads=1)
+    return Job(backend, "quick", "binarized-digits", None, config, str(folder), resume=False, threads=1)
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +84,7 @@ def test_a_stopped_run_on_two_devices_goes_on_as_if_it_had_not_been_stopped(tmp_
     assert_same_run(tmp_path / "halves", tmp_path / "whole")
 
     one = dataclasses.replace(job_in(tmp_path / "one", backend, steps=steps, devices=1), start=str(start))
-    runs.check_start(one)
+    checks.check_start(one)
     assert runs.in_process(one) == 0
     ours, theirs = (checkpoints.load(job.checkpoint).state for job in (one, whole))
     for name, value in theirs.items():
@@ -94,7 +95,7 @@ def test_a_stopped_run_on_two_devices_goes_on_as_if_it_had_not_been_stopped(tmp_
 
 def test_record_and_checkpoint_are_named_by_the_devices_where_there_are_several(tmp_path: Path) -> None:
     two, one = (
-        runs.Job("jax", "quick", "binarized-digits", None, preset("quick").replace(devices=n), str(tmp_path), resume=False)
+        Job("jax", "quick", "binarized-digits", None, preset("quick").replace(devices=n), str(tmp_path), resume=False)
         for n in (2, 1)
     )
     assert two.record.name.startswith("quick+devices2_")
@@ -160,7 +161,7 @@ def test_a_number_of_devices_that_does_not_fit_is_refused_before_anything_runs(
 ) -> None:
     monkeypatch.setattr(environment, "cards", lambda: ["0", "1"])
     with pytest.raises(UserError, match=words):
-        runs.checked(job_in(tmp_path / "results", "pytorch", **changes))
+        checks.checked(job_in(tmp_path / "results", "pytorch", **changes))
     assert not (tmp_path / "results").exists()
 
 

@@ -13,6 +13,7 @@ from typing import IO
 import pytest
 
 from benchmarks.harness import locks, records, runs
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import preset
 
 HOLD = "import sys, time; from pathlib import Path; from benchmarks.harness import locks\n"
@@ -95,10 +96,10 @@ def test_two_never_hold_it_at_once(tmp_path: Path) -> None:
 
 
 def test_the_same_run_twice_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = runs.Job("jax", "quick", "binarized-digits", None, preset("quick"), str(tmp_path), resume=False)
+    job = Job("jax", "quick", "binarized-digits", None, preset("quick"), str(tmp_path), resume=False)
     done: list[int] = []
 
-    def run(job: runs.Job, *, import_s: float) -> records.Record:
+    def run(job: Job, *, import_s: float) -> records.Record:
         done.append(1)
         time.sleep(1)
         record = job.blank(dataset=job.dataset()) | {"status": "ok", "reason": None}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import looks, runs
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.looks import Look
 from common import checkpoints, data, noise, protocol
 from common.checkpoints import Checkpoint
@@ -128,7 +129,7 @@ def test_two_latent_dimensions_have_a_manifold_means_and_the_files_classes(tmp_p
 def test_a_training_on_the_spot_ends_where_the_run_did(tmp_path: Path) -> None:
     config = small("flow", steps=45, warm_up=10, chunk=7, validation_interval=20, log_interval=15, samples=2, image_batch=10)
     place = {"data": write_data(tmp_path), "data_dir": None, "results": str(tmp_path / "results"), "resume": False}
-    job = runs.Job(backend="pytorch", preset="quick", config=config, **place)
+    job = Job(backend="pytorch", preset="quick", config=config, **place)
     runs.worker(job.as_json())
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     asked = question(job.checkpoint, job.data)

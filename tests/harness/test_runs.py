@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import presets, records, runs
+from benchmarks.harness import checks, presets, records, runs
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import preset
 from common import checkpoints, data, estimators, files, protocol, training
 from common.checkpoints import Checkpoint
@@ -33,7 +34,7 @@ AVERAGED = ("--selection", "best-validation", "--ema-decay", "0.9")
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in the test's process: each framework is imported once, and the test's patches hold in the run."""
 
-    def work(job: runs.Job, **_: Any) -> int:
+    def work(job: Job, **_: Any) -> int:
         try:
             return runs.worker(job.as_json())
         except RuntimeError:
@@ -216,7 +217,7 @@ def test_a_run_resumed_with_another_log_interval_has_the_same_weights_and_other_
 
 def test_another_command_in_the_same_folder_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "touch", lambda path: None)  # the other one has removed it
-    runs.checked(runs.Job("pytorch", "quick", "binarized-digits", None, preset("quick"), str(tmp_path), resume=False))
+    checks.checked(Job("pytorch", "quick", "binarized-digits", None, preset("quick"), str(tmp_path), resume=False))
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -367,7 +368,7 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.Ca
 def test_a_worker_that_dies_is_a_failed_run_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def work(job: runs.Job, **_: Any) -> int:
+    def work(job: Job, **_: Any) -> int:
         if job.backend == "jax":
             return -9
         records.write(
@@ -451,7 +452,7 @@ def test_a_backend_that_is_not_there_is_a_row_in_a_sweep_and_an_error_where_it_i
 def test_an_interrupted_run_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(job: runs.Job, **_: Any) -> int:
+    def interrupt(job: Job, **_: Any) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runs, "in_process", interrupt)

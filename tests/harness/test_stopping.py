@@ -16,8 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.harness import cores, processes, records, runs, stopping
+from benchmarks.harness import cores, jobs, processes, records, runs, scoring, stopping
 from benchmarks.harness.events import Event
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import preset
 from common import checkpoints
 from tests.harness.identical import assert_same_run
@@ -39,12 +40,12 @@ TINY = preset("quick").replace(
 )
 
 
-def job_in(folder: Path, backend: str, **changes: Any) -> runs.Job:
+def job_in(folder: Path, backend: str, **changes: Any) -> Job:
     config = TINY.replace(**changes)
-    return runs.Job(backend, "quick", "binarized-digits", None, config, str(folder), resume=False)
+    return Job(backend, "quick", "binarized-digits", None, config, str(folder), resume=False)
 
 
-def resumed(job: runs.Job) -> runs.Job:
+def resumed(job: Job) -> Job:
     return dataclasses.replace(job, resume=True)
 
 
@@ -162,7 +163,7 @@ def test_a_run_stopped_in_its_test_says_where_its_state_is(
         raise KeyboardInterrupt
 
     job = job_in(tmp_path, "pytorch")
-    monkeypatch.setattr(runs, "scores", scores)
+    monkeypatch.setattr(scoring, "scores", scores)
     with pytest.raises(KeyboardInterrupt):
         runs.worker(job.as_json())
     assert f"stopped at step 60 of 60, saved in {job.checkpoint}." in capsys.readouterr().err
@@ -310,21 +311,21 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
 @pytest.mark.usefixtures("no_latency")
 def test_each_validations_checkpoint_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = dataclasses.replace(job_in(tmp_path, "pytorch", validation_interval=20), keep_checkpoints=True)
-    assert runs.kept(job.checkpoint) == []
+    assert jobs.kept(job.checkpoint) == []
     with monkeypatch.context() as patch:
         patch.setattr(stopping, "deferred", stopped_after(4))  # at step 30
         with pytest.raises(KeyboardInterrupt):
             runs.worker(job.as_json())
     folder = job.checkpoint.with_suffix(".steps")
-    assert runs.kept(job.checkpoint) == [folder / "00000000.h5", folder / "00000020.h5"]
+    assert jobs.kept(job.checkpoint) == [folder / "00000000.h5", folder / "00000020.h5"]
     assert runs.worker(dataclasses.replace(job, resume=True, keep_checkpoints=False).as_json()) == 0
     steps = [0, 20, 40, 60]
-    assert [int(checkpoints.load(path).state["step"]) for path in runs.kept(job.checkpoint)] == steps
-    assert runs.kept(job.checkpoint)[-1].read_bytes() == job.checkpoint.read_bytes()
+    assert [int(checkpoints.load(path).state["step"]) for path in jobs.kept(job.checkpoint)] == steps
+    assert jobs.kept(job.checkpoint)[-1].read_bytes() == job.checkpoint.read_bytes()
     assert len(records.read_all(tmp_path)) == 1
 
     assert runs.worker(dataclasses.replace(job, keep_checkpoints=False).as_json()) == 0
-    assert runs.kept(job.checkpoint) == [], "a new run doesn't have the files of a former one"
+    assert jobs.kept(job.checkpoint) == [], "a new run doesn't have the files of a former one"
 
 
 def silent(seconds: float) -> str:

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from benchmarks.harness import environment, processes, runs, threads
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import preset
 from benchmarks.outputs import cells
 from common import protocol
@@ -65,9 +66,9 @@ def test_one_measurement_decides_how_threads_wait_and_is_on_the_record(
     asked: list[tuple[str, dict[str, str]]] = []
     monkeypatch.setattr(environment, "runnable", lambda: others)
     monkeypatch.setattr(processes, "ask", lambda _, text, *, variables, **more: asked.append((text, variables)) or 0)
-    runs.in_process(runs.Job("jax", "quick", "binarized-digits", None, preset("quick"), "results", resume=False))
+    runs.in_process(Job("jax", "quick", "binarized-digits", None, preset("quick"), "results", resume=False))
     ((text, variables),) = asked
-    assert runs.Job.from_json(text).runnable == others
+    assert Job.from_json(text).runnable == others
     assert variables == waiting
 
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-from benchmarks.harness import runs
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import preset
 from benchmarks.outputs import live
 
@@ -25,14 +25,14 @@ TRAINING: dict[str, Any] = {
 TRAINING |= {"rate": 16259.4, "left": 143.0}
 
 
-def job(backend: str = "jax", **settings: Any) -> runs.Job:
-    return runs.Job(backend, "quick", "binarized-digits", None, preset("quick").replace(**settings), "nowhere", False)
+def job(backend: str = "jax", **settings: Any) -> Job:
+    return Job(backend, "quick", "binarized-digits", None, preset("quick").replace(**settings), "nowhere", False)
 
 
 SIX = [job(name, variational=family) for family in ("mean-field", "flow") for name in ("pytorch", "jax", "tensorflow")]
 
 
-def record(of: runs.Job, *, status: str = "ok", reason: str | None = None) -> dict[str, Any]:
+def record(of: Job, *, status: str = "ok", reason: str | None = None) -> dict[str, Any]:
     found = of.blank(dataset=None) | {"status": status, "reason": reason}
     if status == "ok":
         found["test"] |= {"elbo": -95.123, "log_px": -90.831}
@@ -40,7 +40,7 @@ def record(of: runs.Job, *, status: str = "ok", reason: str | None = None) -> di
     return found
 
 
-def half_way(jobs: list[runs.Job], *, failed: int, ended: int) -> live.Sweep:
+def half_way(jobs: list[Job], *, failed: int, ended: int) -> live.Sweep:
     """Some jobs have ended, one of them failed, and the next is in training."""
     sweep = live.Sweep(jobs)
     for i, each in enumerate(jobs[: ended + 1]):

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.__main__ import main
-from benchmarks.harness import records, runs
+from benchmarks.harness import records
 from benchmarks.harness.events import Event
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import preset
 from benchmarks.outputs import tensorboard
 from common.schedules import kl_weights, learning_rates
@@ -103,11 +104,11 @@ def test_a_runs_file_has_its_records_numbers_and_images(tmp_path: Path, backend:
     assert (images["samples", 30] != images["samples", 60]).any()
 
 
-def job_in(folder: Path, *, resume: bool) -> runs.Job:
-    return runs.Job("jax", "quick", "binarized-digits", None, preset("quick"), str(folder), resume=resume)
+def job_in(folder: Path, *, resume: bool) -> Job:
+    return Job("jax", "quick", "binarized-digits", None, preset("quick"), str(folder), resume=resume)
 
 
-def hear(job: runs.Job, *heard: Event) -> None:
+def hear(job: Job, *heard: Event) -> None:
     with tensorboard.board(job) as board:
         for event in heard:
             board(event)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import records, reports, runs
+from benchmarks.harness import checks, records, reports, runs
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import flat, preset
 from benchmarks.outputs import markdown
 from benchmarks.studies import ablation
@@ -79,14 +80,14 @@ def test_the_judges_are_validation_images(held_out: Path) -> None:
 
 
 @pytest.fixture
-def workers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[runs.Job, str | None]]:
+def workers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Job, str | None]]:
     """Runs whose own code says log p(x) -2 and this checkout's -1; the list has each run's job and the flow's code."""
-    asked: list[tuple[runs.Job, str | None]] = []
+    asked: list[tuple[Job, str | None]] = []
 
-    def work(job: runs.Job, *, folder: Path) -> int:
+    def work(job: Job, *, folder: Path) -> int:
         faulty = folder != ablation.ROOT
         asked.append((job, None if not faulty else (folder / f"backends/{job.backend}/flow.py").read_text()))
-        blank = runs.checked(job).blank(dataset=job.dataset())
+        blank = checks.checked(job).blank(dataset=job.dataset())
         test = blank["test"] | {"log_px": -2.0, "log_px_se": 0.5, "elbo": -3.0}
         environment = {"commit": None if faulty else "this"}
         records.write(
@@ -98,7 +99,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[runs.Job, str | None]
 
     def ask(target: str, question: Any, *, title: str, folder: Path | None = None) -> Any:
         if target.endswith(":judged"):
-            assert runs.Job.from_json(question).checkpoint.with_suffix(".weights").exists()
+            assert Job.from_json(question).checkpoint.with_suffix(".weights").exists()
             return {"log_px": -1.0, "log_px_se": 0.5, "elbo": -3.0}
         assert target.endswith(":clock")
         faulty = folder != ablation.ROOT
@@ -111,7 +112,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[runs.Job, str | None]
 
 
 def test_faulty_code_trains_and_claims_and_right_code_judges_its_weights(
-    tmp_path: Path, workers: list[tuple[runs.Job, str | None]]
+    tmp_path: Path, workers: list[tuple[Job, str | None]]
 ) -> None:
     small = ["--data", "binarized-digits", "--images", "20", "--samples", "25", "--steps", "4", "--results", str(tmp_path)]
     assert main(["study", "ablation", *small]) == 0

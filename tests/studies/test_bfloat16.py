@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.harness import records, runs, turns
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.turns import What
 from benchmarks.outputs import cells, markdown
 from benchmarks.outputs.table import Table
@@ -24,7 +25,7 @@ LOW = ("--precision", "bfloat16")
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def work(job: runs.Job, *, folder: Path | None = None, heard: Any = None) -> int:
+    def work(job: Job, *, folder: Path | None = None, heard: Any = None) -> int:
         return runs.worker(job.as_json())
 
     monkeypatch.setattr(runs, "in_process", work)

@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.harness import cores, processes, reports, runs
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import preset
-from benchmarks.harness.runs import Job
 from benchmarks.outputs import markdown
 from benchmarks.studies import overhead
 from common import data, protocol, training

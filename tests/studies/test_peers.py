@@ -13,9 +13,9 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.harness import cores, environment, peers, reports, runs
+from benchmarks.harness.jobs import Job
 from benchmarks.harness.peers import NotRunError
 from benchmarks.harness.presets import QUICK, preset
-from benchmarks.harness.runs import Job
 from benchmarks.outputs import markdown
 from benchmarks.studies import ancestor, numpyro
 from benchmarks.studies.ancestor import SCRIPTS

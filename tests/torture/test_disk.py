@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.commands import run
 from benchmarks.harness import records, runs
+from benchmarks.harness.jobs import Job
 from benchmarks.torture import disk
 from benchmarks.torture.running import Ended
 
@@ -85,7 +86,7 @@ def test_a_sweep_ends_at_a_disk_that_cannot_be_written(
 ) -> None:
     begun = []
 
-    def unwritable(job: runs.Job, **_: object) -> int:
+    def unwritable(job: Job, **_: object) -> int:
         begun.append(job.config.training.seed)
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
