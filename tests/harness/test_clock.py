@@ -289,12 +289,12 @@ def test_a_spread_beyond_the_bound_is_a_warning_on_the_record() -> None:
 @pytest.mark.parametrize(("chunk", "seconds"), [(10, 1.0), (20, 1.8), (40, None)])
 def test_the_median_is_of_the_runs_own_chunks_alone(chunk: int, seconds: float | None) -> None:
     """Ten steps a chunk, then resumed with twenty; or with forty, when nothing was left to train."""
-    clock = {
+    chunks = {
         "chunk_steps": [10.0, 10, 10, 20, 20, 20],
         "chunk_seconds": [3.0, 1, 1, 4, 1.8, 1.8],
         "chunk_first": [1.0, 0, 0, 1, 0, 0],
     }
-    timing = clock.timing(clock | OUTSIDE, Training(batch_size=5, chunk=chunk))
+    timing = clock.timing(chunks | OUTSIDE, Training(batch_size=5, chunk=chunk))
     assert timing["examples_per_s"] == (None if seconds is None else pytest.approx(5 * chunk / seconds))
     assert timing["chunks"] == (None if seconds is None else 2)
 
