@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.harness import (
     checks,
-    clock,
+    chunk_times,
     cores,
     environment,
     events,
@@ -289,7 +289,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
             column: [int(v) if column.endswith("step") else v for v in checkpoint.history[column]]
             for column in checkpoints.CURVE
         },
-        "timing": clock.timing(checkpoint.history, config.training)
+        "timing": chunk_times.timing(checkpoint.history, config.training)
         | {"programs_compiled": None if first_step else probes.programs_compiled(), "uncompiled": probes.uncompiled()}
         | {"product_library": probes.product_library()}
         | {"import_s": import_s, "setup_s": setup_s, "evaluation_s": time.perf_counter() - began},

@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.harness import clock, environment, spread
-from common import clock as common_clock
-from common import training
+from benchmarks.harness import chunk_times, environment, spread
+from common import clock, training
 from common.checkpoints import Checkpoint
 from common.config import Config, Training
 from common.data import Dataset
@@ -90,7 +89,7 @@ def real(born: tuple[Session, list[float]]) -> Session:
 @pytest.fixture
 def known(real: Session, monkeypatch: pytest.MonkeyPatch) -> Known:
     made = Known(real)
-    monkeypatch.setattr(common_clock, "time", made)
+    monkeypatch.setattr(clock, "time", made)
     return made
 
 
@@ -108,7 +107,7 @@ def history(known: Known) -> dict[str, list[float]]:
 def right(found: dict[str, list[float]]) -> None:
     """The clock's times are those of the chunks alone, and compiling, the first chunk and placing data are apart."""
     assert found["chunk_seconds"] == [WORK + COMPILING, WORK, WORK, WORK]
-    timing = clock.timing(found, settings().training)
+    timing = chunk_times.timing(found, settings().training)
     assert timing["examples_per_s"] == CHUNK * BATCH / WORK
     assert (timing["compile_s"], timing["first_chunk_s"]) == (COMPILING, WORK + COMPILING)
     assert (timing["steady_s"], timing["placement_s"]) == (4 * WORK, 2 * PLACING)
@@ -121,15 +120,15 @@ def test_the_clock_times_the_chunks_and_nothing_else(known: Known) -> None:
 
 def no_sync_after(work: Callable[[], Any], *, synchronize: Callable[[], None]) -> tuple[Any, float]:
     synchronize()
-    start = common_clock.time.perf_counter()
-    return work(), common_clock.time.perf_counter() - start
+    start = clock.time.perf_counter()
+    return work(), clock.time.perf_counter() - start
 
 
 def no_sync_before(work: Callable[[], Any], *, synchronize: Callable[[], None]) -> tuple[Any, float]:
-    start = common_clock.time.perf_counter()
+    start = clock.time.perf_counter()
     result = work()
     synchronize()
-    return result, common_clock.time.perf_counter() - start
+    return result, clock.time.perf_counter() - start
 
 
 @pytest.mark.parametrize("broken", [no_sync_after, no_sync_before])
@@ -276,7 +275,7 @@ def test_a_spread_beyond_the_bound_is_a_warning_on_the_record() -> None:
             "chunk_seconds": seconds,
             "chunk_first": [1.0] + [0.0] * (len(seconds) - 1),
         }
-        return clock.timing(chunks | OUTSIDE, Training(batch_size=20, chunk=10))
+        return chunk_times.timing(chunks | OUTSIDE, Training(batch_size=20, chunk=10))
 
     quiet, loud = timing([3.0, 1.0, 1.02, 1.04, 1.06]), timing([3.0, 1.0, 1.2, 1.4, 1.6])
     assert quiet["warning"] is None
@@ -294,7 +293,7 @@ def test_the_median_is_of_the_runs_own_chunks_alone(chunk: int, seconds: float |
         "chunk_seconds": [3.0, 1, 1, 4, 1.8, 1.8],
         "chunk_first": [1.0, 0, 0, 1, 0, 0],
     }
-    timing = clock.timing(chunks | OUTSIDE, Training(batch_size=5, chunk=chunk))
+    timing = chunk_times.timing(chunks | OUTSIDE, Training(batch_size=5, chunk=chunk))
     assert timing["examples_per_s"] == (None if seconds is None else pytest.approx(5 * chunk / seconds))
     assert timing["chunks"] == (None if seconds is None else 2)
 
