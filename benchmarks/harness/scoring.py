@@ -1,4 +1,4 @@
-"""ELBO and log p(x) of a model that is trained."""
+"""ELBO and log p(x) of a model's parameters, and the data set of a checkpoint to score them on."""
 
 from __future__ import annotations
 

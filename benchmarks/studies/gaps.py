@@ -2,7 +2,8 @@
 
 A process measures one checkpoint, on the same seeded test images for all: the bound at each K, log p(x) by annealed importance
 sampling, and bounds of that estimate's own error from both sides on images that the model draws; the ELBO of the best q of the
-family for each image (Cremer et al. 2018). Train − test needs more images, and fewer samples of each.
+family for each image (Cremer et al. 2018). Train − test is measured on more images,
+with fewer samples of each.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class Arguments(skeleton.DataArguments):
     leapfrogs: Annotated[int, tyro.conf.arg(help="Of annealing, a move.")] = DEFAULTS.leapfrogs
     steps: Annotated[int, tyro.conf.arg(help="Of the optimisation of an image's own q.")] = 500
     simulated: Annotated[int, tyro.conf.arg(help="Images that the model draws.")] = 20
-    split_images: Annotated[int, tyro.conf.arg(help="Of train − test, of each split; at most as many as it has.")] = 10_000
-    split_samples: Annotated[int, tyro.conf.arg(help="K of train − test.")] = 100
+    split_images: Annotated[int, tyro.conf.arg(help="Of each split, for train − test; at most the smaller split.")] = 10_000
+    split_samples: Annotated[int, tyro.conf.arg(help="K for train − test.")] = 100
 
 
 def check(asked: Arguments) -> None:
