@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import records
+from benchmarks.harness import per_image, records
 from benchmarks.outputs import documents
 from common import checkpoints
 
@@ -78,7 +78,7 @@ def test_results_and_tables_read_the_record(results: Path, capsys: pytest.Captur
 
 def test_results_by_image_are_read(results: Path) -> None:
     (path,) = results.glob("*.json")
-    arrays = records.per_image(path)
+    arrays = per_image.read(path)
     assert (arrays is None) == (not [*results.glob("*.npz")])
     if arrays is not None:
         assert arrays["elbo"].mean() == pytest.approx(records.read(path)["test"]["elbo"], abs=1e-4)

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from benchmarks.harness import cli, records
+from benchmarks.harness import cli, record_names, records
 from benchmarks.outputs import terminal
 from benchmarks.outputs.table import ABSENT, Part, Table, number
 from common import checkpoints, protocol
@@ -62,7 +62,7 @@ def runs(folder: Path) -> list[Part]:
         except UserError as error:
             lines.append(str(error))
             continue
-        checkpoint = records.beside(folder, record, records.checkpoint_name_of)
+        checkpoint = record_names.beside(folder, record, record_names.checkpoint_name_of)
         of_records.add(checkpoint)
         there = ABSENT if not checkpoint.exists() else "yes" if record["status"] == "ok" else _step(checkpoint) or ABSENT
         rows.append(

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.harness import cli, looks, records, reports
+from benchmarks.harness import cli, looks, per_image, record_names, records, reports
 from benchmarks.harness.pairs import Scores
 from benchmarks.outputs import headline, sweeps
 from benchmarks.outputs.page import content, render
@@ -60,15 +60,15 @@ def scores(runs: Sequence[Run]) -> dict[int, Scores]:
     found: dict[int, Scores] = {}
     for i, run in enumerate(runs):
         with contextlib.suppress(UserError):  # the findings then compare without pairs
-            if arrays := records.per_image(records.beside(Path(run.what["folder"]), run.record, records.name_of)):
+            if arrays := per_image.read(record_names.beside(Path(run.what["folder"]), run.record, record_names.name_of)):
                 found[i] = arrays
     return found
 
 
 def look(runs: Sequence[Run], *, data: Sequence[str], data_dir: Path | None) -> tuple[dict[int, looks.Look], list[str]]:
     """(a look at each run whose checkpoint is there, by its place in `runs`; why other runs have none, a sentence each)."""
-    name = records.checkpoint_name_of
-    paths = {i: records.beside(Path(run.what["folder"]), run.record, name) for i, run in enumerate(runs)}
+    name = record_names.checkpoint_name_of
+    paths = {i: record_names.beside(Path(run.what["folder"]), run.record, name) for i, run in enumerate(runs)}
     there = {i: path for i, path in paths.items() if path.exists()}
     missing = []
     if len(there) < len(runs):

@@ -19,6 +19,7 @@ from benchmarks.harness.events import Heard
 from benchmarks.harness.grid import Grid, grid_of, noun
 from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import flat
+from benchmarks.harness.record_schema import Record
 from benchmarks.outputs import cells, live, tensorboard, terminal
 from benchmarks.outputs.table import Part, Table
 from common.errors import UserError
@@ -96,7 +97,7 @@ class Sweep:
 
     def __init__(self, plan: Sequence[Planned], *, named: bool):
         self.plan, self.named = plan, named
-        self.done: dict[Job, records.Record] = {}
+        self.done: dict[Job, Record] = {}
         self.codes: list[int] = []  # 0, 1 where a run failed, 2 where it was refused
         self.outcomes: dict[Job, outcome.Outcome] = {}
         self.boards: dict[Job, contextlib.ExitStack] = {}  # open TensorBoard files
@@ -134,7 +135,7 @@ class Sweep:
         self.boards[job] = contextlib.ExitStack()
         return self.boards[job].enter_context(tensorboard.board(job))
 
-    def ended(self, job: Job, code: int, record: records.Record) -> None:
+    def ended(self, job: Job, code: int, record: Record) -> None:
         self.done[job] = record
         self.codes.append(code)
 

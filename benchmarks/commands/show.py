@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.harness import cli, jobs, looks, presets, records
+from benchmarks.harness import cli, jobs, looks, presets, record_names, records
 from benchmarks.harness.looks import Look
 from benchmarks.outputs import pictures
 from common import checkpoints
@@ -101,7 +101,7 @@ def found(named: tuple[Path, ...]) -> list[Path]:
 
 def checkpoint_of(run: Path) -> Path:
     """A record's checkpoint, which stands beside it; another path is the checkpoint's own."""
-    return records.beside(run.parent, records.read(run), records.checkpoint_name_of) if run.suffix == ".json" else run
+    return record_names.beside(run.parent, records.read(run), record_names.checkpoint_name_of) if run.suffix == ".json" else run
 
 
 def of_training(path: Path, *, anew: bool, settings: dict[str, Any]) -> list[Look]:

@@ -13,7 +13,8 @@ from rich.console import Console
 from benchmarks.harness import checks, records, runs
 from benchmarks.harness.cli import DataDir, installed, parse
 from benchmarks.harness.jobs import Job
-from benchmarks.harness.records import RECORDS, Record
+from benchmarks.harness.record_schema import Record
+from benchmarks.harness.records import RECORDS
 from benchmarks.outputs import published, terminal
 from benchmarks.outputs.table import Table, number
 from common.config import Config, Device

@@ -6,9 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.harness import environment, presets, records
+from benchmarks.harness import environment, presets, record_names, records
 from benchmarks.harness.cli import known, writable
 from benchmarks.harness.jobs import Job
+from benchmarks.harness.record_schema import Record
 from common import checkpoints
 from common.checkpoints import Checkpoint
 from common.config import Config, check
@@ -135,13 +136,13 @@ def refuse_overwriting(job: Job, *, dataset: Dataset) -> None:
 Origin = tuple[Config, str, str]  # a result's settings, its data set's title and SHA-256
 
 
-def _of_record(record: records.Record) -> Origin:
+def _of_record(record: Record) -> Origin:
     given = record["dataset"]
-    return Config.from_dict(record["config"]), records.titled(given["name"], given["binarize"]), given["sha256"]
+    return Config.from_dict(record["config"]), record_names.titled(given["name"], given["binarize"]), given["sha256"]
 
 
 def _of_checkpoint(checkpoint: Checkpoint) -> Origin:
-    return checkpoint.config, records.titled(checkpoint.dataset, checkpoint.binarize), checkpoint.sha256
+    return checkpoint.config, record_names.titled(checkpoint.dataset, checkpoint.binarize), checkpoint.sha256
 
 
 def _difference(job: Job, origin: Origin, *, dataset: Dataset, may_change: tuple[str, ...] = ()) -> str | None:
@@ -151,4 +152,4 @@ def _difference(job: Job, origin: Origin, *, dataset: Dataset, may_change: tuple
     for setting, value in presets.differing(job.config, config).items():
         if setting not in may_change:
             return f"{setting} {theirs[setting]}, not {value}"
-    return None if sha256 == dataset.sha256 else f"data set {name}, not {records.titled(dataset.name, dataset.binarize)}"
+    return None if sha256 == dataset.sha256 else f"data set {name}, not {record_names.titled(dataset.name, dataset.binarize)}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import records, spread
+from benchmarks.harness import record_schema, spread
 from common import checkpoints
 from common.config import Training
 
@@ -20,7 +20,7 @@ def timing(history: dict[str, list[float]], settings: Training) -> dict[str, Any
     steps, seconds, first = (np.array(history[column]) for column in checkpoints.CLOCK)
     full = min(settings.chunk, settings.log_interval, settings.validation_interval, settings.steps)
     steady = (first == 0) & (steps == full)
-    result: dict[str, Any] = dict.fromkeys(records.TIMING)
+    result: dict[str, Any] = dict.fromkeys(record_schema.TIMING)
     result |= {"placement_s": float(sum(history["placement_seconds"])), "first_chunk_s": float(seconds[0])}
     if not steady.any():
         return result

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness import presets, threads
-from benchmarks.harness.records import Record
+from benchmarks.harness.record_schema import Record
 from common.config import Config
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.harness import checks, floor, records
 from benchmarks.harness.jobs import Job
-from benchmarks.harness.records import Record
+from benchmarks.harness.record_schema import Record
 from common import checkpoints
 from common.config import Config
 from common.errors import UserError

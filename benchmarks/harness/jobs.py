@@ -7,7 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness import records
+from benchmarks.harness import record_names, record_schema
+from benchmarks.harness.record_schema import Record
 from common import data
 from common.config import Config
 from common.data import Dataset
@@ -45,10 +46,10 @@ class Job:
     def dataset(self) -> Dataset:
         return data.load(self.data, data_dir=Path(self.data_dir) if self.data_dir else None, binarize=self.binarize)
 
-    def blank(self, *, dataset: Dataset | None) -> records.Record:
+    def blank(self, *, dataset: Dataset | None) -> Record:
         """The record of a run without a result; where `dataset` is None, the data set's SHA-256 may be None."""
         sha256 = dataset.sha256 if dataset else self.sha256
-        return records.blank(
+        return record_schema.blank(
             self.config,
             backend=self.backend,
             dataset_name=data.name_of(self.data, sha256),
@@ -72,15 +73,15 @@ class Job:
     @property
     def record(self) -> Path:
         """The path of the run's record."""
-        return records.beside(Path(self.results), self._named, records.name_of)
+        return record_names.beside(Path(self.results), self._named, record_names.name_of)
 
     @property
     def checkpoint(self) -> Path:
         """The path of the run's checkpoint, beside the record; runs that differ only in their test share one checkpoint."""
-        return records.beside(Path(self.results), self._named, records.checkpoint_name_of)
+        return record_names.beside(Path(self.results), self._named, record_names.checkpoint_name_of)
 
     @property
-    def _named(self) -> records.Record:
+    def _named(self) -> Record:
         """A record that names the job: of images in a file it needs their SHA-256."""
         unread = data.is_file(self.data) and self.sha256 is None
         return self.blank(dataset=self.dataset() if unread else None)

@@ -6,9 +6,10 @@ import collections
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness import checks, estimate, records, runs
+from benchmarks.harness import checks, estimate, record_schema, records, runs
 from benchmarks.harness.events import Event
 from benchmarks.harness.jobs import Job
+from benchmarks.harness.record_schema import Record
 from common.errors import printable
 
 
@@ -17,14 +18,14 @@ class Outcome:
 
     def __init__(self, job: Job):
         self.job = job
-        self.said: collections.deque[str] = collections.deque(maxlen=records.TAIL_LINES)
+        self.said: collections.deque[str] = collections.deque(maxlen=record_schema.TAIL_LINES)
         self.before = _written(job.record)
 
     def heard(self, event: Event) -> None:
         if event["kind"] == "said" and event["text"].strip():
             self.said.append(event["text"])
 
-    def record(self, code: int, *, named: bool = True) -> tuple[int, records.Record]:
+    def record(self, code: int, *, named: bool = True) -> tuple[int, Record]:
         """(0, 1 where the run failed, 2 or UNWRITABLE where it was refused; its record).
 
         A failed run's record is written into the folder. A refused run leaves none; one whose framework isn't here is refused
@@ -52,7 +53,7 @@ def _written(path: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def without_result(job: Job, code: int, said: Sequence[str]) -> records.Record:
+def without_result(job: Job, code: int, said: Sequence[str]) -> Record:
     """The record of a run whose process ended so and said these lines on stderr; the last one tells the reason."""
     last = printable(said[-1]).strip() if said else ""
     if code == runs.UNAVAILABLE:
@@ -70,5 +71,5 @@ def without_result(job: Job, code: int, said: Sequence[str]) -> records.Record:
     return job.blank(dataset=job.dataset()) | {
         "status": status,
         "reason": f"{job.backend}: {reason}",
-        "tail": records.tail_of(said),
+        "tail": record_schema.tail_of(said),
     }

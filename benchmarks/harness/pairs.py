@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import presets, reports
-from benchmarks.harness.records import Record, data_name, name_of, titled, trained_by
+from benchmarks.harness.record_names import data_name, name_of, titled, trained_by
+from benchmarks.harness.record_schema import Record
 from common.config import Config
 from common.errors import UserError
 from common.estimators import standard_error
@@ -28,7 +29,7 @@ from common.estimators import standard_error
 QUANTITIES = ("elbo", "log_px")
 WITHIN = 2.0  # standard errors: a smaller difference is called noise
 
-Scores = dict[str, np.ndarray]  # what `records.per_image` returns
+Scores = dict[str, np.ndarray]  # what `per_image.read` returns
 
 
 @dataclass(frozen=True, kw_only=True)

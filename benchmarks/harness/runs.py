@@ -20,6 +20,7 @@ from benchmarks.harness import (
     jobs,
     locks,
     memory,
+    per_image,
     processes,
     ranks,
     records,
@@ -32,6 +33,7 @@ from benchmarks.harness.events import Heard
 from benchmarks.harness.floor import Floor
 from benchmarks.harness.jobs import Job
 from benchmarks.harness.progress import Progress
+from benchmarks.harness.record_schema import Record
 from common import checkpoints, data, estimators, parameters, protocol, training
 from common.checkpoints import Checkpoint
 from common.data import Dataset
@@ -234,7 +236,7 @@ def validated(checkpoint: Checkpoint) -> bool:
     return checkpoint.history.get("valid_step", [])[-1:] == [int(checkpoint.state["step"])]
 
 
-def run(job: Job, *, import_s: float) -> records.Record:
+def run(job: Job, *, import_s: float) -> Record:
     """Train, test, write the record and return it; `import_s`: seconds that the framework's import took.
 
     Raises `UserError` for a checkpoint of other settings, as `checks.refuse_overwriting` does, and where the data set, the
@@ -300,7 +302,7 @@ def run(job: Job, *, import_s: float) -> records.Record:
     }
     record["environment"] = environment.ended(record["environment"])
     record["environment"]["threads"]["process"] = environment.own_threads()
-    arrays = {name: getattr(of_images, name) for name in records.PER_IMAGE}
-    record["test"]["per_image"] = records.write_per_image(arrays, record, folder=Path(job.results))
+    arrays = {name: getattr(of_images, name) for name in per_image.ARRAYS}
+    record["test"]["per_image"] = per_image.write(arrays, record, folder=Path(job.results))
     records.write(record, Path(job.results))
     return record

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.harness import cores, environment, records, reports, spread
-from benchmarks.harness.records import Record
+from benchmarks.harness import cores, environment, record_names, reports, spread
+from benchmarks.harness.record_schema import Record
 from benchmarks.outputs import older, sweeps
 from benchmarks.outputs.table import Table, number
 from common.config import DEFAULTS, FAMILIES
@@ -57,7 +57,7 @@ def of(record: Record, *, floors: Mapping[str, float]) -> Cells:
         "family": record["variational"],
         "network": record["config"]["model"].get("network", DEFAULTS["model"].network),
         "prior": record["config"]["model"].get("prior", DEFAULTS["model"].prior),
-        "backend": records.trained_by(record),
+        "backend": record_names.trained_by(record),
         "device": record["device"],
         "precision": record["precision"],
         "seed": str(record["seed"]),

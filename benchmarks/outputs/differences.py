@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import pairs, records
+from benchmarks.harness import pairs, per_image, records
 from benchmarks.harness.pairs import Difference, Speeds
-from benchmarks.harness.records import Record
+from benchmarks.harness.record_schema import Record
 from benchmarks.outputs.table import Part, Table, number
 from common.errors import UserError
 from common.estimators import standard_error
@@ -39,7 +39,7 @@ def pair(paths: tuple[Path, Path]) -> Pair:
     scores, notes = [], []
     for path in paths:
         try:
-            scores.append(records.per_image(path))
+            scores.append(per_image.read(path))
         except UserError as error:
             scores.append(None)
             notes.append(str(error))

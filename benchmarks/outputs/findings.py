@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from benchmarks.harness import environment, pairs, records
+from benchmarks.harness import environment, pairs, record_names
 from benchmarks.harness.pairs import Scores
-from benchmarks.harness.records import Record
+from benchmarks.harness.record_schema import Record
 from benchmarks.harness.threads import COUNTS
 from common.config import FAMILIES
 from common.protocol import BACKENDS
@@ -67,9 +67,9 @@ def setup(run: Scored) -> dict[str, str]:
     record = run.record
     return {
         "folder": run.folder,
-        "data set": records.data_name(record["dataset"]),
+        "data set": record_names.data_name(record["dataset"]),
         "preset": record["preset"],
-        "settings": records.changes(record) or "preset's settings",
+        "settings": record_names.changes(record) or "preset's settings",
         "device": record["device"],
         "precision": record["precision"],
         "family": record["variational"],
@@ -268,7 +268,7 @@ def best(runs: Sequence[Scored]) -> str:
 
 
 def _recipe(record: Record) -> tuple[str, str]:
-    return record["preset"], records.changes(record)
+    return record["preset"], record_names.changes(record)
 
 
 def _test(record: Record) -> tuple[Any, ...]:

@@ -21,7 +21,7 @@ from benchmarks.harness import presets
 from benchmarks.harness.events import Event
 from benchmarks.harness.jobs import Job
 from benchmarks.harness.progress import Lines
-from benchmarks.harness.records import Record
+from benchmarks.harness.record_schema import Record
 
 SECONDS_BETWEEN_FRAMES = 0.5
 

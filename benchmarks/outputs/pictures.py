@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from benchmarks.harness import records
+from benchmarks.harness import record_names
 from benchmarks.harness.looks import MANIFOLD, Look
 from benchmarks.outputs import figures
 
@@ -200,7 +200,7 @@ def scatter(look: Look, *, side: int, extent: float | None) -> Image:
 
 def data_name(look: Look) -> str:
     """The data set in a word."""
-    return records.data_name({"name": look.dataset, "binarize": look.binarize})
+    return record_names.data_name({"name": look.dataset, "binarize": look.binarize})
 
 
 # --- the parts of a picture ---

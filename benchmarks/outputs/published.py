@@ -13,9 +13,9 @@ from itertools import product
 import numpy as np
 from rich.console import Console
 
-from benchmarks.harness import records, spread
+from benchmarks.harness import record_names, spread
 from benchmarks.harness.presets import PRESETS
-from benchmarks.harness.records import Record
+from benchmarks.harness.record_schema import Record
 from benchmarks.outputs import cells, older, terminal
 from benchmarks.outputs.table import ABSENT, Part, Table
 from common.config import FAMILIES
@@ -122,7 +122,7 @@ def _candidates(table: Published, found: Iterable[Record]) -> list[Record]:
         if _row(record) in table.rows
         and record["dataset"]["name"] == table.dataset
         and record["device"] in table.devices
-        and not records.changed(record)
+        and not record_names.changed(record)
     ]
     return sorted(
         candidates, key=lambda record: (table.rows.index(_row(record)), *(record[key] for key in cells.WHERE_VARYING))

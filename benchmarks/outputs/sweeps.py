@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import presets, records
-from benchmarks.harness.records import Record
+from benchmarks.harness import presets, record_names
+from benchmarks.harness.record_schema import Record
 from common.config import FAMILIES, Config
 from common.estimators import standard_error
 from common.protocol import BACKENDS
@@ -28,16 +28,16 @@ class Run:
 
 def runs(found: Sequence[Record], *, folders: Sequence[str] | None) -> list[Run]:
     """The records by data set, family and backend, then by other columns. A setting that one record has changed is a column."""
-    names = sorted({name for record in found for name in records.changed(record)})
+    names = sorted({name for record in found for name in record_names.changed(record)})
     made = []
     for record, folder in zip(found, folders or [""] * len(found), strict=True):
-        settings = presets.flat(Config.from_dict(record["config"])) | records.changed(record) if names else {}
+        settings = presets.flat(Config.from_dict(record["config"])) | record_names.changed(record) if names else {}
         what = {
             "folder": folder,
             "family": record["variational"],
-            "backend": records.trained_by(record),
+            "backend": record_names.trained_by(record),
             "preset": record["preset"],
-            "data set": records.data_name(record["dataset"]),
+            "data set": record_names.data_name(record["dataset"]),
             **{name.replace("_", "-"): settings[name] for name in names},
             **{name: record[name] for name in ("device", "precision", "seed")},
         }

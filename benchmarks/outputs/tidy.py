@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import presets, records
-from benchmarks.harness.records import Record
+from benchmarks.harness import presets, record_names
+from benchmarks.harness.record_schema import Record
 from common.config import Config
 from common.errors import UserError
 
@@ -39,9 +39,9 @@ def _row(path: Path, record: Record) -> Row:
     first = {
         "file": str(path),
         **{name: record[name] for name in ("status", "reason", "backend")},
-        "trained_by": records.trained_by(record),
+        "trained_by": record_names.trained_by(record),
         "preset": record["preset"],
-        "changed": records.changes(record),
+        "changed": record_names.changes(record),
         "factors": record["precision"],
         **_flat("dataset", record["dataset"]),
         **settings,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.harness import records, reports, scoring
+from benchmarks.harness import record_names, reports, scoring
 from benchmarks.harness.processes import ask
 from benchmarks.outputs import terminal
 from benchmarks.outputs.cells import in_order
@@ -55,7 +55,7 @@ def compare(
     )
     terminal.show(table(rows), Console())
     return {"rows": rows}, [
-        f"Not the same in every backend: {each['variational']}, trained by {records.trained_by(each)}; "
+        f"Not the same in every backend: {each['variational']}, trained by {record_names.trained_by(each)}; "
         f"{' and '.join(each['between'])} are {each['deviation']:.1e} apart, more than {TOLERANCE[each['precision']]:.0e}."
         for each in rows
         if not even(each)
@@ -134,7 +134,7 @@ def table(rows: Sequence[Row]) -> Table:
     """A row a checkpoint; an older report's rows have their figures on each backend's own noise too."""
     lines = []
     for each in rows:
-        line = {"family": each["variational"], "trained by": records.trained_by(each)}
+        line = {"family": each["variational"], "trained by": record_names.trained_by(each)}
         for name, its in each.get("evaluated", {}).items():
             line[f"in {name}"] = f"{its['log_px']:.3f} ± {its['log_px_se']:.3f}"
         if "difference" in each:

@@ -25,7 +25,7 @@ from benchmarks.harness.environment import ROOT
 from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import differing, flat, preset
 from benchmarks.harness.progress import Progress
-from benchmarks.harness.records import Record
+from benchmarks.harness.record_schema import Record
 from benchmarks.harness.reports import Report
 from benchmarks.outputs.older import ANCESTORS
 from benchmarks.outputs.table import Part, Table, ranged

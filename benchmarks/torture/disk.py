@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.harness import presets, records
 from benchmarks.harness.jobs import Job
+from benchmarks.harness.record_schema import Record
 from benchmarks.torture.running import PATIENCE, Ended, Started
 from benchmarks.torture.tried import Tell, Tried, choices
 from common import checkpoints, data, parameters
@@ -252,7 +253,7 @@ def begun(results: Path, *, backend: str) -> Path:
     return own.checkpoint
 
 
-def runs_record(results: Path, backend: str) -> records.Record:
+def runs_record(results: Path, backend: str) -> Record:
     return job(results, backend).blank(dataset=None) | {"status": "failed", "reason": "It is an example."}
 
 

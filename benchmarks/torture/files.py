@@ -15,7 +15,8 @@ from unittest import mock
 import h5py
 import numpy as np
 
-from benchmarks.harness import records
+from benchmarks.harness import per_image, record_schema, records
+from benchmarks.harness.record_schema import Record
 from benchmarks.torture import bounded
 from benchmarks.torture.tried import Tell, Tried, choices
 from common import checkpoints, data, parameters
@@ -63,7 +64,7 @@ def made(folder: Path) -> dict[str, Path]:
         data.mnist(folder)
     result = record(sha256=identity)
     arrays = {"image": np.arange(8), "elbo": -np.arange(8.0), "log_px": -np.arange(8.0) / 2}
-    result["test"]["per_image"] = records.write_per_image(arrays, result, folder=folder)
+    result["test"]["per_image"] = per_image.write(arrays, result, folder=folder)
     path = records.write(result, folder)
     return {
         "checkpoint": folder / "checkpoint.h5",
@@ -118,9 +119,9 @@ def save_checkpoint(path: Path, *, sha256: str) -> None:
     checkpoints.save(checkpoint, path)
 
 
-def record(*, sha256: str) -> records.Record:
+def record(*, sha256: str) -> Record:
     """That of a finished run."""
-    result = records.blank(CONFIG, backend="jax", dataset_name="data.h5", dataset_sha256=sha256, preset="quick")
+    result = record_schema.blank(CONFIG, backend="jax", dataset_name="data.h5", dataset_sha256=sha256, preset="quick")
     result |= {"status": "ok", "reason": None, "parameters": 150, "trained": [{"backend": "jax", "last_step": 20}]}
     result["curve"] = {"step": [5, 10], "objective": [-14.5, -14.0], "elbo": [-14.0, -13.5]}
     result["curve"] |= {"valid_step": [10], "valid_elbo": [-13.25]}
@@ -158,7 +159,7 @@ def load(question: dict[str, str]) -> Content:
         with published(), in_cache(path.parent):
             content = data.mnist(Path(question["folder"]))
     else:
-        content = records.per_image(Path(question["record"]))
+        content = per_image.read(Path(question["record"]))
     return {"content": hashed(_text(content).encode()), "known_by": known_by}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import grid, processes, records, runs
+from benchmarks.harness import grid, processes, record_schema, records, runs
 from benchmarks.harness.jobs import Job
 from benchmarks.torture.running import Ended, Started, run
 from benchmarks.torture.tried import Tell, Tried, choices
@@ -128,6 +128,8 @@ def of_sweep(ended: Ended, results: Path, fault: str) -> list[str]:
     record, words = found[FAMILIES[0]], FAULTS[fault][2]
     if words not in record["reason"]:
         faults.append(f"the reason is '{record['reason']}', without '{words}'")
-    if fault != "NaN" and (SAID not in record["tail"] if len(record["tail"]) < records.TAIL_LINES else not record["tail"][-1]):
+    if fault != "NaN" and (
+        SAID not in record["tail"] if len(record["tail"]) < record_schema.TAIL_LINES else not record["tail"][-1]
+    ):
         faults.append(f"the record's tail is {record['tail']}")
     return faults

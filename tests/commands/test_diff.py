@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import records
+from benchmarks.harness import per_image, records
 from common import estimators
 from tests.outputs.test_sweeps import run
 
@@ -29,7 +29,7 @@ def saved(folder: Path, shift: float = 0.0, *, speed: float = 1000.0, by_image: 
     record["environment"] |= {"commit": "a" * 40, "versions": {"jax": "0.10.2"}}
     if by_image:
         arrays = {"image": IMAGE, "elbo": log_px - 5, "log_px": log_px}
-        record["test"]["per_image"] = records.write_per_image(arrays, record, folder=folder)
+        record["test"]["per_image"] = per_image.write(arrays, record, folder=folder)
     return records.write(record, folder)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import presets, records
+from benchmarks.harness import presets, record_names, records
 from common import checkpoints, parameters
 from common.checkpoints import Checkpoint
 from tests.outputs.test_sweeps import run
@@ -31,14 +31,14 @@ def test_finished_failed_and_unfinished_runs(tmp_path: Path, capsys: pytest.Capt
     finished, failed = run(), run(seed=1) | {"status": "failed", "reason": "It fell over."}
     for record in (finished, failed):
         records.write(record, tmp_path)
-        saved_checkpoint(tmp_path / records.checkpoint_name_of(record), step=100)
+        saved_checkpoint(tmp_path / record_names.checkpoint_name_of(record), step=100)
     records.write(run(seed=2), tmp_path)
     saved_checkpoint(tmp_path / "stopped.h5", step=250)
     lines = listed(capsys, tmp_path).splitlines()
     assert lines[0] == str(tmp_path)
     rows = {line.split()[-1]: line for line in lines[2:]}
     assert len(rows) == 4
-    names = [records.name_of(record).removesuffix(".json") for record in (finished, failed, run(seed=2))]
+    names = [record_names.name_of(record).removesuffix(".json") for record in (finished, failed, run(seed=2))]
     assert "-90.00  yes" in rows[names[0]]
     assert rows[names[1]].startswith("failed")
     assert "step 100 of 500" in rows[names[1]]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import records
+from benchmarks.harness import record_names, records
 from benchmarks.harness.environment import ROOT
 from common import checkpoints
 from common.data import SPLITS
@@ -37,7 +37,7 @@ def test_a_grey_file_of_a_relative_path_is_found_from_anywhere(
     (found,) = records.read_all(folder / "out")
     assert found["dataset"]["name"] == str(folder / "grey.npz")
     assert found["dataset"]["binarize"] == "threshold"
-    assert "_grey-threshold-" in records.name_of(found)
+    assert "_grey-threshold-" in record_names.name_of(found)
     (checkpoint,) = (folder / "out").glob("*.h5")
     made = checkpoints.load(checkpoint)
     assert (made.dataset, made.binarize, made.sha256) == (

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import command_line, flags, looks, presets, records, threads
+from benchmarks.harness import command_line, flags, looks, presets, record_names, record_schema, records, threads
 from benchmarks.harness.grid import grid_of
 from benchmarks.harness.jobs import Job
+from benchmarks.harness.record_schema import Record
 from common.config import Config
 from common.data import Dataset
 from common.errors import UserError
@@ -40,8 +41,8 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Job, "dataset", dataset)
 
 
-@pytest.mark.parametrize("made", COMMITTED, ids=records.name_of)
-def test_a_records_command_has_the_records_settings(made: records.Record, tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", COMMITTED, ids=record_names.name_of)
+def test_a_records_command_has_the_records_settings(made: Record, tmp_path: Path) -> None:
     (job,) = asked(command_line.of(made), tmp_path)
     assert presets.differing(Config.from_dict(made["config"]), job.config) == {}
     assert (job.backend, job.preset, job.data) == (made["backend"], made["preset"], made["dataset"]["name"])
@@ -50,7 +51,7 @@ def test_a_records_command_has_the_records_settings(made: records.Record, tmp_pa
 def test_changed_settings_of_every_kind_are_flags(tmp_path: Path) -> None:
     settings = {"steps": 7, "learning_rate": 1e-4, "data_bias": False, "rmsprop_centered": True, "optimizer": "rmsprop"}
     config = presets.QUICK.replace(variational="flow", dtype="float64", **settings)
-    made = records.blank(config, backend="jax", dataset_name="binarized-digits", dataset_sha256=None, preset="quick")
+    made = record_schema.blank(config, backend="jax", dataset_name="binarized-digits", dataset_sha256=None, preset="quick")
     (job,) = asked(command_line.of(made), tmp_path)
     assert presets.flat(job.config) == presets.flat(config.replace(image_shape=(8, 8)))
     assert job.threads is None
@@ -59,14 +60,18 @@ def test_changed_settings_of_every_kind_are_flags(tmp_path: Path) -> None:
 
 def test_the_threads_of_a_run_are_a_flag(tmp_path: Path) -> None:
     variables = threads.variables(2, disturbed=False)
-    made = records.blank(presets.QUICK, backend="jax", dataset_name="binarized-digits", dataset_sha256=None, preset="quick")
+    made = record_schema.blank(
+        presets.QUICK, backend="jax", dataset_name="binarized-digits", dataset_sha256=None, preset="quick"
+    )
     made["environment"]["threads"] = {"cores": 2, "variables": variables}
     (job,) = asked(command_line.of(made), tmp_path)
     assert threads.variables(job.threads, disturbed=False) == variables
 
 
 def test_a_data_sets_name_is_one_word_of_the_shell() -> None:
-    made = records.blank(presets.QUICK, backend="jax", dataset_name="my data/$(x).h5", dataset_sha256=None, preset="quick")
+    made = record_schema.blank(
+        presets.QUICK, backend="jax", dataset_name="my data/$(x).h5", dataset_sha256=None, preset="quick"
+    )
     assert shlex.split(command_line.of(made))[-1] == "my data/$(x).h5"
 
 
@@ -84,7 +89,7 @@ def test_a_checkpoint_that_cannot_be_looked_at_has_its_reason_on_the_page(
 
     made = COMMITTED[-1]
     records.write(made, tmp_path)
-    write_bytes(tmp_path / records.checkpoint_name_of(made), b"")
+    write_bytes(tmp_path / record_names.checkpoint_name_of(made), b"")
     monkeypatch.setattr(looks, "of", refused)
     assert main(["report", str(tmp_path)]) == 0
     assert "&lt;has&gt; gone bad." in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ import pandas
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import environment, presets, records
+from benchmarks.harness import environment, per_image, presets, records
 from common.config import Config
 from tests.outputs.test_sweeps import run
 
@@ -94,8 +94,8 @@ def test_the_pages_lines_of_python_run(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(folder)
     exec(table, {})
     record = run()
-    arrays = {name: np.arange(20)[::-1] for name in records.PER_IMAGE}
-    written = records.write_per_image(arrays, record, folder=folder / "results")["file"]
+    arrays = {name: np.arange(20)[::-1] for name in per_image.ARRAYS}
+    written = per_image.write(arrays, record, folder=folder / "results")["file"]
     exec(images.replace("NAME.npz", written), {})
     assert main(["results", str(folder), "--output", str(folder / "runs.json")]) == 0
     assert pandas.read_json("runs.json")["seed"].tolist() == pandas.read_csv("runs.csv")["seed"].tolist()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import checks, environment, estimate, flags, floor, records, runs
+from benchmarks.harness import checks, environment, estimate, flags, floor, record_names, record_schema, records, runs
 from benchmarks.harness.grid import Grid, grid_of
 from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import PRESETS, flat
@@ -442,9 +442,9 @@ def test_a_failed_run_has_the_last_lines_of_its_process(
     assert main(["run", "--backend", "jax", "--variational", "flow", "--results", str(tmp_path)]) == 1
     (record,) = records.read_all(tmp_path)
     assert record["reason"] == "jax: its process ended with code -11: the end"
-    assert len(record["tail"]) == records.TAIL_LINES
+    assert len(record["tail"]) == record_schema.TAIL_LINES
     assert record["tail"][0] == "line 32"
-    assert record["tail"][-2] == "?[31m" + "x" * (records.TAIL_CHARACTERS - 5)
+    assert record["tail"][-2] == "?[31m" + "x" * (record_schema.TAIL_CHARACTERS - 5)
     assert record["tail"][-1] == "  the end"
     capsys.readouterr()
     assert main(["report", str(tmp_path), "--output", str(tmp_path / "page.html")]) == 0
@@ -504,7 +504,7 @@ def test_quiet_prints_nothing_and_json_the_records_alone(
     assert capsys.readouterr() == ("", "")
     assert main([*arguments, "--json", "--results", str(tmp_path / "json")]) == 1
     printed = json.loads(capsys.readouterr().out)
-    assert sorted(printed, key=records.name_of) == sorted(records.read_all(tmp_path / "json"), key=records.name_of)
+    assert sorted(printed, key=record_names.name_of) == sorted(records.read_all(tmp_path / "json"), key=record_names.name_of)
     assert {record["status"] for record in printed} == {"ok", "failed"}
 
 

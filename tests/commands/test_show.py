@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.__main__ import main
 from benchmarks.commands import show
-from benchmarks.harness import looks, processes, records
+from benchmarks.harness import looks, processes, record_names, record_schema, records
 from benchmarks.harness.presets import QUICK
 from benchmarks.outputs import pictures
 from common import checkpoints, data
@@ -45,11 +45,11 @@ def write_run(folder: Path, *, seed: int = 0, step: int = 30, name: str | None =
     )
     state = fresh_state(initial, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
     state["step"] = np.array(step)
-    record = records.blank(
+    record = record_schema.blank(
         config, backend="pytorch", dataset_name=dataset.name, dataset_sha256=dataset.sha256, preset="quick"
     ) | {"reason": "A test's."}
     checkpoint = Checkpoint(config, "pytorch", "quick", dataset.name, dataset.sha256, state)
-    path = folder / (name or records.checkpoint_name_of(record))
+    path = folder / (name or record_names.checkpoint_name_of(record))
     checkpoints.save(checkpoint, path)
     if not name:
         records.write(record, folder)

@@ -11,13 +11,16 @@ import pytest
 from rich.console import Console
 
 from benchmarks.gates.reproduce import MOVING, SETTLED, compare, reproduce, tolerance
-from benchmarks.harness import records
+from benchmarks.harness import record_schema, records
+from benchmarks.harness.record_schema import Record
 from common.config import Config
 from common.errors import UserError
 
 
-def record(backend: str = "jax", log_px: float | None = -88.5) -> records.Record:
-    made = records.blank(Config(), backend=backend, dataset_name="binarized-mnist", dataset_sha256="ab" * 32, preset="standard")
+def record(backend: str = "jax", log_px: float | None = -88.5) -> Record:
+    made = record_schema.blank(
+        Config(), backend=backend, dataset_name="binarized-mnist", dataset_sha256="ab" * 32, preset="standard"
+    )
     made |= {"status": "ok", "reason": None}
     made["environment"] |= {"commit": "a" * 40, "dirty": False}  # a published row's
     made["timing"]["examples_per_s"] = 7654.0
@@ -25,7 +28,7 @@ def record(backend: str = "jax", log_px: float | None = -88.5) -> records.Record
     return made
 
 
-def changed(old: records.Record, section: str, key: str, value: Any) -> records.Record:
+def changed(old: Record, section: str, key: str, value: Any) -> Record:
     new = copy.deepcopy(old)
     new[section][key] = value
     return new
@@ -101,7 +104,7 @@ def test_one_row_that_differs_is_the_exit_code(tmp_path: Path) -> None:
 
 
 def test_a_row_that_cannot_run_is_not_one_that_agrees(tmp_path: Path) -> None:
-    def run(old: records.Record) -> records.Record:
+    def run(old: Record) -> Record:
         if old["backend"] == "pytorch":
             raise UserError("Backend 'pytorch' is unavailable.")
         return record(old["backend"])

@@ -12,6 +12,7 @@ import pooch
 import pytest
 
 from benchmarks.harness import records
+from benchmarks.harness.record_schema import Record
 from benchmarks.outputs import cells
 from common import cache, data
 from common.errors import UserError
@@ -29,7 +30,7 @@ SMALL = {
 }
 
 
-def run(backend: str, folder: Path, **changes: Any) -> records.Record:
+def run(backend: str, folder: Path, **changes: Any) -> Record:
     process = start(backend, folder, **SMALL | changes)
     _, error = process.communicate()
     assert process.returncode == 0, error

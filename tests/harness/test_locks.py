@@ -15,6 +15,7 @@ import pytest
 from benchmarks.harness import locks, records, runs
 from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import preset
+from benchmarks.harness.record_schema import Record
 
 HOLD = "import sys, time; from pathlib import Path; from benchmarks.harness import locks\n"
 HOLD += "with locks.held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(float(sys.argv[2]))\n"
@@ -99,7 +100,7 @@ def test_the_same_run_twice_is_run_once(tmp_path: Path, monkeypatch: pytest.Monk
     job = Job("jax", "quick", "binarized-digits", None, preset("quick"), str(tmp_path), resume=False)
     done: list[int] = []
 
-    def run(job: Job, *, import_s: float) -> records.Record:
+    def run(job: Job, *, import_s: float) -> Record:
         done.append(1)
         time.sleep(1)
         record = job.blank(dataset=job.dataset()) | {"status": "ok", "reason": None}

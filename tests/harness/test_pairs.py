@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.harness import pairs, presets, records
+from benchmarks.harness import pairs, presets, record_names, record_schema
+from benchmarks.harness.record_schema import Record
 from common import estimators
 from common.config import Config
 from common.errors import UserError
@@ -24,8 +25,8 @@ def scores(shift: float, *, image: np.ndarray = IMAGE) -> dict[str, np.ndarray]:
     return {"image": image, "elbo": HARD[image] - 5 + shift + noise[0], "log_px": HARD[image] + shift + noise[1]}
 
 
-def run(found: dict[str, np.ndarray], **test: Any) -> records.Record:
-    record = records.blank(Config(), backend="jax", dataset_name="d", dataset_sha256="ab", preset="quick")
+def run(found: dict[str, np.ndarray], **test: Any) -> Record:
+    record = record_schema.blank(Config(), backend="jax", dataset_name="d", dataset_sha256="ab", preset="quick")
     record |= {"status": "ok", "reason": None}
     for name in pairs.QUANTITIES:
         record["test"] |= {name: found[name].mean(), f"{name}_se": estimators.standard_error(found[name])}
@@ -111,13 +112,13 @@ def test_speeds_differ_where_their_middle_halves_are_apart(second: tuple[float, 
 # Which runs are pairs
 
 
-def found(folder: str, *runs: records.Record) -> dict[Path, records.Record]:
-    return {Path(folder) / records.name_of(record): record for record in runs}
+def found(folder: str, *runs: Record) -> dict[Path, Record]:
+    return {Path(folder) / record_names.name_of(record): record for record in runs}
 
 
-def model(*, backend: str = "jax", **settings: Any) -> records.Record:
+def model(*, backend: str = "jax", **settings: Any) -> Record:
     config = presets.QUICK.replace(**settings)
-    return records.blank(config, backend=backend, dataset_name="d", dataset_sha256="ab", preset="quick")
+    return record_schema.blank(config, backend=backend, dataset_name="d", dataset_sha256="ab", preset="quick")
 
 
 def test_runs_of_equal_names_are_pairs_and_the_others_are_left_over() -> None:
@@ -126,13 +127,13 @@ def test_runs_of_equal_names_are_pairs_and_the_others_are_left_over() -> None:
     match = pairs.matching(first, second)
     assert [(a.parent.name, b.parent.name, a.name == b.name) for a, b in match.pairs] == [("a", "b", True)] * 2
     assert (match.keys, match.labels, match.apart) == (["seed"], [[1], [2]], {})
-    assert [[records.name_of(model(seed=seed)) for seed in (each,)] for each in (0, 3)] == [
+    assert [[record_names.name_of(model(seed=seed)) for seed in (each,)] for each in (0, 3)] == [
         [path.name for path in paths] for paths in match.left_over
     ]
 
 
 def test_what_all_runs_of_a_side_have_and_none_of_the_other_does_not_count() -> None:
-    def side(folder: str, **settings: Any) -> dict[Path, records.Record]:
+    def side(folder: str, **settings: Any) -> dict[Path, Record]:
         runs = (model(variational=family, seed=seed, **settings) for family in ("flow", "mean-field") for seed in (0, 1))
         return found(folder, *runs)
 

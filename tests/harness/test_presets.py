@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.harness import records
+from benchmarks.harness import record_names, records
 from benchmarks.harness.presets import PRESETS, preset
+from benchmarks.harness.record_schema import Record
 from common.config import Config, check
 from common.errors import UserError
 
@@ -17,8 +18,8 @@ def test_a_preset_makes_sense(name: str) -> None:
     check(preset(name), train_images=1197, test_images=300)
 
 
-@pytest.mark.parametrize("record", COMMITTED, ids=records.name_of)
-def test_a_committed_record_has_its_presets_settings(record: records.Record) -> None:
+@pytest.mark.parametrize("record", COMMITTED, ids=record_names.name_of)
+def test_a_committed_record_has_its_presets_settings(record: Record) -> None:
     config = Config.from_dict(record["config"])
     expected = preset(record["preset"]).replace(
         variational=record["variational"],

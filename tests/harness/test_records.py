@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.harness import environment, presets, records, reports
+from benchmarks.harness import environment, per_image, presets, record_names, record_schema, records, reports
+from benchmarks.harness.record_schema import Record
 from common.config import Config
 from common.errors import UserError
 
 
-def example(**changes: Any) -> records.Record:
+def example(**changes: Any) -> Record:
     """A finished run's record, with some top-level keys changed."""
-    record = records.blank(
+    record = record_schema.blank(
         Config().replace(variational="flow"),
         backend="jax",
         dataset_name="binarized-mnist",
@@ -46,20 +47,20 @@ def test_what_is_written_is_read(tmp_path: Path, status: dict[str, str]) -> None
 
 
 def test_a_blank_record_has_every_key_and_no_number(tmp_path: Path) -> None:
-    record = records.blank(Config(), backend="pytorch", dataset_name="x.h5", dataset_sha256=None, preset="quick")
-    assert {place.partition(".")[0] for place in records.REQUIRED} <= record.keys()
+    record = record_schema.blank(Config(), backend="pytorch", dataset_name="x.h5", dataset_sha256=None, preset="quick")
+    assert {place.partition(".")[0] for place in record_schema.REQUIRED} <= record.keys()
     for section in ("timing", "test"):
-        assert record[section].keys() == {*records.SECTIONS[section], *records.LATER[section]}
+        assert record[section].keys() == {*record_schema.SECTIONS[section], *record_schema.LATER[section]}
         assert set(record[section].values()) == {None}
     assert records.read(records.write(record, tmp_path)) == record
 
 
 def test_name() -> None:
-    assert records.name_of(example()) == "standard_binarized-mnist_jax_flow_cpu_float32_seed0.json"
+    assert record_names.name_of(example()) == "standard_binarized-mnist_jax_flow_cpu_float32_seed0.json"
     other = example(preset="quick", seed=7, dataset={"name": "../my data/faces_64.h5", "sha256": None})
-    assert records.name_of(other) == "quick_faces-64_jax_flow_cpu_float32_seed7.json"
+    assert record_names.name_of(other) == "quick_faces-64_jax_flow_cpu_float32_seed7.json"
     for name in ("faces.hdf5", "faces.HDF5", "faces.he5", "faces.npy"):
-        assert records.data_name({"name": name}) == "faces"
+        assert record_names.data_name({"name": name}) == "faces"
 
 
 def test_a_record_whose_checksum_has_lost_its_name_is_edited(tmp_path: Path) -> None:
@@ -73,23 +74,24 @@ def test_a_record_whose_checksum_has_lost_its_name_is_edited(tmp_path: Path) -> 
 def test_two_data_files_never_share_a_name_and_no_name_is_too_long(tmp_path: Path) -> None:
     files = {"é.h5": "ab1234", "ü.h5": "cd1234", "/a/x.h5": "ef1234", "/b/x.h5": "ab5678", "x" * 300 + ".npz": "cd5678"}
     made = [example(dataset={"name": name, "sha256": sha256 * 10}) for name, sha256 in files.items()]
-    names = [records.name_of(record) for record in made]
+    names = [record_names.name_of(record) for record in made]
     assert len({*names}) == len(files)
     assert names[2] == "standard_x-ef1234_jax_flow_cpu_float32_seed0.json"
     assert max(map(len, names)) < 120
     named = example(dataset={"name": "binarized-mnist", "sha256": "ab" * 32})
-    assert "ab" * 3 not in records.name_of(named), "a name of its own says enough"
+    assert "ab" * 3 not in record_names.name_of(named), "a name of its own says enough"
 
 
 def test_a_record_with_the_name_of_earlier_versions_is_read(tmp_path: Path) -> None:
     record = example(dataset={"name": "/a/x.h5", "sha256": "ab" * 32})
     path = records.write(record, tmp_path)
-    earlier = path.rename(tmp_path / records.name_of(record, hashed=False))
+    earlier = path.rename(tmp_path / record_names.name_of(record, hashed=False))
     assert earlier.name == "standard_x_jax_flow_cpu_float32_seed0.json"
     assert [*records.found(tmp_path)] == [earlier]
-    assert records.beside(tmp_path, record, records.name_of) == earlier
+    assert record_names.beside(tmp_path, record, record_names.name_of) == earlier
     assert (
-        records.beside(tmp_path, record, records.checkpoint_name_of).name == "standard_x-ababab_jax_flow_cpu_float32_seed0.h5"
+        record_names.beside(tmp_path, record, record_names.checkpoint_name_of).name
+        == "standard_x-ababab_jax_flow_cpu_float32_seed0.h5"
     )
 
 
@@ -97,10 +99,10 @@ MANY = {"steps": 9, "warm_up": 3, "hidden_size": 8, "latent_size": 2, "ema_decay
 REST = "_binarized-mnist_jax_mean-field_cpu_float32_seed0"
 
 
-def changed(preset: str = "standard", **settings: Any) -> records.Record:
+def changed(preset: str = "standard", **settings: Any) -> Record:
     """A run of a preset with some settings changed."""
     config = presets.PRESETS.get(preset, Config()).replace(**settings)
-    return records.blank(config, backend="jax", dataset_name="binarized-mnist", dataset_sha256=None, preset=preset)
+    return record_schema.blank(config, backend="jax", dataset_name="binarized-mnist", dataset_sha256=None, preset=preset)
 
 
 @pytest.mark.parametrize(
@@ -119,34 +121,34 @@ def changed(preset: str = "standard", **settings: Any) -> records.Record:
 )
 def test_what_differs_from_the_preset_is_in_the_name(settings: dict[str, Any], record: str, checkpoint: str | None) -> None:
     made = changed(**settings)
-    assert records.name_of(made) == f"standard{record}{REST}.json"
-    assert records.checkpoint_name_of(made) == f"standard{record if checkpoint is None else checkpoint}{REST}.h5"
-    assert records.changed(made) == {key: value for key, value in settings.items() if key in made["changed"]}
-    assert bool(records.changed(made)) == bool(record)
+    assert record_names.name_of(made) == f"standard{record}{REST}.json"
+    assert record_names.checkpoint_name_of(made) == f"standard{record if checkpoint is None else checkpoint}{REST}.h5"
+    assert record_names.changed(made) == {key: value for key, value in settings.items() if key in made["changed"]}
+    assert bool(record_names.changed(made)) == bool(record)
 
 
 def test_every_other_setting_has_another_name() -> None:
     rates = [1e-4, 1e20, 1e-20, 0.5]
-    names = {records.name_of(changed(learning_rate=rate)) for rate in rates}
-    names |= {records.name_of(changed(**MANY, learning_rate=rate)) for rate in rates}
+    names = {record_names.name_of(changed(learning_rate=rate)) for rate in rates}
+    names |= {record_names.name_of(changed(**MANY, learning_rate=rate)) for rate in rates}
     assert len(names) == 2 * len(rates)
 
 
 def test_a_study_names_its_runs_itself() -> None:
-    assert records.name_of(changed("ancestor-jax+width", steps=7)) == f"ancestor-jax-width{REST}.json"
+    assert record_names.name_of(changed("ancestor-jax+width", steps=7)) == f"ancestor-jax-width{REST}.json"
 
 
 def test_an_older_record_keeps_its_name_and_is_held_against_its_preset() -> None:
     record = changed(steps=3000, sample_block=100)
     del record["changed"]
-    assert records.name_of(record) == f"standard{REST}.json"
-    assert records.changed(record) == {"steps": 3000}, "rounding alone is no other setting"
-    assert records.changes(record) == "steps 3000"
+    assert record_names.name_of(record) == f"standard{REST}.json"
+    assert record_names.changed(record) == {"steps": 3000}, "rounding alone is no other setting"
+    assert record_names.changes(record) == "steps 3000"
 
 
 @pytest.mark.parametrize("key", ["preset", "backend", "variational", "device", "precision", "seed"])
 def test_runs_that_differ_have_names_that_differ(key: str) -> None:
-    assert records.name_of(example(**{key: 3 if key == "seed" else "other"})) != records.name_of(example())
+    assert record_names.name_of(example(**{key: 3 if key == "seed" else "other"})) != record_names.name_of(example())
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), np.float32("nan")])
@@ -183,7 +185,7 @@ def test_a_record_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("key", records.REQUIRED)
+@pytest.mark.parametrize("key", record_schema.REQUIRED)
 def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     record = example()
     section, _, inner = key.partition(".")
@@ -295,14 +297,14 @@ ARRAYS = {"image": np.array([3, 1]), "elbo": np.array([-90.5, -80.25]), "log_px"
 def with_images(folder: Path) -> Path:
     """A record with per-image results; its path."""
     record = example()
-    record["test"]["per_image"] = records.write_per_image(ARRAYS, record, folder=folder)
+    record["test"]["per_image"] = per_image.write(ARRAYS, record, folder=folder)
     return records.write(record, folder)
 
 
 def test_per_image_results_lie_beside_the_record(tmp_path: Path) -> None:
     path = with_images(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {path.name, path.with_suffix(".npz").name}
-    found = records.per_image(path)
+    found = per_image.read(path)
     assert found is not None
     assert {name: array.dtype.name for name, array in found.items()} == {
         "image": "int32",
@@ -311,7 +313,7 @@ def test_per_image_results_lie_beside_the_record(tmp_path: Path) -> None:
     }
     assert all(np.array_equal(found[name], ARRAYS[name]) for name in ARRAYS)
     assert len(records.read_all(tmp_path)) == 1
-    assert records.per_image(records.write(example(seed=1), tmp_path)) is None
+    assert per_image.read(records.write(example(seed=1), tmp_path)) is None
 
 
 @pytest.mark.parametrize("change", ["removed", "altered", "another run's", "a pickle"])
@@ -323,18 +325,18 @@ def test_other_per_image_results_are_refused_and_the_record_is_read(tmp_path: Pa
     elif change == "altered":
         file.write_bytes(file.read_bytes()[:-1])
     elif change == "another run's":
-        records.write_per_image(ARRAYS | {"elbo": np.array([-90.5, -80.0])}, example(), folder=tmp_path)
+        per_image.write(ARRAYS | {"elbo": np.array([-90.5, -80.0])}, example(), folder=tmp_path)
     else:
         np.savez(file, **{name: np.array([{}]) for name in ARRAYS})
     with pytest.raises(UserError, match=rf"{file.name}.*bring the file back"):
-        records.per_image(path)
+        per_image.read(path)
     assert records.read_all(tmp_path)[0]["test"]["elbo"] == -94.414
 
 
 @pytest.mark.parametrize("path", [pytest.param(p, id=p.name) for p in sorted(records.RECORDS.glob("*.json"))])
 def test_a_committed_record_is_well_formed_and_named_by_its_content(path: Path) -> None:
     record = records.read(path)
-    assert path.name == records.name_of(record)
+    assert path.name == record_names.name_of(record)
     config = Config.from_dict(copy.deepcopy(record["config"]))
     assert (record["variational"], record["seed"]) == (config.model.variational, config.training.seed)
     assert (record["device"], record["precision"]) == (config.device, config.dtype)

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import checks, presets, records, runs
+from benchmarks.harness import checks, per_image, presets, record_names, records, runs
 from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import preset
+from benchmarks.harness.record_schema import Record
 from common import checkpoints, data, estimators, files, protocol, training
 from common.checkpoints import Checkpoint
 from tests.harness.identical import assert_same_arrays, assert_same_run
@@ -47,7 +48,7 @@ def run(folder: Path, *arguments: str) -> int:
     return main(["run", *TINY, "--results", str(folder), *arguments])
 
 
-def record_in(folder: Path) -> records.Record:
+def record_in(folder: Path) -> Record:
     (record,) = records.read_all(folder)
     return record
 
@@ -133,7 +134,7 @@ def test_a_run_in_its_own_process_and_its_checkpoint_judged_again(
     assert 1 <= test["ess"] <= 30
     assert test["by_samples"]["samples"] == [1, 10, 30]
     assert (test["by_samples"]["log_px"][-1], test["by_samples"]["log_px_se"][-1]) == (test["log_px"], test["log_px_se"])
-    images = records.per_image(folder / records.name_of(record))
+    images = per_image.read(folder / record_names.name_of(record))
     assert images is not None
     assert (
         images["image"].tolist()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.harness import presets, records
+from benchmarks.harness import presets, record_schema
 from benchmarks.outputs import findings
 from benchmarks.outputs.findings import Scored
 
@@ -17,7 +17,7 @@ MACHINE = {"cpu": "EPYC", "vectors": None, "gpu": None, "logical_cores": 2}
 def run(backend: str, log_px: float, *, rate: float = 1000.0, family: Any = "flow", seed: int = 0, **settings: Any) -> Scored:
     """A finished run, and results of 100 images with one pattern of hard images: in pairs ± 0.002 nats, unpaired ± 0.7."""
     config = presets.QUICK.replace(variational=family, seed=seed, **settings)
-    made = records.blank(config, backend=backend, dataset_name="digits", dataset_sha256="ab", preset="quick")
+    made = record_schema.blank(config, backend=backend, dataset_name="digits", dataset_sha256="ab", preset="quick")
     made |= {"status": "ok", "reason": None}
     made["environment"] |= {"machine": MACHINE, "threads": {"cores": 2}}
     made["timing"] |= {"examples_per_s": rate, "examples_per_s_iqr": 20.0}

@@ -16,8 +16,9 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from benchmarks.commands import report
-from benchmarks.harness import command_line, looks, records
+from benchmarks.harness import command_line, looks, record_names, record_schema, records
 from benchmarks.harness.presets import QUICK
+from benchmarks.harness.record_schema import Record
 from benchmarks.outputs import figures
 from common.config import FAMILIES
 from common.files import write_bytes
@@ -31,9 +32,9 @@ LARGEST = 6_000_000  # bytes
 Views = Callable[..., Page]
 
 
-def record(backend: str, family: Any, *, dataset: str = "binarized-digits", seed: int = 0, **settings: Any) -> records.Record:
+def record(backend: str, family: Any, *, dataset: str = "binarized-digits", seed: int = 0, **settings: Any) -> Record:
     config = QUICK.replace(variational=family, seed=seed, **settings)
-    made = records.blank(config, backend=backend, dataset_name=dataset, dataset_sha256=dataset, preset="quick")
+    made = record_schema.blank(config, backend=backend, dataset_name=dataset, dataset_sha256=dataset, preset="quick")
     place = BACKENDS.index(backend) + 3 * FAMILIES.index(family) + 0.1 * seed
     made |= {"status": "ok", "reason": None}
     made["environment"] |= {"versions": {"numpy": "2.4.6"}, "machine": {"cpu": "EPYC"}, "threads": {"cores": 2}}
@@ -65,7 +66,7 @@ def look(path: Path, **_: Any) -> looks.Look:
     )
 
 
-def sweep() -> list[records.Record]:
+def sweep() -> list[Record]:
     """Two seeds of six models, a failed run, and runs on a GPU and on two data sets with malicious names."""
     found = [record(backend, family, seed=seed) for family in FAMILIES for backend in BACKENDS for seed in (0, 1)]
     failed = record("jax", "flow", latent_size=3) | {"status": "failed", "reason": f"It fell\nover: {IMAGE}"}
@@ -81,7 +82,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for made in sweep():
         records.write(made, folder)
         if made["status"] == "ok":
-            write_bytes(folder / records.checkpoint_name_of(made), b"")
+            write_bytes(folder / record_names.checkpoint_name_of(made), b"")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(looks, "of", look)
         assert report.main([str(folder), "--output", str(folder / "page.html")]) == 0
@@ -286,7 +287,7 @@ def test_a_malicious_name_stays_text(view: Views) -> None:
     page = view()
     assert IMAGE in rows(page, "data set")
     options = page.locator("#filters select[data-name='data set'] option").all_inner_texts()
-    assert {IMAGE, records.data_name({"name": SCRIPT})} <= set(options)
+    assert {IMAGE, record_names.data_name({"name": SCRIPT})} <= set(options)
     assert page.locator("img:not([src^='data:image/png'])").count() == 0
     assert page.locator("script").count() == 4, "the numbers, Plotly packed and unpacked, the page's own"
     assert page.locator("#table .reason").inner_text() == f"It fell over: {IMAGE}"
@@ -369,7 +370,7 @@ def test_the_page_keeps_its_size_where_pictures_are_large(tmp_path: Path, monkey
     monkeypatch.setattr(looks, "of", lambda path, **_: dataclasses.replace(look(path), **large))
     for seed in range(30):
         made = record("jax", "flow", seed=seed)
-        write_bytes(tmp_path / records.checkpoint_name_of(made), b"")
+        write_bytes(tmp_path / record_names.checkpoint_name_of(made), b"")
         records.write(made, tmp_path)
     report.main([str(tmp_path)])
     text = (tmp_path / "report.html").read_text(encoding="utf-8")

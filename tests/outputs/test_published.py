@@ -8,19 +8,20 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.harness import records
+from benchmarks.harness import record_names, record_schema, records
 from benchmarks.harness.presets import PRESETS
+from benchmarks.harness.record_schema import Record
 from benchmarks.outputs import cells, markdown, older, published, terminal
 from benchmarks.outputs.table import ABSENT
 from common import data
 from common.errors import UserError
 
 
-def record(preset: str = "standard", backend: str = "jax", variational: Any = "flow", **test: Any) -> records.Record:
+def record(preset: str = "standard", backend: str = "jax", variational: Any = "flow", **test: Any) -> Record:
     """A finished run's record, of a clean commit, on the data set of the preset's table."""
     config = PRESETS[preset].replace(variational=variational)
     dataset = "binarized-digits" if preset == "quick" else "binarized-mnist"
-    made = records.blank(config, backend=backend, dataset_name=dataset, dataset_sha256="ab" * 32, preset=preset)
+    made = record_schema.blank(config, backend=backend, dataset_name=dataset, dataset_sha256="ab" * 32, preset=preset)
     made |= {"status": "ok", "reason": None, "peak_memory_bytes": 777 * 2**20, "changed": {}}
     made["environment"] |= {"commit": "a" * 40, "dirty": False}
     made["timing"] |= {"compile_s": 2.54, "steady_s": 615.0}
@@ -30,17 +31,17 @@ def record(preset: str = "standard", backend: str = "jax", variational: Any = "f
     return made
 
 
-def block(name: str, *found: records.Record) -> str:
+def block(name: str, *found: Record) -> str:
     return markdown.page(published.parts(name, found))
 
 
-def printed(*found: records.Record, ruled: bool = False, width: int = 80) -> str:
+def printed(*found: Record, ruled: bool = False, width: int = 80) -> str:
     file = io.StringIO()
     terminal.page(cells.page(found), Console(file=file, force_terminal=ruled, width=width, color_system=None))
     return file.getvalue()
 
 
-def models(preset: str = "standard") -> list[records.Record]:
+def models(preset: str = "standard") -> list[Record]:
     return [record(preset, backend, family) for preset, family, backend in published.TABLES[preset].rows]
 
 
@@ -134,9 +135,9 @@ def test_no_committed_record_contradicts_what_its_estimates_are() -> None:
     for made in found:
         test, highest = made["test"], data.HIGHEST_LOG_PX.get(made["dataset"]["name"], 0.0)
         assert test["warning"] is None
-        assert test["elbo"] <= test["log_px"] <= highest, records.name_of(made)
+        assert test["elbo"] <= test["log_px"] <= highest, record_names.name_of(made)
         nested = (test["by_samples"] or {"log_px": []})["log_px"]
-        assert nested == sorted(nested), records.name_of(made)
+        assert nested == sorted(nested), record_names.name_of(made)
 
 
 @pytest.mark.parametrize(

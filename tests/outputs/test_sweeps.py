@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.harness import records
+from benchmarks.harness import record_names, record_schema, records
 from benchmarks.harness.presets import preset
+from benchmarks.harness.record_schema import Record
 from benchmarks.outputs import cells, terminal
 from benchmarks.outputs.table import Table
 
@@ -18,20 +19,20 @@ from benchmarks.outputs.table import Table
 def run(log_px: float = -90.0, *, backend: str = "jax", name: str = "quick", data: str = "digits", **settings: Any) -> Any:
     """A finished run's record."""
     config = preset(name).replace(**settings)
-    record = records.blank(config, backend=backend, dataset_name=data, dataset_sha256="ab", preset=name)
+    record = record_schema.blank(config, backend=backend, dataset_name=data, dataset_sha256="ab", preset=name)
     record |= {"status": "ok", "reason": None, "peak_memory_bytes": 2**28}
     record["timing"] |= {"examples_per_s": 1000.0, "examples_per_s_iqr": 10.0}
     record["test"] |= {"elbo": log_px - 5, "elbo_se": 0.5, "log_px": log_px, "log_px_se": 0.25}
     return record
 
 
-def table(*found: records.Record, folders: list[str] | None = None) -> Table:
+def table(*found: Record, folders: list[str] | None = None) -> Table:
     first = cells.page(found, folders=folders)[0]
     assert isinstance(first, Table)
     return first
 
 
-def said(*found: records.Record) -> str:
+def said(*found: Record) -> str:
     """The lines under the table."""
     return "\n".join(part for part in cells.page(found) if isinstance(part, str))
 
@@ -156,4 +157,4 @@ def test_a_time_that_is_absent_is_not_cached() -> None:
 
 def test_committed_records_are_one_table() -> None:
     found = records.read_all(records.RECORDS)
-    assert len(table(*found).rows) == len({records.name_of(record | {"seed": 0}) for record in found})
+    assert len(table(*found).rows) == len({record_names.name_of(record | {"seed": 0}) for record in found})

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import records, runs, turns
+from benchmarks.harness import record_names, records, runs, turns
 from benchmarks.harness.jobs import Job
 from benchmarks.harness.turns import What
 from benchmarks.outputs import cells, markdown
@@ -40,8 +40,8 @@ def test_a_run_in_bfloat16_is_labelled_resumed_as_such_and_judged_in_either(
 ) -> None:
     assert run(tmp_path, *LOW) == run(tmp_path) == 0
     low, full = sorted(records.read_all(tmp_path), key=lambda record: str(record["precision"]))
-    assert records.name_of(low).endswith("_binarized-digits_pytorch_mean-field_cpu_bfloat16_seed0.json")
-    assert records.name_of(full).endswith("_binarized-digits_pytorch_mean-field_cpu_float32_seed0.json")
+    assert record_names.name_of(low).endswith("_binarized-digits_pytorch_mean-field_cpu_bfloat16_seed0.json")
+    assert record_names.name_of(full).endswith("_binarized-digits_pytorch_mean-field_cpu_float32_seed0.json")
     assert (low["config"]["dtype"], low["config"]["precision"]) == ("float32", "bfloat16")
     assert 0 < abs(low["test"]["log_px"] - full["test"]["log_px"]) < 0.5
     assert low["timing"]["floor_s"] > 0

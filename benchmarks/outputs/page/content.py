@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import command_line, environment, records, reports, spread
+from benchmarks.harness import command_line, environment, record_names, reports, spread
 from benchmarks.harness.looks import Look
 from benchmarks.harness.pairs import Scores
-from benchmarks.harness.records import Record
+from benchmarks.harness.record_schema import Record
 from benchmarks.outputs import cells, figures, findings, pictures, sweeps, tidy
 from benchmarks.outputs.findings import Scored
 from benchmarks.outputs.sweeps import Run
@@ -99,7 +99,7 @@ def page(
     seen = [_picture(i, look, charted[i]) for i, look in looks.items()]
     if left_out := _limit(seen):
         missing = [*missing, f"Pictures of {left_out} more runs are left out, to keep the page below 6 MB."]
-    table = tidy.rows({Path(run.what["folder"]) / records.name_of(run.record): run.record for run in runs})
+    table = tidy.rows({Path(run.what["folder"]) / record_names.name_of(run.record): run.record for run in runs})
     return {
         "title": f"{len(runs)} run{'s' if len(runs) > 1 else ''} on {where}",
         "subtitle": " · ".join(hardware),
