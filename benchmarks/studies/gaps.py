@@ -37,6 +37,7 @@ from common.protocol import Scorer
 REPORTED = 1_000  # the K of the published tables
 ELBO_SAMPLES = 1_000  # of the ELBOs that the two halves' gaps are differences of
 DEFAULTS = Annealing()
+ACROSS = ("commit",)
 
 
 @dataclass(kw_only=True)
@@ -45,7 +46,9 @@ class Arguments(skeleton.DataArguments):
     images: Annotated[int, tyro.conf.arg(help="Test images, the same for every model.")] = 100
     samples: Annotated[int, tyro.conf.arg(help="The largest K.")] = 5_000
     chains: Annotated[int, tyro.conf.arg(help="Of annealing, an image.")] = DEFAULTS.chains
-    distributions: Annotated[int, tyro.conf.arg(help="Of annealing.")] = DEFAULTS.distributions
+    distributions: Annotated[
+        tuple[int, ...], tyro.conf.arg(help="Of annealing; one number for all checkpoints, or one for each.")
+    ] = (DEFAULTS.distributions,)
     leapfrogs: Annotated[int, tyro.conf.arg(help="Of annealing, a move.")] = DEFAULTS.leapfrogs
     steps: Annotated[int, tyro.conf.arg(help="Of the optimisation of an image's own q.")] = 500
     simulated: Annotated[int, tyro.conf.arg(help="Images that the model draws.")] = 20
@@ -56,15 +59,20 @@ class Arguments(skeleton.DataArguments):
 def check(asked: Arguments) -> None:
     if not asked.checkpoint:
         raise UserError("Which checkpoints? Give --checkpoint FILE …, as `python -m benchmarks run` writes them.")
-    at_least(asked, images=2, samples=1, chains=1, distributions=1, leapfrogs=1, steps=1, simulated=2)
+    if len(asked.distributions) not in (1, len(asked.checkpoint)):
+        raise UserError(f"--distributions has {len(asked.distributions)} numbers; give one, or one for each checkpoint.")
+    if (fewest := min(asked.distributions)) < 1:
+        raise UserError(f"--distributions is {fewest}; it must be at least 1.")
+    at_least(asked, images=2, samples=1, chains=1, leapfrogs=1, steps=1, simulated=2)
     at_least(asked, split_images=2, split_samples=1)
 
 
 def plan(asked: Arguments) -> dict[str, Point]:
     points = {}
     numbers = {name: getattr(asked, name) for name in ("images", "samples", "steps", "simulated", "split_samples")}
-    numbers |= {name: getattr(asked, name) for name in ("chains", "distributions", "leapfrogs")}
-    for i, path in enumerate(asked.checkpoint):
+    numbers |= {name: getattr(asked, name) for name in ("chains", "leapfrogs")}
+    of_each = asked.distributions * (len(asked.checkpoint) // len(asked.distributions))
+    for i, (path, distributions) in enumerate(zip(asked.checkpoint, of_each, strict=True)):
         checkpoint = checkpoints.load(path)  # refuses a bad file before anything is measured
         dataset = scoring.dataset_of(checkpoint, path=path, places=(asked.data,), data_dir=asked.data_dir)
         if asked.images > len(dataset.test):
@@ -72,7 +80,8 @@ def plan(asked: Arguments) -> dict[str, Point]:
         where = {"data": asked.data, "data_dir": str(asked.data_dir) if asked.data_dir else None, "results": str(asked.results)}
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         both = {"split_images": min(asked.split_images, len(dataset.train), len(dataset.test))}
-        points[f"{i}_{path.stem}"] = {"checkpoint": str(path.resolve()), "sha256": digest, **numbers, **both, **where}
+        of_checkpoint = {"checkpoint": str(path.resolve()), "sha256": digest, "distributions": distributions}
+        points[f"{i}_{path.stem}"] = {**of_checkpoint, **numbers, **both, **where}
     return points
 
 
@@ -227,8 +236,10 @@ class Measurement:
 
 
 def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
-    names = ("images", "samples", "chains", "distributions", "leapfrogs", "steps", "simulated", "split_samples")
-    rows = [result | {"checkpoint_sha256": point["sha256"]} for point, result in measured]
+    names = ("images", "samples", "chains", "leapfrogs", "steps", "simulated", "split_samples")
+    rows = [
+        result | {"checkpoint_sha256": point["sha256"], "distributions": point["distributions"]} for point, result in measured
+    ]
     return {"device": "cpu", "rows": rows} | {name: getattr(asked, name) for name in names}
 
 
@@ -257,6 +268,7 @@ def parts(report: Report) -> list[Part]:
             *(f"K = {k:,}" for k in sizes),
             "± draws",
             "ESS",
+            "distributions",
             "annealing",
             f"above K = {min(REPORTED, most):,}",
             "its bounds apart",
@@ -267,6 +279,7 @@ def parts(report: Report) -> list[Part]:
                 *(at(row, k) for k in sizes),
                 f"{row['mc_error']:.2f}",
                 f"{row['by_samples']['ess'][-1]:.0f}",
+                f"{row['distributions']:,}",
                 said(row["annealed"]),
                 said(row["missed"]),
                 said(row["simulated"]),
@@ -276,7 +289,16 @@ def parts(report: Report) -> list[Part]:
         left=columns,
     )
     gaps = Table(
-        columns=(*columns, "ELBO", "amortization gap", "approximation gap", "log p(x)", "train − test: ELBO", "log p(x) "),
+        columns=(
+            *columns,
+            "ELBO",
+            "amortization gap",
+            "approximation gap",
+            "log p(x)",
+            "train − test: ELBO",
+            "log p(x) ",
+            "commit",
+        ),
         rows=[
             (
                 *named(row),
@@ -286,18 +308,19 @@ def parts(report: Report) -> list[Part]:
                 f"{row['annealed']['mean']:.2f}",
                 said(row["train"]["elbo"]),
                 said(row["train"]["log_px"]),
+                row["commit"],
             )
             for row in rows
         ],
-        left=columns,
+        left=(*columns, "commit"),
     )
     how = (
         f"{report['images']:,} test images, the same for all; annealing: {report['chains']} chains, "
-        f"{report['distributions']:,} distributions, {report['leapfrogs']} leapfrog steps; own posteriors: {report['steps']:,} "
+        f"{report['leapfrogs']} leapfrog steps; own posteriors: {report['steps']:,} "
         f"steps; bounds: {report['simulated']} images that the model draws; train − test: {rows[0]['split_images']:,} images "
         f"of each, K = {report['split_samples']:,}"
     )
-    measured = reports.where(report["environment"], setting=f"{rows[0]['dataset']['name']}, {how}")
+    measured = reports.machine(report["environment"], setting=f"{rows[0]['dataset']['name']}, {how}")
     return [bounds, gaps, f"{measured}."]
 
 

@@ -17,7 +17,7 @@ from common.config import Config
 from common.errors import UserError
 from common.parameters import fresh_state, initial_parameters
 
-ASKED: dict[str, Any] = {"data": "binarized-digits", "images": 12, "samples": 1_000, "chains": 8, "distributions": 40}
+ASKED: dict[str, Any] = {"data": "binarized-digits", "images": 12, "samples": 1_000, "chains": 8, "distributions": (40,)}
 ASKED |= {"leapfrogs": 3, "steps": 80, "simulated": 6}
 
 
@@ -51,10 +51,12 @@ def test_the_gaps_add_up_and_have_their_signs(tmp_path: Path, family: str) -> No
     assert (tmp_path / "results").exists()
     again = gaps.measure(point)
     assert again == result
-    report = gaps.content(asked, [(point, result)]) | {"environment": environment.describe("cpu")}
+    report = gaps.content(asked, [(point, result | {"commit": "c0ffee"})]) | {"environment": environment.describe("cpu")}
     text = page(gaps.parts(report))
     assert f"| quick | {family} | pytorch |" in text
     assert gaps.said(result["amortization"]) in text
+    assert "| 40 |" in text
+    assert "| c0ffee |" in text
     gaps.draw(report, tmp_path / "gaps.png")
     assert (tmp_path / "gaps.png").read_bytes().startswith(b"\x89PNG")
 
@@ -65,7 +67,7 @@ def test_train_minus_test_is_of_all_images_of_the_smaller_split(tmp_path: Path) 
     place = str(tmp_path / "dark.npz")
     np.savez(place, **{split: (draws.random((size, 8, 8)) < ones[split]).astype(np.uint8) for split, size in sizes.items()})
     checkpoint = saved(tmp_path, place=place, log_odds=-2.2)  # 0.1 is likely, and so are the training images
-    asked = gaps.Arguments(**ASKED | {"data": place, "chains": 2, "distributions": 2, "steps": 2}, checkpoint=(checkpoint,))
+    asked = gaps.Arguments(**ASKED | {"data": place, "chains": 2, "distributions": (2,), "steps": 2}, checkpoint=(checkpoint,))
     asked.results = tmp_path / "results"
     ((_, point),) = gaps.plan(asked).items()
     result = gaps.measure(point)
@@ -77,7 +79,12 @@ def test_train_minus_test_is_of_all_images_of_the_smaller_split(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({}, "Which checkpoints"), ({"checkpoint": (Path("a.h5"),), "images": 1}, "--images is 1")],
+    [
+        ({}, "Which checkpoints"),
+        ({"checkpoint": (Path("a.h5"),), "images": 1}, "--images is 1"),
+        ({"checkpoint": (Path("a.h5"),) * 3, "distributions": (9, 8)}, "--distributions has 2 numbers; give one, or one for"),
+        ({"checkpoint": (Path("a.h5"),) * 2, "distributions": (9, 0)}, "--distributions is 0"),
+    ],
 )
 def test_bad_arguments_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -88,3 +95,10 @@ def test_more_images_than_there_are_are_refused(tmp_path: Path) -> None:
     asked = gaps.Arguments(checkpoint=(saved(tmp_path),), **ASKED | {"images": 400})
     with pytest.raises(UserError, match="--images is 400, more than binarized-digits has"):
         gaps.plan(asked)
+
+
+def test_each_checkpoint_has_its_own_number_of_distributions(tmp_path: Path) -> None:
+    both = tuple(saved(tmp_path, variational=family) for family in ("mean-field", "flow"))
+    for given, each in (((40,), [40, 40]), ((40, 10), [40, 10])):
+        asked = gaps.Arguments(checkpoint=both, **ASKED | {"distributions": given})
+        assert [point["distributions"] for point in gaps.plan(asked).values()] == each
