@@ -69,9 +69,9 @@ RUNGS = {
     "evaluation": Rung("then ELBO and log p(x) of test images, given the noise", 1e-9, 1e-3),
     "device-noise": Rung("faults of the noise that a backend draws itself", 0, 0),
 }
-# A ReLU whose input is within float32's rounding of 0 is open in one backend and shut in another: its unit's gradient lacks one draw
-# of batch × samples. Of a layer's 200,000 ReLUs at standard sizes one may be so near to 0, for 384 draws: 3e-3, seen once. The
-# small sizes have 660 in a layer, and none so near.
+# A ReLU whose input is within float32's rounding of 0 is open in one backend and shut in another: its unit's gradient lacks one
+# draw of batch × samples. Of a layer's 200,000 ReLUs at standard sizes one may be so near to 0, for 384 draws: 3e-3, seen once.
+# The small sizes have 660 in a layer, and none so near.
 MANY_RELUS, ONE_RELU = 10_000, 1e-2
 
 
