@@ -72,7 +72,9 @@ def compiled(function: Callable[..., Any], *, fullgraph: bool) -> Callable[..., 
     Where that fails, a kept file may be damaged: the call compiles with an empty cache, and removes the kept programs if this
     succeeds. Where it fails again, the function runs uncompiled.
     """
-    logging.getLogger("torch._inductor.utils").setLevel(logging.ERROR)  # it warns of what `call` says in a line of its own
+    # The first warns of what `call` says in a line of its own, the second of a profiler's mark in the steps of torch.optim.
+    for name in ("torch._inductor.utils", "torch._dynamo.variables.ctx_manager"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     torch._dynamo.config.trace_autograd_ops = True  # otherwise the forward pass and its gradient are two programs
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit  # each session compiles its own
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
 from pathlib import Path
@@ -42,13 +43,18 @@ def trained(config: Any) -> dict[str, np.ndarray]:
         pytest.param("mean-field", {"dtype": "float32", "precision": "bfloat16"}, 1e-6, id="bfloat16", marks=pytest.mark.slow),
     ],
 )
-def test_compiled_steps_train_as_eager_ones(family: str, changes: dict[str, Any], tolerance: float) -> None:
+def test_compiled_steps_train_as_eager_ones(
+    family: str, changes: dict[str, Any], tolerance: float, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = logging.getLogger("torch")
+    monkeypatch.setattr(compiler, "handlers", [*compiler.handlers, caplog.handler])
     with torch._dynamo.config.patch(recompile_limit=1):  # a second session isn't one more of the first's programs
         compiled, again, eager = (trained(small(family, compile_from=n, **changes)) for n in (40, 40, 41))
     assert compiled.keys() == again.keys() == eager.keys()
     for name, value in eager.items():
         assert np.array_equal(compiled[name], again[name]), name
         assert deviation(compiled[name].astype(np.float64), value) <= tolerance, name
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize(("optimizer", "updates"), [("adam", []), ("rmsprop", ["step"])])  # Adam has a kernel of its own
