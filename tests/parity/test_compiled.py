@@ -78,7 +78,7 @@ def test_what_a_graph_captures_is_compiled_before() -> None:
     config = small("mean-field", dtype="float32", compile_from=1)
     s: Any = session("pytorch", config, random_state(config))
     moments = pytorch.optimizers.moments(s.optimizer, s.parameters, config.optimizer)
-    s.optimizer = pytorch.optimizers.create(s.parameters, config.optimizer, fused=False)
+    s.optimizer = pytorch.optimizers.create(config.optimizer, s.parameters, fused=False)
     pytorch.optimizers.load_moments(s.optimizer, s.parameters, moments, 0, config.optimizer)
     s.optimizer.param_groups[0]["capturable"] = True
     s.update = pytorch.compiling.compiled(s.optimizer.step, fullgraph=False)
