@@ -81,9 +81,10 @@ def compiled(function: Callable[..., Any], *, fullgraph: bool) -> Callable[..., 
     def compiling() -> Callable[..., Any]:
         return torch.compile(function, dynamic=False, fullgraph=fullgraph, options=EXACTLY)
 
-    program = compiling()
     if torch._dynamo.config.disable:
         left_uncompiled("TORCH_COMPILE_DISABLE is set")
+        return function  # a whole program would be an error
+    program = compiling()
 
     def call(*inputs: Any) -> Any:
         nonlocal program
