@@ -72,7 +72,7 @@ def compiled(function: Callable[..., Any], *, fullgraph: bool) -> Callable[..., 
     Where that fails, a kept file may be damaged: the call compiles with an empty cache, and removes the kept programs if this
     succeeds. Where it fails again, the function runs uncompiled.
     """
-    # The first warns of what `call` says in a line of its own, the second of a profiler's mark in the steps of torch.optim.
+    # `call` itself reports a failed compilation; a profiler's mark in the steps of torch.optim is no fault.
     for name in ("torch._inductor.utils", "torch._dynamo.variables.ctx_manager"):
         logging.getLogger(name).setLevel(logging.ERROR)
     torch._dynamo.config.trace_autograd_ops = True  # otherwise the forward pass and its gradient are two programs
@@ -83,7 +83,7 @@ def compiled(function: Callable[..., Any], *, fullgraph: bool) -> Callable[..., 
 
     if torch._dynamo.config.disable:
         left_uncompiled("TORCH_COMPILE_DISABLE is set")
-        return function  # a whole program would be an error
+        return function  # with its compiler off, PyTorch refuses `fullgraph`
     program = compiling()
 
     def call(*inputs: Any) -> Any:

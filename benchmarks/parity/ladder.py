@@ -69,11 +69,6 @@ class Scenario:
         noise = ("device-noise",) if plain(self.config) and self.config.model.variational == "mean-field" else ()
         return ("parameters", *FORWARD, *trained, "evaluation", *noise)
 
-    @property
-    def relus(self) -> int:
-        """The ReLUs of a hidden layer in one pass: one for each unit, image and sample."""
-        return self.config.model.hidden_size * self.config.training.batch_size * max(SAMPLES)
-
 
 def plain(config: Config) -> bool:
     """Whether it is the MLP with a standard prior in float64: there alone the ladder looks at calls that all models share."""

@@ -2,8 +2,8 @@
 
 A process measures one checkpoint, on the same seeded test images for all: the bound at each K, log p(x) by annealed importance
 sampling, and bounds of that estimate's own error from both sides on images that the model draws; the ELBO of the best q of the
-family for each image (Cremer et al. 2018). Train − test is measured on more images,
-with fewer samples of each.
+family for each image (Cremer et al. 2018). Train − test is measured on more images, with fewer samples
+of each.
 """
 
 from __future__ import annotations
