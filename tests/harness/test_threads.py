@@ -15,7 +15,7 @@ from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import preset
 from benchmarks.outputs import cells
 from common import protocol
-from tests.harness.test_records import example
+from tests.harness.example import example
 
 
 @pytest.mark.parametrize("name", threads.WAITING)
