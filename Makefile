@@ -65,7 +65,7 @@ help: # List the targets and the variables (the default)
 # ANCESTOR=folder ## the checkout of the older scripts that study-ancestor times
 
 ##@ Models
-bench: .venv/ready ## Train, test and time all six models on the 8×8 digits; ends in a table
+bench: .venv/ready ## Train, test and time both families in each framework on the 8×8 digits; ends in a table
 	$(PY) -m benchmarks run --preset quick $(ARGS)
 
 report: .venv/ready ## One HTML page of the runs in results/; ARGS="FOLDER …" of others

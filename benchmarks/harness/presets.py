@@ -12,7 +12,7 @@ STANDARD = Config()
 # Six models train in under three minutes on two cores.
 QUICK = STANDARD.replace(latent_size=16, hidden_size=128, steps=2_000, warm_up=500, log_interval=250, validation_interval=500)
 
-# Convolutions and a learnt prior: toward -80 nats in about an hour on two cores.
+# Convolutions and a learnt prior: toward -80 nats in about two hours on two cores.
 RESNET = STANDARD.replace(
     network="resnet",
     prior="flow",

@@ -139,14 +139,19 @@ def remarks(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]
 
 
 def spreads(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]:
-    """A line that names the rows whose chunks' times spread beyond `spread.BOUND`; none where no row does."""
-    wide = []
+    """A line that names the rows whose chunks' times spread beyond `spread.BOUND`, or all of them; none where no row does."""
+    wide: list[tuple[str, float]] = []
     for record, label in zip(found, labels or [""] * len(found), strict=True):
         median, iqr = record["timing"]["examples_per_s"], record["timing"]["examples_per_s_iqr"]
         if spread.warning(median=median, iqr=iqr):
-            row = name(record, found) + (f" ({label})" if label else "")
-            wide.append(f"{row} {iqr / median:.0%}")
-    return [f"Interquartile range above {spread.BOUND:.0%} of the median: {', '.join(wide)}."] if wide else []
+            wide.append((name(record, found) + (f" ({label})" if label else ""), iqr / median))
+    if not wide:
+        return []
+    named = ", ".join(f"{row} {ratio:.0%}" for row, ratio in wide)
+    if len(wide) == len(found) > 1:
+        ratios = [ratio for _, ratio in wide]
+        named = f"every row, {min(ratios):.0%} to {max(ratios):.0%}"
+    return [f"Interquartile range above {spread.BOUND:.0%} of the median: {named}."]
 
 
 def crowded(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]:

@@ -91,11 +91,11 @@ def parts(report: dict[str, Any]) -> list[Part]:
     alike = len(set(steps.values())) == 1
     trained = next(iter(steps.values())) if alike else ", ".join(" ".join(each) for each in steps.items())
     return [
-        f"![Samples of the {what} in three frameworks; training curves of all six models](docs/figures/gallery.png)",
+        f"![Samples of the {what} in three frameworks; training curves of both families](docs/figures/gallery.png)",
         (
             f"Left: p(x = 1|z) of the {what} on {rows[0]['dataset']['name']}, {trained}, for the same {report['samples']} "
-            "draws of z ~ N(0, I). Each model trained on noise of its own: one z is another digit in each. Right: the ELBO of "
-            "training minibatches; curves of one family lie on each other."
+            "draws of z ~ N(0, I). Each framework trained its model on noise of its own, so the same z gives another digit in "
+            "each. Right: the ELBO of training minibatches; the frameworks' curves of a family overlap."
         ),
     ]
 

@@ -122,11 +122,17 @@ def test_the_readmes_block_says_which_machine_each_model_ran_on() -> None:
     assert "K = 1,000; EPYC." in block("standard", found[0])
 
 
+def test_the_readmes_block_leaves_out_models_that_no_backend_has_measured() -> None:
+    lines = [line for line in block("standard", record()).splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in lines] == ["| model", "| ---", "| flow"]
+
+
 def test_a_name_has_the_preset_where_several_have_the_family() -> None:
     found = [record("resnet", variational="mean-field"), record("standard-flow-prior", variational="mean-field")]
     for made in found:
         made["timing"] |= {"examples_per_s": 1000.0, "examples_per_s_iqr": 250.0}
-    assert "median: jax mean-field standard-flow-prior 25%, jax mean-field resnet 25%." in block("resnet-cpu", *found)
+    quiet = record("resnet", backend="pytorch", variational="mean-field")
+    assert "median: jax mean-field standard-flow-prior 25%, jax mean-field resnet 25%." in block("resnet-cpu", *found, quiet)
 
 
 def test_no_committed_record_contradicts_what_its_estimates_are() -> None:

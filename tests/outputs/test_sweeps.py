@@ -100,9 +100,11 @@ def test_a_failed_seed_is_a_row_with_its_reason_and_no_mean_counts_it() -> None:
 
 
 def test_a_run_that_spreads_widely_is_named_with_its_settings() -> None:
-    wide = run(learning_rate=0.1)
+    wide, wider = run(learning_rate=0.1), run()
     wide["timing"]["examples_per_s_iqr"] = 250.0
     assert "jax mean-field (learning-rate 0.1) 25%." in said(wide, run())
+    wider["timing"]["examples_per_s_iqr"] = 310.0
+    assert "of the median: every row, 25% to 31%." in said(wide, wider)
 
 
 def test_the_same_run_in_two_folders_is_two_rows() -> None:
