@@ -52,6 +52,7 @@ class Checkpoint:
     history: dict[str, list[float]] = field(default_factory=dict)
     earlier: list[tuple[str, int]] = field(default_factory=list)  # backends before this one, each with its last step
     binarize: str | None = None  # how the data set's grey images became binary
+    timed_on: str = ""  # the machine, devices and versions of the history's times; "" in old files
 
     def selected(self) -> State:
         """The parameters to test, by the run's selection."""
@@ -83,6 +84,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         for name in ("backend", "preset", "dataset", "sha256"):
             file.attrs[name] = getattr(checkpoint, name)
         file.attrs["binarize"] = checkpoint.binarize or ""
+        file.attrs["timed_on"] = checkpoint.timed_on
         file.attrs["earlier"] = json.dumps(checkpoint.earlier)
         for folder, arrays in (("state", checkpoint.state), ("best", checkpoint.best)):
             place = file.create_group(folder)
@@ -130,6 +132,7 @@ def load(path: Path) -> Checkpoint:
                 config=Config.from_dict(json.loads(file.attrs["config"])),
                 **{name: str(file.attrs[name]) for name in ("backend", "preset", "dataset", "sha256")},
                 binarize=str(file.attrs.get("binarize", "")) or None,
+                timed_on=str(file.attrs.get("timed_on", "")),
                 state=_arrays(file["state"]),
                 best=_arrays(file["best"]),
                 best_step=int(file["best"].attrs["step"]),

@@ -72,7 +72,9 @@ def check_start(job: Job) -> None:
 
 
 def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
-    """The checkpoint of a file, for the job's backend to go on from. Raises `UserError` where its settings or data are others.
+    """The checkpoint of a file, for the job's backend to go on from; times of other backends and machines are left out.
+
+    Raises `UserError` where its settings or data are others.
 
     The settings of `presets.MAY_CHANGE` may differ. With a constant learning rate `steps` may too, if the checkpoint lies on a
     validation step.
@@ -93,11 +95,19 @@ def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
                 f"The checkpoint {path} is at its last step, {done}: {job.backend} has nothing to train; "
                 f"`python -m benchmarks evaluate {path} --backend {job.backend}` tests the checkpoint."
             )
-        checkpoint.earlier.append((checkpoint.backend, done))
-        # Times of another backend's chunks are dropped.
+        if done:
+            checkpoint.earlier.append((checkpoint.backend, done))
+    if not _timed_here(job, checkpoint):
         curve = (*checkpoints.CURVE, *checkpoints.PENDING)
         checkpoint.history = {name: column for name, column in checkpoint.history.items() if name in curve}
-    return dataclasses.replace(checkpoint, config=job.config, backend=job.backend)
+    return dataclasses.replace(checkpoint, config=job.config, backend=job.backend, timed_on=job.timed_on)
+
+
+def _timed_here(job: Job, checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint's times are of the job's backend, devices, machine and versions; old files lack the last two."""
+    theirs = (checkpoint.backend, checkpoint.config.device, checkpoint.config.training.devices)
+    alike = theirs == (job.backend, job.config.device, job.config.training.devices)
+    return alike and checkpoint.timed_on in ("", job.timed_on)
 
 
 def refuse_again(job: Job) -> None:

@@ -12,7 +12,7 @@ from common.config import Training
 
 
 def timing(history: dict[str, list[float]], settings: Training) -> dict[str, Any]:
-    """A record's `timing` from the history's chunks; values are None where too few chunks were timed.
+    """A record's `timing` from the history's chunks; values are None where none or too few were timed.
 
     The median is over chunks of the run's full length: a resumed run's earlier chunks can have other lengths. A process's first
     chunk of a length compiles: the median leaves it out, and compile_s sums its seconds beyond a median chunk of as many steps.
@@ -21,7 +21,10 @@ def timing(history: dict[str, list[float]], settings: Training) -> dict[str, Any
     full = min(settings.chunk, settings.log_interval, settings.validation_interval, settings.steps)
     steady = (first == 0) & (steps == full)
     result: dict[str, Any] = dict.fromkeys(record_schema.TIMING)
-    result |= {"placement_s": float(sum(history["placement_seconds"])), "first_chunk_s": float(seconds[0])}
+    result |= {
+        "placement_s": float(sum(history["placement_seconds"])),
+        "first_chunk_s": float(seconds[0]) if len(seconds) else None,
+    }
     if not steady.any():
         return result
     step_s = seconds[steady] / steps[steady]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import json
 import os
 import platform
 import statistics
@@ -18,6 +19,7 @@ import psutil
 import pynvml
 
 from benchmarks.harness.cores import WITHIN, count, quota
+from common.config import Config
 from common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +179,21 @@ def machine() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "os": platform.platform(),
     }
+
+
+def timed_on(config: Config, *, threads: int | None) -> str:
+    """What decides a run's speed beside its settings, as JSON: processor or card, cores, threads, devices, versions."""
+    own, on_card = machine(), config.device == "cuda"
+    found = {
+        **{name: own[name] for name in ("cpu", "model", "vectors")},
+        "gpu": gpu() if on_card else None,
+        "cores": count(),
+        "threads": threads,
+        "device": config.device,
+        "devices": config.training.devices,
+        "versions": versions(),
+    }
+    return json.dumps(found, sort_keys=True)
 
 
 def gpu() -> str | None:

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness import record_names, record_schema
+from benchmarks.harness import environment, record_names, record_schema
 from benchmarks.harness.record_schema import Record
 from common import data
 from common.config import Config
@@ -67,8 +67,14 @@ class Job:
 
     @property
     def goes_on(self) -> bool:
-        """Whether the run goes on from its own checkpoint."""
-        return self.origin is not None and self.origin.resolve() == self.checkpoint.resolve()
+        """Whether the run goes on from its own checkpoint, or from one that it kept."""
+        own = (self.checkpoint, *kept(self.checkpoint))
+        return self.origin is not None and self.origin.resolve() in [path.resolve() for path in own]
+
+    @property
+    def timed_on(self) -> str:
+        """What decides the run's speed on this machine beside its settings."""
+        return environment.timed_on(self.config, threads=self.threads)
 
     @property
     def record(self) -> Path:

@@ -137,7 +137,8 @@ def begin(job: Job, *, backend: protocol.Backend, dataset: Dataset) -> tuple[Che
             config.model, training=config.training, pixel_log_odds=data.pixel_log_odds(dataset.train)
         )
         state = parameters.fresh_state(initial, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
-        checkpoint = Checkpoint(config, job.backend, job.preset, dataset.name, dataset.sha256, state, binarize=dataset.binarize)
+        of_data: dict[str, Any] = {"dataset": dataset.name, "sha256": dataset.sha256, "binarize": dataset.binarize}
+        checkpoint = Checkpoint(config, job.backend, job.preset, state=state, timed_on=job.timed_on, **of_data)
     return checkpoint, backend.create(config, checkpoint.state)
 
 
@@ -266,6 +267,8 @@ def run(job: Job, *, import_s: float) -> Record:
         own: dict[str, Any] = {"title": title, "keep": keep, "between": floor.measure, "agreed": lead.stops}
         try:
             train(job, session, checkpoint, dataset=dataset, **own)
+            if not job.checkpoint.exists():  # another folder's checkpoint, at its last step
+                checkpoints.save(checkpoint, job.checkpoint)
         except training.DivergedError as error:
             record |= {"status": "failed", "reason": str(error)}
         if devices > 1:

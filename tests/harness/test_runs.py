@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.harness import checks, per_image, presets, record_names, records, runs
+from benchmarks.harness import checks, environment, per_image, presets, record_names, records, runs
 from benchmarks.harness.jobs import Job
 from benchmarks.harness.presets import preset
 from benchmarks.harness.record_schema import Record
@@ -523,3 +523,71 @@ def test_a_finished_run_of_a_constant_rate_goes_on_for_more_steps(tmp_path: Path
         assert words in printed.err
         assert "Traceback" not in printed.err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_run_that_goes_on_on_another_machine_publishes_its_own_times_alone(
+    tmp_path: Path, stop_after_first_checkpoint: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    stop_after_first_checkpoint()
+    assert run(here, "--backend", "pytorch") == 1
+    shutil.copytree(here, there)
+    assert run(here, "--backend", "pytorch", "--resume") == 0
+    assert checkpoint_in(here).history["chunk_steps"] == [10.0] * 6
+    monkeypatch.setattr(environment, "timed_on", lambda *_, **__: "another machine")
+    assert run(there, "--backend", "pytorch", "--resume") == 0
+    assert checkpoint_in(there).history["chunk_steps"] == [10.0] * 4
+    assert record_in(there)["timing"]["chunks"] == 3, "a process's first chunk compiles"
+    assert record_in(there)["test"] == record_in(here)["test"] | {"per_image": record_in(there)["test"]["per_image"]}
+
+    (path,) = here.glob("*.h5")
+    assert main(["run", "--from", str(path), "--results", str(tmp_path / "trained elsewhere")]) == 0
+    timing = record_in(tmp_path / "trained elsewhere")["timing"]
+    assert {timing[name] for name in ("examples_per_s", "first_chunk_s", "compile_s", "floor_ratio")} == {None}
+
+
+def test_a_runs_speed_depends_on_the_machine_its_threads_and_its_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = preset("quick")
+    found = [environment.timed_on(config, threads=threads) for threads in (None, 1)]
+    found += [environment.timed_on(config.replace(**changed), threads=None) for changed in ({"devices": 2}, {"device": "cuda"})]
+    machine = environment.machine()
+    monkeypatch.setattr(environment, "machine", lambda: machine | {"model": "family 1 model 2"})
+    found.append(environment.timed_on(config, threads=None))
+    assert len({*found}) == len(found)
+    assert environment.timed_on(config.replace(samples=7), threads=None) == found[-1]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_finished_checkpoint_that_is_tested_in_another_folder_is_there_too(tmp_path: Path) -> None:
+    assert run(tmp_path / "first", "--backend", "pytorch", *AVERAGED) == 0
+    (path,) = (tmp_path / "first").glob("*.h5")
+    assert main(["run", "--from", str(path), "--results", str(tmp_path / "second")]) == 0
+    first, second = checkpoint_in(tmp_path / "first"), checkpoint_in(tmp_path / "second")
+    assert_same_arrays(second.state | second.best, first.state | first.best)
+    old, new = (record_in(tmp_path / name) for name in ("first", "second"))
+    assert new["test"] == old["test"]
+    assert new["timing"]["examples_per_s"] == old["timing"]["examples_per_s"]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_run_that_begins_again_at_a_kept_checkpoint_removes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(tmp_path, "--backend", "pytorch", "--keep-checkpoints") == 0
+    for path in [path for path in tmp_path.iterdir() if path.is_file()]:
+        path.unlink()
+    (folder,) = tmp_path.iterdir()
+    names = [f"{step:08d}.h5" for step in (0, 20, 40, 60)]
+    kept = [checkpoints.load(folder / name).state for name in names]
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise RuntimeError("killed")
+
+    again = ["run", "--from", str(folder / "00000020.h5"), "--results", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", killed)
+        assert main(again) == 1
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert main(again) == 0
+    assert sorted(path.name for path in folder.iterdir()) == names
+    for name, state in zip(names, kept, strict=True):
+        assert_same_arrays(checkpoints.load(folder / name).state, state)
