@@ -61,7 +61,8 @@ class Model:
         """
         config, dataset = self.config, self.dataset if images is None else None
         if samples is not None:
-            config = config.replace(samples=samples)
+            _whole("samples", samples, least=1)
+            config = config.replace(samples=int(samples))
         if dataset is None:
             given = self._flat(images)
             shape = self.config.model.image_shape
@@ -173,7 +174,7 @@ def load(
     protocol.load(name)
     places, folder = [str(data)] if data else [], Path(data_dir) if data_dir else None
     find = functools.partial(scoring.dataset_of, checkpoint, path=Path(path), places=places, data_dir=folder)
-    return Model(checkpoint, backend=name, config=checkpoint.config.replace(device=device), find=find)
+    return Model(checkpoint, backend=name, config=checkpoint.config.on(device), find=find)
 
 
 def _whole(name: str, value: Any, *, least: int) -> None:

@@ -173,6 +173,11 @@ class Config:
                 raise UserError(f"There is no setting '{name}'; {lists}.{did_you_mean(name, every)}")
         return dataclasses.replace(self, **sections, **top)
 
+    def on(self, device: Device) -> Config:
+        """The same model on this device; on a CPU, which has no TF32, in full precision instead."""
+        lost = self.precision == "tf32" and device == "cpu"
+        return self.replace(device=device, precision="full" if lost else self.precision)
+
     @property
     def factors(self) -> Factors:
         """The precision of the factors of matrix products; also the run's label in names and tables."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from common.noise import NOISE_BLOCK
 from common.protocol import Scorer
 
 ENOUGH, LEAST_ESS = 100, 2.0  # from so many samples on, a smaller effective sample size is a warning
+FEWEST_IMAGES = 10  # for a warning by a standard error over images: that of fewer images is too often too small
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,10 @@ class PerImage:
 
 @dataclass(frozen=True)
 class Estimates:
-    """Means over images. A standard error (…_se) is over other images; log_px_mc_se is over other draws of the samples."""
+    """Means over images. A standard error (…_se) is over other images; log_px_mc_se is over other draws of the samples.
+
+    A standard error is NaN where it is unknown: that over images of a single image, log_px_mc_se of a single sample.
+    """
 
     elbo: float
     elbo_se: float
@@ -56,14 +61,14 @@ def log_mean_exp(log_w: np.ndarray) -> np.ndarray:
 
 
 def log_mean_exp_error(log_w: np.ndarray) -> np.ndarray:
-    """The standard error of `log_mean_exp` over independent draws of the samples, [batch]; 0 for a single sample.
+    """The standard error of `log_mean_exp` over independent draws of the samples, [batch]; NaN for a single sample.
 
     By the jackknife (Efron 1982): √((K − 1)/K·Σₖ(lₖ − l̄)²), lₖ the estimate without sample k. Where one weight is nearly all of
     the sum, the draws have not seen how far weights spread, and the error is too small: see `effective_sample_size`.
     """
     samples = len(log_w)
     if samples == 1:
-        return np.zeros(log_w.shape[1])
+        return np.full(log_w.shape[1], np.nan)
     w = np.exp(log_w - log_w.max(axis=0))
     # The rest without the largest weight, by subtraction, would have few digits.
     rest = np.where(w == 1, np.sum(w, axis=0, where=w < 1) + np.maximum((w == 1).sum(axis=0) - 1, 0), w.sum(axis=0) - w)
@@ -100,9 +105,14 @@ def stream(
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Standard error of the mean of these values; 0 for a single value."""
+    """Standard error of the mean of these values; NaN for a single value, which doesn't tell it."""
     with np.errstate(invalid="ignore"):  # of values that aren't finite: the caller says so
-        return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+        return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def plus_minus(error: float) -> str:
+    """A standard error in words: "± 0.123"; "± unknown" for NaN."""
+    return "± unknown" if math.isnan(error) else f"± {error:.3f}"
 
 
 # A column of `PerImage` → its estimate from the log weights of the first samples, [samples, batch].
@@ -172,21 +182,24 @@ def refuse_divergence(values: PerImage) -> None:
         )
 
 
-def warning(values: PerImage, *, highest: float | None) -> str | None:
+def warning(values: PerImage, *, of: int, highest: float | None) -> str | None:
     """A sentence where the estimates contradict what they are, a sign of a wrong density; else None.
 
-    log p(x) is at least the ELBO (Jensen), rises with K in expectation (Burda et al. 2016, theorem 1), and is below `highest`,
-    nats per image, which no model of the data set has reached; None where that isn't known. Where one sample has nearly all the
-    weight, log p(x) is far too low, and its Monte Carlo error too small.
+    log p(x) is at least the ELBO (Jensen) and rises with K in expectation (Burda et al. 2016, theorem 1). Over all `of` images
+    of the data set it is below `highest`, nats per image, which no model has reached; None where that isn't known. The mean of
+    n images may be three standard errors, each s/√n·√(1 − n/of), from that of all. Where one sample has nearly all the weight,
+    log p(x) is far too low, and its Monte Carlo error too small.
     """
-    elbo, log_px = float(values.elbo.mean()), float(values.log_px.mean())
+    elbo, log_px, images = float(values.elbo.mean()), float(values.log_px.mean()), len(values.elbo)
+    rest = max(1 - images / of, 0.0)
+    least = log_px - 3 * standard_error(values.log_px) * np.sqrt(rest) if rest else log_px
     if log_px < elbo - 1e-6 * abs(elbo):
         return f"log p(x) {log_px:.2f} is below the ELBO {elbo:.2f}."
-    if highest is not None and log_px > highest:
+    if highest is not None and least > highest and (images >= FEWEST_IMAGES or not rest):
         return f"log p(x) {log_px:.2f} is above {highest:.0f} nats, which no model of this data set reaches."
     for i in range(1, len(values.sizes)):
         gain = values.nested[i] - values.nested[i - 1]
-        if gain.mean() < -3 * standard_error(gain):
+        if images >= FEWEST_IMAGES and gain.mean() < -3 * standard_error(gain):
             return f"log p(x) falls by {-gain.mean():.2f} nats from K = {values.sizes[i - 1]:,} to {values.sizes[i]:,}."
     if values.sizes[-1] >= ENOUGH and (ess := float(values.ess[-1].mean())) < LEAST_ESS:
         return f"The effective sample size is {ess:.1f} of {values.sizes[-1]:,}: log p(x) is too low by an unknown amount."

@@ -67,7 +67,10 @@ def _host() -> str:
 def _leftovers(path: Path) -> list[Path]:
     """The temporary files of `write_whole` for this path whose process on this machine has died."""
     pattern = re.compile(rf"\.{_host()}-(\d+)-[0-9a-f]{{8}}\.{re.escape(path.name)}")
-    found = [(each, pattern.fullmatch(each.name)) for each in path.parent.iterdir()]
+    try:
+        found = [(each, pattern.fullmatch(each.name)) for each in path.parent.iterdir()]
+    except PermissionError:  # a folder that may be written and not be read
+        return []
     return [each for each, match in found if match and not _alive(int(match[1]))]
 
 

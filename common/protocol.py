@@ -157,8 +157,8 @@ class Backend(Protocol):
     def score(self, config: Config, parameters: State) -> Scorer:
         """A session that judges these parameters (name → array), whatever the config's moving average.
 
-        Raises `UserError` for a device that isn't here and a network that the backend lacks; `ValueError` for a network with
-        other parameters than `parameters.shapes` has, and where this process has a session with the other setting of TF32.
+        Raises `UserError` for a device that isn't here, a network that the backend lacks, and where this process has a session
+        with the other setting of TF32; `ValueError` for a network with other parameters than `parameters.shapes` has.
         """
 
     def join(self, world: World, *, device: Device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -136,6 +137,23 @@ def test_images_of_another_kind_are_refused(model: vaebench.Model, images: np.nd
     for method in (model.encode, model.reconstruct, model.evaluate):
         with pytest.raises(UserError, match=re.escape(words)):
             method(images)
+
+
+def test_a_model_that_was_trained_on_a_card_with_tf32_is_loaded_on_the_cpu_in_full_precision(
+    model: vaebench.Model, tmp_path: Path
+) -> None:
+    trained = dataclasses.replace(model.checkpoint, config=model.config.replace(device="cuda", precision="tf32"))
+    checkpoints.save(trained, tmp_path / "card.h5")
+    loaded = vaebench.load(tmp_path / "card.h5")
+    assert loaded.config == model.config
+    assert np.array_equal(loaded.sample(2), model.sample(2))
+
+
+def test_one_image_and_one_sample_do_not_tell_their_errors(model: vaebench.Model) -> None:
+    found = model.evaluate(DIGITS.test[:1], samples=np.int64(1), progress=False)  # type: ignore[arg-type]
+    assert np.isnan([found.elbo_se, found.log_px_se, found.log_px_mc_se]).all()
+    with pytest.raises(UserError, match=r"samples is 1\.5"):
+        model.evaluate(DIGITS.test[:1], samples=1.5, progress=False)  # type: ignore[arg-type]
 
 
 def test_counts_seeds_and_latents_that_make_no_sense_are_refused(model: vaebench.Model) -> None:

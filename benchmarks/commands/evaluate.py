@@ -14,6 +14,7 @@ from benchmarks.harness.progress import Progress
 from common import checkpoints, data, estimators, protocol
 from common.config import Annealing, Precision, check
 from common.errors import UserError
+from common.estimators import plus_minus, standard_error
 from common.noise import TEST, seed_for
 
 ANNEALED_IMAGES = 100  # of --ais, unless --images says otherwise: it takes a hundred times as long an image
@@ -49,9 +50,11 @@ def main(arguments: list[str]) -> int:
     settings = annealing_of(asked)
     checkpoint = checkpoints.load(asked.checkpoint)
     given = {name: getattr(asked, name) for name in ("samples", "images", "device", "precision")}
-    given["images"] = ANNEALED_IMAGES if settings and asked.images is None else asked.images
-    config = checkpoint.config.replace(**{name: value for name, value in given.items() if value is not None})
     dataset = scoring.dataset_of(checkpoint, path=asked.checkpoint, places=asked.data, data_dir=asked.data_dir)
+    if settings:
+        cli.writable(asked.checkpoint.parent, remedy="--ais keeps its results there: copy the checkpoint to another folder")
+        given["images"] = min(ANNEALED_IMAGES, len(dataset.test)) if asked.images is None else asked.images
+    config = checkpoint.config.replace(**{name: value for name, value in given.items() if value is not None})
     check(config, train_images=len(dataset.train), test_images=len(dataset.test))
     cli.warn_of(config)
     name = asked.backend or cli.backend_of(checkpoint, path=asked.checkpoint)
@@ -61,11 +64,11 @@ def main(arguments: list[str]) -> int:
     estimators.refuse_divergence(of_images)
     test = estimators.summary(of_images)
     print(
-        f"ELBO {test.elbo:.3f} ± {test.elbo_se:.3f}, log p(x) {test.log_px:.3f} ± {test.log_px_se:.3f} nats per image "
-        f"(± over test images; over other importance samples ± {test.log_px_mc_se:.3f}; "
+        f"ELBO {test.elbo:.3f} {plus_minus(test.elbo_se)}, log p(x) {test.log_px:.3f} {plus_minus(test.log_px_se)} nats per "
+        f"image (± over test images; over other importance samples {plus_minus(test.log_px_mc_se)}; "
         f"K = {test.importance_samples}, {test.images} images, effective sample size {test.ess:.1f})"
     )
-    if warning := estimators.warning(of_images, highest=dataset.highest_log_px):
+    if warning := estimators.warning(of_images, of=len(dataset.test), highest=dataset.highest_log_px):
         print(warning, file=sys.stderr)
     if settings is None:
         return 0
@@ -88,8 +91,8 @@ def main(arguments: list[str]) -> int:
         )
     above = found.log_px - of_images.log_px
     print(
-        f"log p(x) by annealing {found.log_px.mean():.3f} ± {estimators.standard_error(found.log_px):.3f}, over other chains "
-        f"± {found.mc_error:.3f}: {above.mean():.3f} ± {estimators.standard_error(above):.3f} above that of "
+        f"log p(x) by annealing {found.log_px.mean():.3f} {plus_minus(standard_error(found.log_px))}, over other chains "
+        f"{plus_minus(found.mc_error)}: {above.mean():.3f} {plus_minus(standard_error(above))} above that of "
         f"K = {test.importance_samples} on the same images ({settings.chains} chains, {settings.distributions:,} "
         f"distributions, effective sample size {found.ess.mean():.1f})"
     )

@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     found = records.given(asked.folders)
     folders = list(dict.fromkeys(path.parent for path in found))
     output = asked.output or folders[0] / "report.html"
-    cli.writable(output.parent, flag="--output")
+    cli.writable(output.parent, remedy="give another as --output")
     runs = sweeps.runs(list(found.values()), folders=[str(path.parent) for path in found])
     seen, missing = (
         look(runs, data=asked.data, data_dir=asked.data_dir)

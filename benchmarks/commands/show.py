@@ -90,7 +90,7 @@ def check(asked: Show) -> None:
     if asked.train and not (asked.gif or asked.webp):
         raise UserError("--train takes the frames of an animation; add --gif or --webp.")
     if asked.output:
-        cli.writable(asked.output, flag="--output")
+        cli.writable(asked.output, remedy="give another as --output")
 
 
 def found(named: tuple[Path, ...]) -> list[Path]:

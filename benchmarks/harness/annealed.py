@@ -24,7 +24,10 @@ ARRAYS = ("image", "log_px", "error", "ess")
 
 @dataclass(frozen=True)
 class Annealed:
-    """Of each image, [images]: its index, log p(x), its Monte Carlo standard error, the chains' effective sample size."""
+    """Of each image, [images]: its index, log p(x), its Monte Carlo standard error, the chains' effective sample size.
+
+    The error of a single chain is NaN: unknown.
+    """
 
     image: np.ndarray
     log_px: np.ndarray
@@ -62,8 +65,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
         found = {name: np.asarray(stored[name]) for name in ARRAYS}
     except (*DAMAGED_NUMPY, OSError, ValueError, LookupError) as error:
         raise UserError(f"The results {path} can't be read ({error}); remove the file, and they are computed anew.") from error
-    if not all(array.ndim == 1 and len(array) == len(found["image"]) and np.isfinite(array).all() for array in found.values()):
-        raise UserError(f"The results {path} aren't one finite number an image; remove the file.")
+    if not all(array.shape == found["image"].shape == (array.size,) and array.dtype.kind in "if" for array in found.values()):
+        raise UserError(f"The results {path} aren't one number an image; remove the file, and they are computed anew.")
     return found
 
 

@@ -52,8 +52,8 @@ def parse(kind: type, arguments: list[str], *, command: str, description: str) -
     return asked
 
 
-def writable(folder: Path, *, flag: str = "--results") -> None:
-    """Raises `UserError` where the flag's folder can't be made or written. Call this before the work that it is for.
+def writable(folder: Path, *, remedy: str = "give another as --results") -> None:
+    """Raises `UserError` where the folder can't be made or written. Call this before the work that it is for.
 
     A small file is written as checkpoints are, and removed.
     """
@@ -64,7 +64,7 @@ def writable(folder: Path, *, flag: str = "--results") -> None:
         tried.unlink()
     except (DiskError, OSError) as error:
         reason = getattr(error.__cause__ or error, "strerror", error)
-        raise UserError(f"The folder {folder} can't be written ({reason}); give another as {flag}.") from error
+        raise UserError(f"The folder {folder} can't be written ({reason}); {remedy}.") from error
 
 
 def at_least(asked: Any, **least: int) -> None:

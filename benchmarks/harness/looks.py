@@ -148,7 +148,7 @@ def _of_each(question: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     for path in map(Path, question["paths"]):
         checkpoint = checkpoints.load(path)
-        scorer = backend.score(on_cpu(checkpoint.config), checkpoint.selected())
+        scorer = backend.score(checkpoint.config.on("cpu"), checkpoint.selected())
         dataset = _dataset(question, checkpoint, path=path)
         found.append(
             take(scorer, checkpoint, dataset=dataset, step=checkpoint.selected_step(), **_settings(question)).as_json()
@@ -162,11 +162,6 @@ def _of_training(question: dict[str, Any]) -> list[dict[str, Any]]:
     dataset = _dataset(question, checkpoint, path=path)
     frames = train(checkpoint, backend=question["backend"], dataset=dataset, **_settings(question))
     return [look.as_json() for look in frames]
-
-
-def on_cpu(config: Config) -> Config:
-    """The config of the same model on the CPU, where there is no TF32."""
-    return config.replace(device="cpu", precision="full" if config.precision == "tf32" else config.precision)
 
 
 def _settings(question: dict[str, Any]) -> dict[str, int]:

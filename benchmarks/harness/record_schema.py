@@ -37,7 +37,7 @@ Units are seconds, bytes, nats per image and examples a second. An absent number
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,10 @@ TIMING = (*SECTIONS["timing"], *LATER["timing"])
 
 
 def _is_number(value: Any) -> bool:
-    """Whether the value is null or a finite number; JSON's 1e999 is an infinity."""
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+    """Whether the value is null or a finite number; JSON's 1e999 is an infinity, and its integers have no bound."""
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return value is None
+    return abs(value) <= sys.float_info.max
 
 
 def _is_numbers(value: Any) -> bool:

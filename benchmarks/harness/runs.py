@@ -301,7 +301,7 @@ def run(job: Job, *, import_s: float) -> Record:
         "peak_memory_bytes": memory.peak(),
         "test": dataclasses.asdict(test)
         | {"by_samples": estimators.by_samples(of_images)}
-        | {"warning": estimators.warning(of_images, highest=dataset.highest_log_px)},
+        | {"warning": estimators.warning(of_images, of=len(dataset.test), highest=dataset.highest_log_px)},
     }
     record["environment"] = environment.ended(record["environment"])
     record["environment"]["threads"]["process"] = environment.own_threads()

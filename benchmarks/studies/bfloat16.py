@@ -156,7 +156,7 @@ def quality_parts(found: dict[str, Any]) -> list[Part]:
     for family, log_px in by_family.items():
         change = log_px["bfloat16"] - log_px["full"]
         means = (f"{log_px[precision].mean():.3f}" for precision in PRECISIONS)
-        difference = f"{change.mean():+.3f} ± {estimators.standard_error(change):.3f}"
+        difference = f"{change.mean():+.3f} {estimators.plus_minus(estimators.standard_error(change))}"
         rows.append((family, *means, difference, f"{log_px['full'].std(ddof=1):.3f}"))
     columns = ("family", "log p(x), full", "bfloat16", "bfloat16 − full, by seed", "over seeds, full's s.d.")
     how = (

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from benchmarks.harness import annealed, reports, scoring
+from benchmarks.harness import annealed, environment, reports, scoring
 from benchmarks.harness.cli import at_least
 from benchmarks.harness.progress import Progress
 from benchmarks.harness.reports import Report
@@ -35,6 +35,7 @@ from common.noise import ANNEALING, ANNEALING_DOWN, ANNEALING_SIZES, SIMULATED, 
 from common.protocol import Scorer
 
 REPORTED = 1_000  # the K of the published tables
+IMAGES = 100
 ELBO_SAMPLES = 1_000  # of the ELBOs that the two halves' gaps are differences of
 DEFAULTS = Annealing()
 ACROSS = ("commit",)
@@ -43,7 +44,9 @@ ACROSS = ("commit",)
 @dataclass(kw_only=True)
 class Arguments(skeleton.DataArguments):
     checkpoint: Annotated[tuple[Path, ...], tyro.conf.arg(help="A row each.")] = ()
-    images: Annotated[int, tyro.conf.arg(help="Test images, the same for every model.")] = 100
+    images: Annotated[
+        int | None, tyro.conf.arg(help=f"Test images, the same for every model; {IMAGES} by default, or all of fewer.")
+    ] = None
     samples: Annotated[int, tyro.conf.arg(help="The largest K.")] = 5_000
     chains: Annotated[int, tyro.conf.arg(help="Of annealing, an image.")] = DEFAULTS.chains
     distributions: Annotated[
@@ -63,23 +66,25 @@ def check(asked: Arguments) -> None:
         raise UserError(f"--distributions has {len(asked.distributions)} numbers; give one, or one for each checkpoint.")
     if (fewest := min(asked.distributions)) < 1:
         raise UserError(f"--distributions is {fewest}; it must be at least 1.")
-    at_least(asked, images=2, samples=1, chains=1, leapfrogs=1, steps=1, simulated=2)
-    at_least(asked, split_images=2, split_samples=1)
+    at_least(asked, samples=2, chains=2, leapfrogs=1, steps=1, simulated=2, split_images=2, split_samples=1)
+    if asked.images is not None:
+        at_least(asked, images=2)
 
 
 def plan(asked: Arguments) -> dict[str, Point]:
     points = {}
-    numbers = {name: getattr(asked, name) for name in ("images", "samples", "steps", "simulated", "split_samples")}
+    numbers = {name: getattr(asked, name) for name in ("samples", "steps", "simulated", "split_samples")}
     numbers |= {name: getattr(asked, name) for name in ("chains", "leapfrogs")}
     of_each = asked.distributions * (len(asked.checkpoint) // len(asked.distributions))
     for i, (path, distributions) in enumerate(zip(asked.checkpoint, of_each, strict=True)):
         checkpoint = checkpoints.load(path)  # refuses a bad file before anything is measured
         dataset = scoring.dataset_of(checkpoint, path=path, places=(asked.data,), data_dir=asked.data_dir)
-        if asked.images > len(dataset.test):
-            raise UserError(f"--images is {asked.images}, more than {dataset.name} has.")
         where = {"data": asked.data, "data_dir": str(asked.data_dir) if asked.data_dir else None, "results": str(asked.results)}
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        both = {"split_images": min(asked.split_images, len(dataset.train), len(dataset.test))}
+        if asked.images is not None and asked.images > len(dataset.test):
+            raise UserError(f"--images is {asked.images}, more than {dataset.name} has.")
+        both = {"images": min(asked.images or IMAGES, len(dataset.test))}
+        both["split_images"] = min(asked.split_images, len(dataset.train), len(dataset.test))
         of_checkpoint = {"checkpoint": str(path.resolve()), "sha256": digest, "distributions": distributions}
         points[f"{i}_{path.stem}"] = {**of_checkpoint, **numbers, **both, **where}
     return points
@@ -91,6 +96,7 @@ def plan(asked: Arguments) -> dict[str, Point]:
 def measure(point: Point) -> Result:
     path = Path(point["checkpoint"])
     checkpoint = checkpoints.load(path)
+    checkpoint.config = checkpoint.config.on("cpu")
     data_dir = Path(point["data_dir"]) if point["data_dir"] else None
     dataset = scoring.dataset_of(checkpoint, path=path, places=(point["data"],), data_dir=data_dir)
     backend, selected = protocol.load(checkpoint.backend), checkpoint.selected()
@@ -179,7 +185,11 @@ class Measurement:
 
     def annealed(self, beside: Path) -> annealed.Annealed:
         images = self.images
-        of = {"of": self.point["sha256"], "settings": dataclasses.asdict(self.settings)}
+        code = environment.head()  # of another commit, a batch would stand in a row that names this one
+        of = {"of": self.point["sha256"], "settings": dataclasses.asdict(self.settings), "code": code}
+        file = annealed.kept(beside, **of)
+        if not self.point["resume"]:
+            file.unlink(missing_ok=True)
         with self.progress.phase("annealing", total=len(images), unit="images") as advance:
             return annealed.of_images(
                 self.scorer,
@@ -188,7 +198,7 @@ class Measurement:
                 config=self.config,
                 settings=self.settings,
                 seed=self.seed,
-                file=annealed.kept(beside, **of),
+                file=file,
                 report=lambda done: advance(done, None),
             )
 
@@ -236,11 +246,12 @@ class Measurement:
 
 
 def content(asked: Arguments, measured: Measured) -> dict[str, Any]:
-    names = ("images", "samples", "chains", "leapfrogs", "steps", "simulated", "split_samples")
+    names = ("samples", "chains", "leapfrogs", "steps", "simulated", "split_samples")
     rows = [
         result | {"checkpoint_sha256": point["sha256"], "distributions": point["distributions"]} for point, result in measured
     ]
-    return {"device": "cpu", "rows": rows} | {name: getattr(asked, name) for name in names}
+    images = {"images": measured[0][0]["images"]}  # the checkpoints share their data set
+    return {"device": "cpu", "rows": rows} | images | {name: getattr(asked, name) for name in names}
 
 
 def named(row: Result) -> tuple[str, str, str]:

@@ -152,7 +152,7 @@ def trained(question: dict[str, Any]) -> dict[str, float]:
     estimators.refuse_divergence(of_images)
     test = estimators.summary(of_images)
     curve = {f"{column} {i}": value for column in checkpoints.CURVE for i, value in enumerate(checkpoint.history[column])}
-    return curve | {name: float(getattr(test, name)) for name in ("elbo", "elbo_se", "log_px", "log_px_se", "ess")}
+    return curve | {name: float(getattr(test, name)) for name in ("elbo", "log_px", "ess")}
 
 
 def _nothing(*_: object) -> None: ...

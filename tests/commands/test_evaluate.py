@@ -1,4 +1,4 @@
-"""`evaluate` of weights that have no score."""
+"""`evaluate`: weights that have no score, errors that nothing tells, annealing and its files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 
 import vaebench
 from benchmarks.__main__ import main
-from benchmarks.harness import annealed
+from benchmarks.commands import evaluate
+from benchmarks.harness import annealed, cli
 from common import annealing, checkpoints, data, parameters
 from common.checkpoints import Checkpoint
 from common.config import Config
-from common.errors import UserError
+from common.errors import DiskError, UserError
 from common.protocol import BACKENDS
 
 
@@ -95,6 +96,46 @@ def test_a_damaged_file_of_annealing_is_named(tmp_path: Path, capsys: pytest.Cap
     capsys.readouterr()
     assert main(command) == 2
     assert f"The results {kept} can't be read" in capsys.readouterr().err
+
+
+def test_results_of_annealing_that_are_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.ais-0.npz"
+    np.savez(path, **{name: np.array(["a"]) for name in annealed.ARRAYS})
+    with pytest.raises(UserError, match="one number an image"):
+        annealed.read(path)
+
+
+def test_annealing_beside_a_checkpoint_in_a_folder_that_cannot_be_written_ends_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, content: bytes) -> None:
+        raise DiskError("Read-only file system")
+
+    path = trained(tmp_path, "pytorch")
+    monkeypatch.setattr(cli, "write_bytes", refuse)
+    assert main(["evaluate", str(path), "--ais"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "copy the checkpoint to another folder" in said.err
+
+
+def test_a_test_set_below_the_default_of_annealing_is_taken_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "ANNEALED_IMAGES", 10**6)
+    path = trained(tmp_path, "pytorch")
+    assert main(["evaluate", str(path), "--ais", "--samples", "2", "--distributions", "1", "--chains", "1"]) == 0
+    images = len(data.load("binarized-digits", data_dir=None, binarize=None).test)
+    said = capsys.readouterr()
+    assert f"{images} images × 1 chains" in said.err
+    assert "over other chains ± unknown" in said.out
+
+
+def test_an_error_that_one_image_and_one_sample_do_not_tell_is_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(trained(tmp_path, "pytorch")), "--images", "1", "--samples", "1"]) == 0
+    assert capsys.readouterr().out.count("± unknown") == 3
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,16 @@ def test_a_refusal_of_the_system_is_a_user_error_and_leaves_the_old_file(tmp_pat
     assert names(tmp_path) == ["file.txt"]
 
 
+def test_a_folder_that_may_be_written_and_not_be_read_gets_the_file(tmp_path, monkeypatch):
+    def refuse(_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", refuse)
+        write_whole(tmp_path / "file.txt", lambda temporary: temporary.write_text("new"))
+    assert names(tmp_path) == ["file.txt"]
+
+
 @pytest.mark.parametrize(("number", "fine"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
 def test_a_folder_that_the_file_system_does_not_flush_has_the_file(tmp_path, monkeypatch, number, fine):
     to_sync = os.fsync

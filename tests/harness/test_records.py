@@ -54,6 +54,13 @@ def test_no_nan_is_written_and_a_diverged_run_has_failed(tmp_path: Path, bad: fl
     assert "test.elbo" in written["reason"]
 
 
+def test_a_standard_error_that_is_unknown_is_absent_and_fails_no_run(tmp_path: Path) -> None:
+    record = example()
+    record["test"] |= {"log_px_se": float("nan"), "by_samples": {"samples": [1], "log_px": [-9.0], "log_px_se": [np.nan]}}
+    written = records.read(records.write(record, tmp_path))
+    assert (written["status"], written["test"]["log_px_se"], written["test"]["by_samples"]["log_px_se"]) == ("ok", None, [None])
+
+
 def test_a_time_that_is_nan_is_absent_and_fails_no_run(tmp_path: Path) -> None:
     record = example()
     record["timing"]["floor_ratio"] = float("nan")
@@ -110,6 +117,8 @@ def test_keys_that_came_later_may_be_missing(tmp_path: Path) -> None:
         (None, "trained", [{"backend": "jax"}]),
         (None, "changed", ["steps"]),
         (None, "peak_memory_bytes", "much"),
+        (None, "peak_memory_bytes", 10**400),
+        ("curve", "step", [10**400]),
         ("config", "model", {"latent_size": 2, "holes": 3}),
         ("config", "training", None),
         ("test", "by_samples", {"samples": [1], "log_px": ["-90"], "log_px_se": [0.1]}),

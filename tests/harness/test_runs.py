@@ -591,3 +591,7 @@ def test_a_run_that_begins_again_at_a_kept_checkpoint_removes_none(tmp_path: Pat
     assert sorted(path.name for path in folder.iterdir()) == names
     for name, state in zip(names, kept, strict=True):
         assert_same_arrays(checkpoints.load(folder / name).state, state)
+
+    other = tmp_path / "other"
+    assert main(["run", "--from", str(folder / names[0]), "--backend", "jax", "--results", str(other)]) == 0
+    assert record_in(other)["trained"] == [{"backend": "jax", "last_step": 60}], "PyTorch has trained no step of it"

@@ -45,7 +45,7 @@ def rounded(backend: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 def test_the_switch_is_on_for_tf32_alone(backend: str, rounded: Callable[[str], Any]) -> None:
     assert "float32" in str(rounded("tf32"))
     assert switch(backend)
-    with pytest.raises(ValueError, match="whole process"):
+    with pytest.raises(UserError, match="whole process"):
         rounded("float32")
 
 
@@ -53,7 +53,7 @@ def test_the_switch_is_on_for_tf32_alone(backend: str, rounded: Callable[[str], 
 def test_the_switch_is_off_for_all_else(backend: str, rounded: Callable[[str], Any], factors: str) -> None:
     assert factors in str(rounded(factors))
     assert not switch(backend)
-    with pytest.raises(ValueError, match="whole process"):
+    with pytest.raises(UserError, match="whole process"):
         rounded("tf32")
 
 

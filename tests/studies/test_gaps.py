@@ -38,7 +38,8 @@ def saved(folder: Path, *, place: str = "binarized-digits", log_odds: float = 0.
 def test_the_gaps_add_up_and_have_their_signs(tmp_path: Path, family: str) -> None:
     asked = gaps.Arguments(checkpoint=(saved(tmp_path, variational=family),), results=tmp_path / "results", **ASKED)
     gaps.check(asked)
-    ((title, point),) = gaps.plan(asked).items()
+    ((title, planned),) = gaps.plan(asked).items()
+    point = planned | {"resume": False}
     result = gaps.measure(point)
     assert title == f"0_{family}"
     total = result["amortization"]["mean"] + result["approximation"]["mean"]
@@ -48,9 +49,12 @@ def test_the_gaps_add_up_and_have_their_signs(tmp_path: Path, family: str) -> No
     assert -0.05 < result["missed"]["mean"] < 0.5, "two latents, and K = 1,000"
     assert abs(result["simulated"]["mean"]) < 1.0
     assert abs(result["train"]["elbo"]["mean"]) < 4 * result["train"]["elbo"]["error"], "random weights know no split"
-    assert (tmp_path / "results").exists()
-    again = gaps.measure(point)
-    assert again == result
+    (kept,) = (tmp_path / "results").glob("*.ais-*.npz")
+    with np.load(kept) as whole:
+        np.savez(kept, **{name: whole[name] + (name == "log_px") for name in whole})
+    resumed = gaps.measure(point | {"resume": True})
+    assert resumed["annealed"]["mean"] == pytest.approx(result["annealed"]["mean"] + 1), "--resume keeps what is done"
+    assert gaps.measure(point) == result
     report = gaps.content(asked, [(point, result | {"commit": "c0ffee"})]) | {"environment": environment.describe("cpu")}
     text = page(gaps.parts(report))
     assert f"| quick | {family} | pytorch |" in text
@@ -70,7 +74,7 @@ def test_train_minus_test_is_of_all_images_of_the_smaller_split(tmp_path: Path) 
     asked = gaps.Arguments(**ASKED | {"data": place, "chains": 2, "distributions": (2,), "steps": 2}, checkpoint=(checkpoint,))
     asked.results = tmp_path / "results"
     ((_, point),) = gaps.plan(asked).items()
-    result = gaps.measure(point)
+    result = gaps.measure(point | {"resume": False})
     assert result["split_images"] == 60
     for value in result["train"].values():
         assert value["mean"] == pytest.approx(0.3 * 64 * 2.2, rel=0.3)
@@ -95,6 +99,24 @@ def test_more_images_than_there_are_are_refused(tmp_path: Path) -> None:
     asked = gaps.Arguments(checkpoint=(saved(tmp_path),), **ASKED | {"images": 400})
     with pytest.raises(UserError, match="--images is 400, more than binarized-digits has"):
         gaps.plan(asked)
+
+
+def test_a_test_set_below_the_default_is_taken_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = gaps.Arguments(checkpoint=(saved(tmp_path),), **ASKED | {"images": None})
+    ((_, point),) = gaps.plan(asked).items()
+    monkeypatch.setattr(gaps, "IMAGES", 10**6)
+    ((_, whole),) = gaps.plan(asked).items()
+    tests = len(data.load("binarized-digits", data_dir=None, binarize=None).test)
+    assert (point["images"], whole["images"]) == (100, tests)
+
+
+def test_a_model_that_was_trained_on_a_card_with_tf32_is_measured_on_the_cpu(tmp_path: Path) -> None:
+    path = saved(tmp_path, device="cuda", precision="tf32")
+    few = ASKED | {"images": 2, "samples": 2, "chains": 2, "distributions": (2,), "steps": 2}
+    asked = gaps.Arguments(checkpoint=(path,), results=tmp_path / "results", **few)
+    ((_, point),) = gaps.plan(asked).items()
+    found = gaps.measure(point | {"resume": False})["config"]
+    assert (found["device"], found["precision"]) == ("cpu", "full")
 
 
 def test_each_checkpoint_has_its_own_number_of_distributions(tmp_path: Path) -> None:
