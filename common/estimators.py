@@ -191,15 +191,15 @@ def warning(values: PerImage, *, of: int, highest: float | None) -> str | None:
     log p(x) is far too low, and its Monte Carlo error too small.
     """
     elbo, log_px, images = float(values.elbo.mean()), float(values.log_px.mean()), len(values.elbo)
-    rest = max(1 - images / of, 0.0)
-    least = log_px - 3 * standard_error(values.log_px) * np.sqrt(rest) if rest else log_px
+    enough, left_out = images >= FEWEST_IMAGES, 1 - images / of
+    chance = 3 * standard_error(values.log_px) * np.sqrt(left_out) if left_out else 0.0
     if log_px < elbo - 1e-6 * abs(elbo):
         return f"log p(x) {log_px:.2f} is below the ELBO {elbo:.2f}."
-    if highest is not None and least > highest and (images >= FEWEST_IMAGES or not rest):
+    if highest is not None and (enough or not left_out) and log_px - chance > highest:
         return f"log p(x) {log_px:.2f} is above {highest:.0f} nats, which no model of this data set reaches."
     for i in range(1, len(values.sizes)):
         gain = values.nested[i] - values.nested[i - 1]
-        if images >= FEWEST_IMAGES and gain.mean() < -3 * standard_error(gain):
+        if enough and gain.mean() < -3 * standard_error(gain):
             return f"log p(x) falls by {-gain.mean():.2f} nats from K = {values.sizes[i - 1]:,} to {values.sizes[i]:,}."
     if values.sizes[-1] >= ENOUGH and (ess := float(values.ess[-1].mean())) < LEAST_ESS:
         return f"The effective sample size is {ess:.1f} of {values.sizes[-1]:,}: log p(x) is too low by an unknown amount."
