@@ -189,13 +189,9 @@ def _named(row: Row) -> dict[str, str]:
 
 def _headline(found: Sequence[Record]) -> list[Part]:
     """A row for each measured model on a CPU: log p(x) and speed in each backend; and a line with the machines."""
-    published = [
-        record
-        for table in HEADLINE_TABLES
-        for record in _candidates(TABLES[table], found)
-        if record["device"] == "cpu" and _clean(record)
-    ]
-    first = {_row(record): cells.of(record, floors={}) for record in reversed(published)}  # of several seeds, the least
+    candidates = [record for table in HEADLINE_TABLES for record in _candidates(TABLES[table], found)]
+    published = _first_seeds([record for record in candidates if record["device"] == "cpu" and _clean(record)])
+    first = {_row(record): cells.of(record, floors={}) for record in reversed(published)}  # of several precisions, the first
     models = dict.fromkeys(row[:2] for table in HEADLINE_TABLES for row in TABLES[table].rows if row in first)
     shown = {"log p(x)": LOG_PX, "examples/s": "examples/s"}
     lines = []

@@ -122,6 +122,12 @@ def test_the_readmes_block_says_which_machine_each_model_ran_on() -> None:
     assert "K = 1,000; EPYC." in block("standard", found[0])
 
 
+def test_the_readmes_block_says_nothing_of_seeds_that_are_no_row() -> None:
+    wide = record() | {"seed": 1}
+    wide["timing"] |= {"examples_per_s_iqr": 6000.0}
+    assert block("standard", record(), wide) == block("standard", record())
+
+
 def test_the_readmes_block_leaves_out_models_that_no_backend_has_measured() -> None:
     lines = [line for line in block("standard", record()).splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[0] for line in lines] == ["| model", "| ---", "| flow"]
