@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -37,14 +38,15 @@ def main(arguments: list[str]) -> int:
             refused.append(str(error))
     if not found:
         raise UserError(refused[0])
-    if asked.json:
-        print(json.dumps(differences.as_data(found), indent=1))
-        return 0
-    alone = len(match.pairs) == 1
-    sides = [match.pairs[0][i] if alone else folder for i, folder in enumerate((asked.a, asked.b))]
     lines = [*refused]
     for side, alone_there in zip("AB", match.left_over, strict=True):
         lines += [f"Only in {side}: {', '.join(path.stem for path in alone_there)}."] if alone_there else []
+    if asked.json:
+        print(json.dumps(differences.as_data(found), indent=1))
+        print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
+        return 0
+    alone = len(match.pairs) == 1
+    sides = [match.pairs[0][i] if alone else folder for i, folder in enumerate((asked.a, asked.b))]
     heads = "\n".join(f"{side}: {path}" for side, path in zip("AB", sides, strict=True))
     parts = [heads, *differences.page(found, keys=match.keys, labels=labels), *(["\n".join(lines)] if lines else [])]
     terminal.page(parts, Console())

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.harness import cli, looks, per_image, record_names, records, reports
+from benchmarks.harness import cli, looks, per_image, records, reports
 from benchmarks.harness.pairs import Scores
 from benchmarks.outputs import headline, sweeps
 from benchmarks.outputs.page import content, render
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     folders = list(dict.fromkeys(path.parent for path in found))
     output = asked.output or folders[0] / "report.html"
     cli.writable(output.parent, remedy="give another as --output")
-    runs = sweeps.runs(list(found.values()), folders=[str(path.parent) for path in found])
+    runs = sweeps.runs(list(found.values()), folders=[str(path.parent) for path in found], paths=list(found))
     seen, missing = (
         look(runs, data=asked.data, data_dir=asked.data_dir)
         if asked.pictures
@@ -60,16 +60,15 @@ def scores(runs: Sequence[Run]) -> dict[int, Scores]:
     found: dict[int, Scores] = {}
     for i, run in enumerate(runs):
         with contextlib.suppress(UserError):  # the findings then compare without pairs
-            if arrays := per_image.read(record_names.beside(Path(run.what["folder"]), run.record, record_names.name_of)):
+            if arrays := per_image.read(run.path):
                 found[i] = arrays
     return found
 
 
 def look(runs: Sequence[Run], *, data: Sequence[str], data_dir: Path | None) -> tuple[dict[int, looks.Look], list[str]]:
     """(a look at each run whose checkpoint is there, by its place in `runs`; why other runs have none, a sentence each)."""
-    name = record_names.checkpoint_name_of
-    paths = {i: record_names.beside(Path(run.what["folder"]), run.record, name) for i, run in enumerate(runs)}
-    there = {i: path for i, path in paths.items() if path.exists()}
+    paths = {i: records.checkpoint_beside(run.path, run.record) for i, run in enumerate(runs)}
+    there = {i: path for i, path in paths.items() if path and path.exists()}
     missing = []
     if len(there) < len(runs):
         lacking = f"{len(runs) - len(there)} of these {len(runs)} records" if there else "these records"

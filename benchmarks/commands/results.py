@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         folders = [str(path.parent) for path in found]
         terminal.page(cells.page(found.values(), folders=folders), Console())
         return 0
-    content = tidy.FORMATS[chosen](tidy.rows(found))
+    content = tidy.FORMATS[chosen](tidy.rows(found.items()))
     if asked.output:
         write_bytes(asked.output, content)
         print(f"Wrote {asked.output}: {len(found):,} run{'' if len(found) == 1 else 's'}.")

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.harness import cli, jobs, looks, presets, record_names, records
+from benchmarks.harness import cli, jobs, looks, presets, records
 from benchmarks.harness.looks import Look
 from benchmarks.outputs import pictures
 from common import checkpoints
 from common.checkpoints import Checkpoint
 from common.config import SECTIONS
-from common.errors import UserError
+from common.errors import DiskError, UserError
 from common.files import write_bytes
 
 COMPARISON = "comparison.png"
@@ -46,7 +46,9 @@ def main(arguments: list[str]) -> int:
     settings = {name: getattr(asked, name) for name in ("images", "samples", "seed", "backend", "data", "data_dir")}
     kinds = [kind for kind in pictures.KINDS if getattr(asked, kind.lower())]
     shown: list[tuple[Checkpoint, Look, Path]] = []
-    for path in found(asked.run):
+    if not (paths := found(asked.run)):
+        raise UserError(f"There is no checkpoint in {', '.join(map(str, asked.run))}; `python -m benchmarks run` writes one.")
+    for path in paths:
         try:
             checkpoint = checkpoints.load(path)
             target = (asked.output or path.parent) / path.with_suffix(".png").name
@@ -62,14 +64,14 @@ def main(arguments: list[str]) -> int:
                     write_bytes(animated, content := pictures.animation(frames, kind=kind))
                     print(f"{animated}: {pictures.told(frames)}; {len(content) / 1e6:.2f} MB")
         except UserError as error:
-            if path in map(checkpoint_of, asked.run):
+            if path in map(checkpoint_of, asked.run) or isinstance(error, DiskError):
                 raise
             other = checkpoints.other_kind(path)
             print(f"{path} is passed over: {f'{other}, not a checkpoint.' if other else error}", file=sys.stderr)
         else:
             shown.append((checkpoint, look, target))
     if not shown:
-        raise UserError(f"There is no checkpoint in {', '.join(map(str, asked.run))}; `python -m benchmarks run` writes one.")
+        raise UserError("There is nothing to show: of each file stands above why.")
     if len(shown) > 1:
         compare(shown)
     return 0
@@ -95,13 +97,18 @@ def check(asked: Show) -> None:
 
 def found(named: tuple[Path, ...]) -> list[Path]:
     """The checkpoints that are meant, each once: a record's, and all files of a folder that end in .h5."""
-    paths = [path for run in named for path in (sorted(run.glob("*.h5")) if run.is_dir() else [checkpoint_of(run)])]
+    # A name that begins with a dot is that of a file that is being written.
+    paths = [path for run in named for path in (sorted(run.glob("[!.]*.h5")) if run.is_dir() else [checkpoint_of(run)])]
     return list(dict.fromkeys(paths))
 
 
 def checkpoint_of(run: Path) -> Path:
     """A record's checkpoint, which stands beside it; another path is the checkpoint's own."""
-    return record_names.beside(run.parent, records.read(run), record_names.checkpoint_name_of) if run.suffix == ".json" else run
+    if run.suffix != ".json":
+        return run
+    if checkpoint := records.checkpoint_beside(run, records.read(run)):
+        return checkpoint
+    raise UserError(f"{run} is a copy of a record: which checkpoint is its run's? Give the checkpoint.")
 
 
 def of_training(path: Path, *, anew: bool, settings: dict[str, Any]) -> list[Look]:

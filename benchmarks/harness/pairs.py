@@ -12,7 +12,7 @@ would change is not in them.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import presets, reports
-from benchmarks.harness.record_names import data_name, name_of, titled, trained_by
+from benchmarks.harness.record_names import data_names, name_of, titled, trained_by
 from benchmarks.harness.record_schema import Record
 from common.config import Config
 from common.errors import UserError
@@ -123,7 +123,8 @@ def matching(first: Found, second: Found) -> Matching:
     A setting that has one value in all first runs and another in all second runs is what is compared: a pair may differ in it.
     Raises `UserError` where no run of the first has a counterpart in the second.
     """
-    of_first, of_second = ({path: _what(record) for path, record in found.items()} for found in (first, second))
+    named = data_names([*first.values(), *second.values()])
+    of_first, of_second = ({path: _what(record, named) for path, record in found.items()} for found in (first, second))
     apart = {}
     for name in next(iter(of_first.values())):
         values = [{what[name] for what in found.values()} for found in (of_first, of_second)]
@@ -160,12 +161,12 @@ def _key(what: dict[str, Any], apart: Collection[str]) -> tuple[Any, ...]:
     return tuple(value for name, value in what.items() if name not in apart)
 
 
-def _what(record: Record) -> dict[str, Any]:
-    """Name → value of all that a run's file name may say."""
+def _what(record: Record, named: Callable[[Record], str]) -> dict[str, Any]:
+    """Name → value of all that a run's file name may say; `named`: of `data_names`."""
     config = Config.from_dict(record["config"])
     settings = presets.flat(config) | {"compile_from": config.training.steps >= config.training.compile_from}
     return {
-        "data set": data_name(record["dataset"]),
+        "data set": named(record),
         "family": settings.pop("variational"),
         "backend": trained_by(record),
         "preset": record["preset"],
@@ -175,7 +176,8 @@ def _what(record: Record) -> dict[str, Any]:
 
 def apart(first: Record, second: Record) -> dict[str, tuple[Any, Any]]:
     """Name → (value of the first, of the second) of all in which two runs differ: settings, then code, versions and machine."""
-    one, other = (_what(record) | _surroundings(record) for record in (first, second))
+    named = data_names((first, second))
+    one, other = (_what(record, named) | _surroundings(record) for record in (first, second))
     names = [*one, *(name for name in other if name not in one)]
     return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
 

@@ -23,6 +23,7 @@ from benchmarks.harness.events import Heard
 from common.errors import UserError
 
 PARENT = "VAEBENCH_PARENT"  # environment variable: the process that asks
+PLACES = ("VAEBENCH_DATA_DIR", "VAEBENCH_CACHE_DIR")  # environment variables: folders, as seen from this process's own
 
 
 class ProcessError(UserError):
@@ -65,7 +66,8 @@ def ask(
         json.dump(question, asked)
         asked.seek(0)
         options: dict[str, Any] = {"stdin": asked, "stdout": answers, "cwd": folder}
-        told = {events.VARIABLE: None, PARENT: str(os.getpid()), **(variables or {})}
+        places = {name: os.path.abspath(os.environ[name]) for name in PLACES if os.environ.get(name)}
+        told = {events.VARIABLE: None, PARENT: str(os.getpid()), **places, **(variables or {})}
         if heard:
             reading, writing = os.pipe()
             told[events.VARIABLE] = str(writing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,19 @@ def data_name(dataset: dict[str, Any]) -> str:
     name: str = re.split(r"[/\\]", dataset["name"])[-1]
     stem = printable(re.sub(r"(?i)\.(h5|hdf5|he5|npz|npy)$", "", name))
     return f"{stem}-{dataset['binarize']}" if dataset.get("binarize") else stem
+
+
+def data_names(found: Iterable[Record]) -> Callable[[Record], str]:
+    """A record's `data_name`; with a piece of the images' SHA-256 where other images among these records have that name."""
+    hashes: dict[str, set[str]] = {}
+    for record in found:
+        hashes.setdefault(data_name(record["dataset"]), set()).update(filter(None, [record["dataset"]["sha256"]]))
+
+    def named(record: Record) -> str:
+        name, sha256 = data_name(record["dataset"]), record["dataset"]["sha256"]
+        return f"{name}-{sha256[:6]}" if sha256 and len(hashes[name]) > 1 else name
+
+    return named
 
 
 def titled(name: str, binarize: str | None) -> str:

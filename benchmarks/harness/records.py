@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.record_names import name_of
+from benchmarks.harness.record_names import beside, checkpoint_name_of, name_of
 from benchmarks.harness.record_schema import LATER, REQUIRED, Record, fault
 from common.errors import UserError
 from common.files import read_text, write_text
@@ -96,9 +96,19 @@ def found(folder: Path) -> dict[Path, Record]:
     paths = sorted(folder.glob("[!.]*.json"))  # a dot: being written
     records = {path: read(path) for path in paths if not is_report(path)}
     for path, record in records.items():
-        if path.name not in (name_of(record), name_of(record, hashed=False)):
+        if not is_named(path, record):
             raise UserError(f"The record {path} is that of {name_of(record)}; give it this name, or remove it.")
     return records
+
+
+def is_named(path: Path, record: Record) -> bool:
+    """Whether the record's file has the name of its content; another name is that of a copy, of an earlier run say."""
+    return path.name in (name_of(record), name_of(record, hashed=False))
+
+
+def checkpoint_beside(path: Path, record: Record) -> Path | None:
+    """The path of the checkpoint of the record in this file; None for a copy: the checkpoint may be another run's."""
+    return beside(path.parent, record, checkpoint_name_of) if is_named(path, record) else None
 
 
 def is_report(path: Path) -> bool:

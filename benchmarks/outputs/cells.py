@@ -101,20 +101,21 @@ def name(record: Record, found: Sequence[Record]) -> str:
     return " ".join([*model, *varying])
 
 
-def draws(found: Sequence[Record]) -> list[str]:
-    """The line with the Monte Carlo errors of log p(x), where the records have them."""
+def draws(found: Sequence[Record], *, over_images: bool) -> list[str]:
+    """The line with the Monte Carlo errors of log p(x), where the records have them; and what "±" is, if `over_images`."""
     errors = [error for record in found if (error := record["test"]["log_px_mc_se"]) is not None]
     if not errors:
         return []
     low, high = f"{min(errors):.3f}", f"{max(errors):.3f}"
     over = low if low == high else f"{low} to {high}"
-    return [f"±: over test images. Over other importance samples of the same model and images: ± {over}."]
+    first = "±: over test images. Over" if over_images else "log p(x) over"
+    return [f"{first} other importance samples of the same model and images: ± {over}."]
 
 
-def remarks(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]:
+def remarks(found: Sequence[Record], *, labels: Sequence[str] = (), over_images: bool = True) -> list[str]:
     """The lines under a table: rows without a result or a credible one, rows that spread widely, the latency between cores.
 
-    `labels`: what a record's name needs beside `name`, "learning-rate 0.001" say; "" for nothing.
+    `labels`: what a record's name needs beside `name`, "learning-rate 0.001" say; "" for nothing. `over_images`: of `draws`.
     """
     lines = []
     for record, label in zip(found, labels or [""] * len(found), strict=True):
@@ -131,7 +132,7 @@ def remarks(found: Sequence[Record], *, labels: Sequence[str] = ()) -> list[str]
     ends = [record["environment"].get(key) for record in found for key in ("round_trip_ns", "round_trip_after_ns")]
     return [
         *lines,
-        *draws(found),
+        *draws(found, over_images=over_images),
         *spreads(found, labels=labels),
         *crowded(found, labels=labels),
         *([f"Before and after training, {cores.said(ends)}."] if any(ends) else []),
@@ -212,5 +213,6 @@ def page(found: Iterable[Record], *, folders: Sequence[str] | None = None) -> li
     )
     named = [column for column in sweeps.differing(runs) if column not in OF_A_RUN]
     labels = [", ".join(f"{column} {run.what[column]}" for column in named) for run in runs]
-    lines = [*sweeps.errors(rows), *remarks([run.record for run in runs], labels=labels)]
+    errors = sweeps.errors(rows)
+    lines = [*errors, *remarks([run.record for run in runs], labels=labels, over_images=not errors)]
     return [table, *(["\n".join(lines)] if lines else [])]

@@ -32,10 +32,11 @@ WORDS = {2: "two", 3: "three"}
 
 
 class Scored(NamedTuple):
-    """A record, its results by image where they are kept, and its folder where several are shown."""
+    """A record, its results by image where they are kept, its data set's name, and its folder where several are shown."""
 
     record: Record
     scores: Scores | None
+    data: str
     folder: str = ""
 
 
@@ -67,7 +68,7 @@ def setup(run: Scored) -> dict[str, str]:
     record = run.record
     return {
         "folder": run.folder,
-        "data set": record_names.data_name(record["dataset"]),
+        "data set": run.data,
         "preset": record["preset"],
         "settings": record_names.changes(record) or "preset's settings",
         "device": record["device"],
@@ -192,19 +193,22 @@ def speed(runs: Sequence[Record]) -> Speed | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """The largest difference of log p(x) between two backends, `higher` minus `lower`; of those beyond noise where one is."""
+    """The largest difference of log p(x) between two backends, `higher` minus `lower`; of those beyond noise where one is.
+
+    `backends`: all that were compared, in words.
+    """
 
     higher: str
     lower: str
     gap: Difference
     beyond_noise: bool
-    backends: int
+    backends: str
 
     def __str__(self) -> str:
         gap = self.gap
         if not self.beyond_noise:
             return (
-                f"the {WORDS[self.backends]} agree within {gap.nats:.2f} nats of log p(x), which is noise "
+                f"{self.backends} agree within {gap.nats:.2f} nats of log p(x), which is noise "
                 f"(its standard error over {gap.over} is {gap.error:.2f})"
             )
         reason = "" if gap.over == "seeds" else "; with one seed each, the seeds can be the reason"
@@ -223,7 +227,9 @@ def agreement(runs: Sequence[Scored]) -> Agreement | None:
     pair = max(beyond or found, key=lambda pair: abs(found[pair].nats))
     lower, higher = pair if found[pair].nats > 0 else pair[::-1]
     gap = dataclasses.replace(found[pair], nats=abs(found[pair].nats))
-    return Agreement(higher=higher, lower=lower, gap=gap, beyond_noise=bool(beyond), backends=len(trained))
+    compared = [name for name in trained if any(name in each for each in found)]
+    named = f"the {WORDS[len(trained)]}" if len(compared) == len(trained) else _all(compared)
+    return Agreement(higher=higher, lower=lower, gap=gap, beyond_noise=bool(beyond), backends=named)
 
 
 def gain(runs: Sequence[Scored]) -> str:
@@ -239,7 +245,7 @@ def gain(runs: Sequence[Scored]) -> str:
         return ""
     least, most = (f"{end(gap.nats for gap in gaps.values()):.2f}" for end in (min, max))
     said = least if least == most else f"{least} to {most}"
-    over = next(iter(gaps.values())).over
+    over = " or ".join(dict.fromkeys(gap.over for gap in gaps.values()))
     where = _all(list(gaps))
     return f"The flow's log p(x) is {said} nats above the mean-field posterior's in {where}, more than noise over {over}."
 
@@ -264,6 +270,8 @@ def best(runs: Sequence[Scored]) -> str:
         others = f"the other model is {'' if near else 'not '}within noise of it"
     else:
         others = f"{near or 'none'} of the {len(gaps)} other models {'is' if near <= 1 else 'are'} within noise of it"
+    if left_out := len(models) - 1 - len(gaps):
+        others += f"; {left_out} more can't be compared with it"
     return f"The highest log p(x) is {means[first]:.2f} ({said}); {others}."
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,28 +21,33 @@ ORDINARY = ("cpu", "float32")  # what a title doesn't say
 
 @dataclass(frozen=True)
 class Run:
-    """A record, or several seeds' mean, and `what` it is: column → value, in the order of a table's columns."""
+    """A record, or several seeds' mean, and `what` it is: column → value, in the order of a table's columns.
+
+    `path`: the record's file, or the first seed's; the name that it would have, where it wasn't read from a file.
+    """
 
     record: Record
     what: dict[str, Any]
+    path: Path
 
 
-def runs(found: Sequence[Record], *, folders: Sequence[str] | None) -> list[Run]:
+def runs(found: Sequence[Record], *, folders: Sequence[str] | None, paths: Sequence[Path] | None = None) -> list[Run]:
     """The records by data set, family and backend, then by other columns. A setting that one record has changed is a column."""
     names = sorted({name for record in found for name in record_names.changed(record)})
-    made = []
-    for record, folder in zip(found, folders or [""] * len(found), strict=True):
+    named, made = record_names.data_names(found), []
+    paths = paths or [Path(record_names.name_of(record)) for record in found]
+    for record, folder, path in zip(found, folders or [""] * len(found), paths, strict=True):
         settings = presets.flat(Config.from_dict(record["config"])) | record_names.changed(record) if names else {}
         what = {
             "folder": folder,
             "family": record["variational"],
             "backend": record_names.trained_by(record),
             "preset": record["preset"],
-            "data set": record_names.data_name(record["dataset"]),
+            "data set": named(record),
             **{name.replace("_", "-"): settings[name] for name in names},
             **{name: record[name] for name in ("device", "precision", "seed")},
         }
-        made.append(Run(record, what))
+        made.append(Run(record, what, path))
     return sorted(made, key=_place)
 
 
@@ -68,23 +74,24 @@ def _mean(group: Sequence[Run]) -> Run:
     """The mean of each number over the seeds; the standard errors are those of this mean."""
     first, records = group[0], [run.record for run in group]
     sections = {
-        section: {
-            name: _mean_of([record[section].get(name) for record in records])
-            for name, value in first.record[section].items()
-            if isinstance(value, int | float | None)
-        }
+        section: {name: _mean_of([record[section].get(name) for record in records]) for name in first.record[section]}
         for section in ("timing", "test")
     }
+    others = [others for record in records if (others := record["environment"].get("runnable")) is not None]
+    sections["environment"] = first.record["environment"] | ({"runnable": max(others)} if others else {})
     for name in ("elbo", "log_px"):
         values = [record["test"][name] for record in records]
         sections["test"][f"{name}_se"] = None if None in values else standard_error(np.array(values))
     peak = _mean_of([record["peak_memory_bytes"] for record in records])
     several = {"seed": f"{len(group)} seeds"}
-    return Run(first.record | sections | several | {"peak_memory_bytes": peak}, first.what | several)
+    return Run(first.record | sections | several | {"peak_memory_bytes": peak}, first.what | several, first.path)
 
 
-def _mean_of(values: list[Any]) -> float | None:
-    return None if None in values else sum(values) / len(values)
+def _mean_of(values: list[Any]) -> float | str | None:
+    """The mean of numbers; the first of texts, where there is one; None where a number is missing, and of all else."""
+    if texts := [value for value in values if isinstance(value, str)]:
+        return texts[0]
+    return sum(values) / len(values) if all(isinstance(value, int | float) for value in values) else None
 
 
 def differing(rows: Sequence[Run]) -> list[str]:

@@ -7,7 +7,7 @@ import functools
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ TAKEN = {"schema", "config", "curve", "trained", "precision", "dataset", "test",
 Row = dict[str, Any]  # column → text, number, truth value or None
 
 
-def rows(found: Mapping[Path, Record]) -> list[Row]:
+def rows(found: Iterable[tuple[Path, Record]]) -> list[Row]:
     """A row for each record, all with the same columns; None where a record lacks one."""
-    made = [_row(path, record) for path, record in found.items()]
+    made = [_row(path, record) for path, record in found]
     empty: Row = {column: None for row in made for column in row}
     return [empty | row for row in made]
 

@@ -20,6 +20,7 @@ import tyro
 
 from benchmarks.harness import checks, processes, records, reports, runs, scoring
 from benchmarks.harness.cases import Bench
+from benchmarks.harness.cli import at_least
 from benchmarks.harness.copies import Replacement, replaced
 from benchmarks.harness.environment import ROOT
 from benchmarks.harness.jobs import Job
@@ -104,6 +105,10 @@ class Variant:
         ours = flat(preset(self.base))
         words = [f"{plain(key)} {plain(ours[key])} → {plain(value)}" for key, value in self.settings.items()]
         return ", ".join(words) or AS_IT_IS
+
+
+def check(asked: Arguments) -> None:
+    at_least(asked, images=2, samples=2)  # of one the errors are unknown
 
 
 def variants() -> dict[str, Variant]:

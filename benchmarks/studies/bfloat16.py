@@ -51,7 +51,7 @@ class Arguments(ablation.Arguments):
 
 def check(asked: Arguments) -> None:
     known([asked.trained])
-    at_least(asked, pairs=0, turns=1)
+    at_least(asked, pairs=0, turns=1, images=2, samples=2)  # of one image or sample the errors are unknown
 
 
 def plan(asked: Arguments) -> dict[str, Point]:
@@ -157,7 +157,8 @@ def quality_parts(found: dict[str, Any]) -> list[Part]:
         change = log_px["bfloat16"] - log_px["full"]
         means = (f"{log_px[precision].mean():.3f}" for precision in PRECISIONS)
         difference = f"{change.mean():+.3f} {estimators.plus_minus(estimators.standard_error(change))}"
-        rows.append((family, *means, difference, f"{log_px['full'].std(ddof=1):.3f}"))
+        spread = f"{log_px['full'].std(ddof=1):.3f}" if len(change) > 1 else "unknown"
+        rows.append((family, *means, difference, spread))
     columns = ("family", "log p(x), full", "bfloat16", "bfloat16 − full, by seed", "over seeds, full's s.d.")
     how = (
         f"{found['backend']}, {found['dataset']['name']}, {len(found['seeds'])} seeds, {found['steps']:,} steps with the KL "

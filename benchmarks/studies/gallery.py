@@ -46,7 +46,8 @@ def plan(asked: Arguments) -> dict[str, Point]:
     for i, path in enumerate(asked.checkpoint):
         checkpoints.load(path)  # refuses a bad file before anything is measured
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        points[f"{i}_{path.stem}"] = {"checkpoint": str(path), "sha256": digest, "samples": asked.samples, "seed": asked.seed}
+        of_checkpoint = {"checkpoint": str(path.absolute()), "sha256": digest}
+        points[f"{i}_{path.stem}"] = {**of_checkpoint, "samples": asked.samples, "seed": asked.seed}
     return points
 
 

@@ -134,6 +134,8 @@ def main(study: Study, arguments: list[str]) -> int:
         terminal.page(shown, Console())
         return 0
     asked.results = asked.results.resolve()  # a point's process may run in another folder
+    if isinstance(asked, DataArguments):
+        asked.data, asked.data_dir = data.whole_name(asked.data), asked.data_dir and asked.data_dir.absolute()
     cores.within()  # refused here, not in each point
     if hasattr(study, "check"):
         study.check(asked)

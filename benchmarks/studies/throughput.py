@@ -18,6 +18,7 @@ import operator
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -123,8 +124,8 @@ def shown(asked: Arguments) -> list[Part]:
         place, rows = run["machine_info"]["environment"], rows_of(run)
         device = rows[0]["device"]
         report = found.setdefault(reports.where(place, setting=device), {"device": device, "environment": place, "rows": []})
-        report["rows"] = merged(report["rows"] + rows)
-    return [part for report in found.values() for part in parts(report)]
+        report["rows"] += rows
+    return [part for report in found.values() for part in parts(report | {"rows": merged(report["rows"])})]
 
 
 # --- the report ---
@@ -206,10 +207,16 @@ def call_parts(report: Report) -> list[Part]:
         which = ", ".join(f"{row['kind']} {row['family']} {row['batch']} {row['backend']}" for row in loud)
         notes.append(f"- Their rounds spread over more than {spread.BOUND:.0%} of their median: {which}.")
     notes.append(f"- Between rounds {cores.said([trip for row in rows for trip in row.get('round_trips_ns', [])])}.")
-    setting = f"{report['device']}, float32" + (" unless a row says otherwise" if varying else "")
-    notes.append(f"- {reports.where(report['environment'], setting=setting)}.")
+    notes.append(f"- {reports.where(report['environment'], setting=setting(report, rows))}.")
     table = table_of(cells, left=("kind", "family", "precision", "backend"))
     return [table, spread.statement("timing.md#the-timing-contract"), "\n".join(notes)]
+
+
+def setting(report: Report, rows: Iterable[Row]) -> str:
+    """The device and the rows' precision, as a note under their table says it."""
+    precisions = {row["precision"] for row in rows}
+    (alone,) = precisions if len(precisions) == 1 else (f"{FULL} unless a row says otherwise",)
+    return f"{report['device']}, {alone}"
 
 
 def machine_parts(report: Report) -> list[Part]:
@@ -246,7 +253,8 @@ def machine_parts(report: Report) -> list[Part]:
             for step in steps
         ]
         result.append(table_of(cells, left=("training step", "backend")))
-    where = reports.where(report["environment"], setting=f"{report['device']}, float32")
+    shown = [row for row in rows_in(report) if row["kind"] in MACHINE or (steps and row["precision"] == FULL)]
+    where = reports.where(report["environment"], setting=setting(report, shown))
     return [*result, spread.statement("timing.md#the-timing-contract"), f"- {where}."]
 
 

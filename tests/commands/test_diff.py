@@ -57,6 +57,20 @@ def test_two_runs_by_image_and_by_speed(tmp_path: Path, capsys: pytest.CaptureFi
     assert row(back, "examples/s").endswith("× 0.67  B is slower")
 
 
+def test_with_json_what_is_not_compared_is_said_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, seeds in (("a", (0, 1, 2)), ("b", (0, 1))):
+        for seed in seeds:
+            saved(tmp_path / folder, seed=seed)
+    record = run(seed=1) | {"status": "failed", "reason": "It fell over."}
+    record["test"] |= dict.fromkeys(("elbo", "log_px"))
+    records.write(record, tmp_path / "b")
+    assert main(["diff", str(tmp_path / "a"), str(tmp_path / "b"), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert len(json.loads(printed.out)) == 1
+    assert "has no result (failed)" in printed.err
+    assert "Only in A: " in printed.err
+
+
 def test_what_is_noise_is_called_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = saved(tmp_path / "a"), saved(tmp_path / "b", 0.0, speed=1099, seed=1)
     printed = diff(capsys, a, b)

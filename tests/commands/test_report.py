@@ -93,3 +93,11 @@ def test_a_checkpoint_that_cannot_be_looked_at_has_its_reason_on_the_page(
     monkeypatch.setattr(looks, "of", refused)
     assert main(["report", str(tmp_path)]) == 0
     assert "&lt;has&gt; gone bad." in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_two_files_of_one_record_are_two_rows(tmp_path: Path) -> None:
+    of: dict[str, Any] = {"backend": "jax", "dataset_name": "binarized-digits", "dataset_sha256": None, "preset": "quick"}
+    path = records.write(record_schema.blank(presets.QUICK, **of), tmp_path)
+    (copy := tmp_path / "before.json").write_bytes(path.read_bytes())
+    assert main(["report", str(path), str(copy), "--output", str(tmp_path / "page.html")]) == 0
+    assert str(copy) in (tmp_path / "page.html").read_text(encoding="utf-8"), "its row in the page's table for downloads"

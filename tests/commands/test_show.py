@@ -104,6 +104,29 @@ def test_an_animation_has_a_frame_for_each_kept_checkpoint_and_ends_in_the_pictu
         assert np.abs(last - first).max() > 20
 
 
+def test_a_file_that_is_being_written_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(write_run(tmp_path), tmp_path / ".0123abcd-4242-deadbeef.mine.h5")
+    assert main(["show", str(tmp_path), *SOME]) == 0
+    assert len(list(tmp_path.glob("*.png"))) == 1
+    assert "passed over" not in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_written_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path).with_suffix(".png").mkdir()
+    assert main(["show", str(tmp_path), *SOME]) == 2
+    said = capsys.readouterr().err
+    assert "Is a directory" in said
+    assert "There is no checkpoint" not in said
+
+
+def test_a_copy_of_a_record_shows_no_other_runs_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path)
+    (path,) = tmp_path.glob("*.json")
+    shutil.copy(path, tmp_path / "before.json")
+    assert main(["show", str(tmp_path / "before.json"), *SOME]) == 2
+    assert "before.json is a copy of a record" in capsys.readouterr().err
+
+
 def test_labels_say_in_what_runs_differ(tmp_path: Path) -> None:
     found = tuple(checkpoints.load(write_run(tmp_path, **changes)) for changes in ({}, {"latent_size": 4, "samples": 7}))
     assert show.labels(found) == ["pytorch mean-field, latent-size 3", "pytorch mean-field, latent-size 4"]

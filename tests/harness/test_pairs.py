@@ -150,6 +150,13 @@ def test_what_all_runs_of_a_side_have_and_none_of_the_other_does_not_count() -> 
     }
 
 
+def test_runs_on_two_data_sets_of_one_name_are_told_apart() -> None:
+    of_each = [model() | {"dataset": {"name": "d.h5", "sha256": sha256, "binarize": None}} for sha256 in ("ab" * 32, "cd" * 32)]
+    match = pairs.matching(found("a", *of_each), found("b", *of_each))
+    assert [a.name == b.name for a, b in match.pairs] == [True, True]
+    assert match.labels == [["d-ababab"], ["d-cdcdcd"]]
+
+
 def test_two_single_runs_are_a_pair_whatever_they_are() -> None:
     match = pairs.matching(found("a", model()), found("b", model(backend="pytorch", variational="flow", latent_size=2)))
     assert len(match.pairs) == 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import environment, records
+from benchmarks.harness import environment, processes, records
 from tests.harness.identical import assert_same_run
 from tests.harness.test_cache import run
 
@@ -67,3 +68,13 @@ def test_a_switch_that_turns_compiling_off_stands_on_the_record(
     assert record["timing"]["uncompiled"] == f"{switch} is set"
     assert record["environment"]["threads"]["variables"][switch] == "1"
     assert records.read_all(tmp_path / "run")
+
+
+def test_a_relative_folder_means_the_same_in_a_process_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VAEBENCH_DATA_DIR", "digits")
+    assert processes.ask(f"{__name__}:data_dir", None, title="data_dir") == str(tmp_path / "digits")
+
+
+def data_dir(_: None) -> str:
+    return os.environ["VAEBENCH_DATA_DIR"]

@@ -14,10 +14,19 @@ from benchmarks.outputs.findings import Scored
 MACHINE = {"cpu": "EPYC", "vectors": None, "gpu": None, "logical_cores": 2}
 
 
-def run(backend: str, log_px: float, *, rate: float = 1000.0, family: Any = "flow", seed: int = 0, **settings: Any) -> Scored:
+def run(
+    backend: str,
+    log_px: float,
+    *,
+    rate: float = 1000.0,
+    family: Any = "flow",
+    seed: int = 0,
+    sha256: str = "ab",
+    **settings: Any,
+) -> Scored:
     """A finished run, and results of 100 images with one pattern of hard images: in pairs ± 0.002 nats, unpaired ± 0.7."""
     config = presets.QUICK.replace(variational=family, seed=seed, **settings)
-    made = record_schema.blank(config, backend=backend, dataset_name="digits", dataset_sha256="ab", preset="quick")
+    made = record_schema.blank(config, backend=backend, dataset_name="digits", dataset_sha256=sha256, preset="quick")
     made |= {"status": "ok", "reason": None}
     made["environment"] |= {"machine": MACHINE, "threads": {"cores": 2}}
     made["timing"] |= {"examples_per_s": rate, "examples_per_s_iqr": 20.0}
@@ -25,7 +34,8 @@ def run(backend: str, log_px: float, *, rate: float = 1000.0, family: Any = "flo
     made["test"] |= {"importance_samples": 1000}
     own = np.random.default_rng(sum(map(ord, f"{backend}{family}{settings}"))).normal(scale=0.01, size=100)
     scores = (log_px + np.linspace(-5, 5, 100) + own - own.mean()).astype(np.float32)
-    return Scored(made, {"image": np.arange(100, dtype=np.int32), "elbo": scores, "log_px": scores})
+    images = {"image": np.arange(100, dtype=np.int32), "elbo": scores, "log_px": scores}
+    return Scored(made, images, "digits" if sha256 == "ab" else f"digits-{sha256}")
 
 
 def unpaired(scored: Scored) -> Scored:
@@ -96,6 +106,18 @@ def test_two_seeds_are_little_evidence() -> None:
     assert (
         "more than noise over seeds" in said(*found[:2], *(run("jax", -19 + gap, seed=i) for i, gap in enumerate((0, 0.2))))[0]
     )
+
+
+def test_a_backend_that_cannot_be_compared_is_not_among_those_that_agree() -> None:
+    seeds = [run(name, -20 + 0.01 * seed, seed=seed) for name in ("pytorch", "jax") for seed in range(3)]
+    (sentence,) = said(*seeds, run("tensorflow", -25))
+    assert "PyTorch and JAX agree within 0.00 nats" in sentence
+    assert "three agree" not in sentence
+
+
+def test_two_data_sets_of_one_name_have_a_finding_each() -> None:
+    pairs = [run(name, log_px, sha256=sha256) for sha256, log_px in (("ab", -20), ("cd", -25)) for name in ("pytorch", "jax")]
+    assert len(said(*pairs)) == 2
 
 
 def test_many_pairs_share_one_chance_of_error() -> None:

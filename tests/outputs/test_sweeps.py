@@ -12,7 +12,8 @@ from rich.console import Console
 from benchmarks.harness import record_names, record_schema, records
 from benchmarks.harness.presets import preset
 from benchmarks.harness.record_schema import Record
-from benchmarks.outputs import cells, terminal
+from benchmarks.outputs import cells, sweeps, terminal
+from benchmarks.outputs.page import content
 from benchmarks.outputs.table import Table
 
 
@@ -81,6 +82,10 @@ def test_three_rates_and_three_seeds_are_three_rows() -> None:
         assert row[shown.columns.index("ELBO")] == f"{np.mean(of_rate) - 5:.2f}"
         assert row[shown.columns.index("log p(x) ± s.e.")] == f"{np.mean(of_rate):.2f} ± {error:.2f}"
     assert said(*found) == "Several seeds: each number is their mean, ± its standard error over seeds."
+    for made in found:
+        made["test"]["log_px_mc_se"] = 0.004
+    assert "over test images" not in said(*found)
+    assert "± 0.004" in said(*found)
 
 
 def test_rows_of_one_and_of_several_seeds_say_so() -> None:
@@ -116,7 +121,20 @@ def test_the_same_run_in_two_folders_is_two_rows() -> None:
 def test_equal_settings_on_other_data_of_the_same_name_are_no_seeds_of_one_run() -> None:
     other = run(seed=1)
     other["dataset"]["sha256"] = "cd"
-    assert len(table(run(), other).rows) == 2
+    shown = table(run(data="mine.h5"), other | {"dataset": other["dataset"] | {"name": "mine.h5"}})
+    assert [row[0] for row in shown.rows] == ["mine-ab", "mine-cd"]
+
+
+def test_seeds_that_ran_uncompiled_say_so() -> None:
+    found = [run(seed=seed) for seed in range(2)]
+    for made in found:
+        made["timing"]["uncompiled"] = "no C++ compiler"
+    ((row,),) = [sweeps.over_seeds(sweeps.runs(found, folders=None))]
+    assert row.record["timing"]["uncompiled"] == "no C++ compiler"
+    assert row.record["timing"].keys() == found[0]["timing"].keys()
+    assert content.page(sweeps.runs(found, folders=None), scores={}, looks={}, parity=None, missing=[])["rows"][0][
+        "warning"
+    ].endswith("uncompiled: no C++ compiler")
 
 
 def test_an_absent_number_of_a_seed_is_no_mean() -> None:

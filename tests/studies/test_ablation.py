@@ -17,6 +17,7 @@ from benchmarks.outputs import markdown
 from benchmarks.studies import ablation
 from benchmarks.studies.ablation import AS_IT_IS, EQUAL_TO, GROUPS
 from common import data
+from common.errors import UserError
 from tests.parity.mutations import MUTATIONS
 
 VARIANTS = ablation.variants()
@@ -214,3 +215,9 @@ def test_the_table_sets_each_row_against_its_script_seed_by_seed() -> None:
     assert "| -101.00 |  |  | 1,000 (1) | 1.00 | 1.50 |" in first
     assert "| -101.00 | +0.00 (-1.00 … +1.00) |  | 500 (1) | 0.50 |" in decay
     assert "| -120.50 | -19.50 (-20.00 … -19.00) | -80.00 |" in bug
+
+
+@pytest.mark.parametrize("name", ["images", "samples"])
+def test_one_image_or_sample_whose_errors_are_unknown_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"--{name} is 1"):
+        ablation.check(ablation.Arguments(**{name: 1}))

@@ -44,6 +44,12 @@ def test_a_row_is_what_its_checkpoint_decodes(checkpoint: Path, tmp_path: Path) 
     assert (tmp_path / "gallery.png").stat().st_size < 300_000
 
 
+def test_a_relative_path_is_found_by_the_points_process(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(checkpoint.parent)
+    ((_, point),) = gallery.plan(gallery.Arguments(checkpoint=(Path("a.h5"),))).items()
+    assert point["checkpoint"] == str(checkpoint)
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import types
@@ -58,6 +59,23 @@ def test_a_process_that_fails_is_named_and_what_was_measured_before_is_kept(tmp_
     with pytest.raises(UserError, match="process of -1_jax ended with code 2"):
         skeleton.main(tiny, arguments(tmp_path, "--number", "2", "-1", "3"))
     assert [path.name for path in tmp_path.rglob("*.*")] == ["2_jax.json"]
+
+
+def test_relative_data_is_found_by_the_points_process(tmp_path: Path, study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclasses.dataclass(kw_only=True)
+    class Arguments(tiny.Arguments, skeleton.DataArguments):
+        """With a data set."""
+
+    seen = []
+
+    def plan(asked: Any) -> dict[str, skeleton.Point]:
+        seen.append((asked.data, asked.data_dir))
+        return tiny.plan(asked)
+
+    study.Arguments, study.plan = Arguments, plan
+    monkeypatch.chdir(tmp_path)
+    assert skeleton.main(study, arguments(tmp_path / "results", "--data", "mine.npz", "--data-dir", "digits")) == 0
+    assert seen == [(str(tmp_path / "mine.npz"), tmp_path / "digits")]
 
 
 def test_a_stopped_study_goes_on_with_its_points(

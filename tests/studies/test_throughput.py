@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,22 @@ def test_saved_runs_are_shown_and_nothing_is_timed(
     assert f"{2 * row['rounds']}\n" in shown, "two runs of one place are two sweeps of one row"
     assert reports.commit(suite.read(saved)["machine_info"]["environment"]) in shown
     assert not list(tmp_path.iterdir())
+
+
+def test_three_saved_runs_are_three_sweeps(saved: Path, tmp_path: Path) -> None:
+    run, paths = json.loads(saved.read_text()), []
+    for i, ms_per_step in enumerate((1.0, 1.0, 9.0)):
+        run["benchmarks"][0]["extra_info"]["ms_per_step"] = ms_per_step
+        (path := tmp_path / f"{i}.json").write_text(json.dumps(run))
+        paths.append(path)
+    table = next(part for part in suite.shown(suite.Arguments(saved=tuple(paths))) if isinstance(part, Table))
+    assert table.rows[0][table.columns.index("ms/step (IQR)")].startswith("1 (")
+
+
+def test_the_note_names_a_precision_that_all_rows_have() -> None:
+    full, low = {"precision": "float32"}, {"precision": "bfloat16"}
+    said = [suite.setting({"device": "cpu"}, rows) for rows in ([full], [low, low], [full, low])]
+    assert said == ["cpu, float32", "cpu, bfloat16", "cpu, float32 unless a row says otherwise"]
 
 
 def test_sweeps_are_merged_by_their_medians(folder: Path, saved: Path) -> None:

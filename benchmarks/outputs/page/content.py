@@ -6,12 +6,11 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import command_line, environment, record_names, reports, spread
+from benchmarks.harness import command_line, environment, reports, spread
 from benchmarks.harness.looks import Look
 from benchmarks.harness.pairs import Scores
 from benchmarks.harness.record_schema import Record
@@ -94,17 +93,18 @@ def page(
     status = ["status"] if any(record["status"] != "ok" for record in found) else []
     charted = [_charted(run, differing) | {"kl": _kl(looks.get(i))} for i, run in enumerate(runs)]
     machines, floors = environments(found), cells.fastest_floors(found)
+    scored = [Scored(run.record, scores.get(i), run.what["data set"], run.what["folder"]) for i, run in enumerate(runs)]
     hardware = dict.fromkeys(lines.get("GPU") or lines["processor"] for lines, _ in machines)
     where = datasets[0] if len(datasets) == 1 else f"{len(datasets)} data sets"
     seen = [_picture(i, look, charted[i]) for i, look in looks.items()]
     if left_out := _limit(seen):
         missing = [*missing, f"Pictures of {left_out} more runs are left out, to keep the page below 6 MB."]
-    table = tidy.rows({Path(run.what["folder"]) / record_names.name_of(run.record): run.record for run in runs})
+    table = tidy.rows([(run.path, run.record) for run in runs])
     return {
         "title": f"{len(runs)} run{'s' if len(runs) > 1 else ''} on {where}",
         "subtitle": " · ".join(hardware),
         "sections": SECTIONS,
-        "findings": findings.of([Scored(run.record, scores.get(i), run.what["folder"]) for i, run in enumerate(runs)]),
+        "findings": findings.of(scored),
         "most_findings": MOST_FINDINGS,
         "filters": [{"name": name, "choices": _choices(runs, name)} for name in differing if name != "seed"],
         "columns": [*columns, *status, *NUMBERS],
@@ -120,7 +120,7 @@ def page(
             for row, members in rows
         ],
         "several_seeds": bool(meant),
-        "remarks": [*_remarks(rows), *_doubts(runs, charted), *cells.draws(found)],
+        "remarks": [*_remarks(rows), *_doubts(runs, charted), *cells.draws(found, over_images=not meant)],
         "counts": ", ".join(f"{count:,}" for count in sorted({one["config"]["evaluation"]["samples"] for one in found})),
         "datasets": datasets,
         "places": list(dict.fromkeys((run.what["data set"], run.what["device"]) for run in runs)),
@@ -195,8 +195,7 @@ def _warning(record: Record) -> str:
 def _remarks(rows: Sequence[tuple[Run, list[int]]]) -> list[str]:
     """The lines under the table."""
     uneven = "Dotted: a warning about the times stands below the row's command."
-    means = [row for row, members in rows if len(members) > 1]
-    return [*(sweeps.errors(means) if means else []), *([uneven] if any(_warning(row.record) for row, _ in rows) else [])]
+    return [*sweeps.errors([row for row, _ in rows]), *([uneven] if any(_warning(row.record) for row, _ in rows) else [])]
 
 
 def _doubts(runs: Sequence[Run], charted: Sequence[dict[str, Any]]) -> list[str]:
