@@ -107,6 +107,9 @@ def main(arguments: list[str]) -> int:
     except MemoryError as error:
         print(f"There isn't enough memory ({error}); choose a smaller model, batch or number of samples.", file=sys.stderr)
         return 2
+    except UnicodeEncodeError:
+        print("The name of a file or folder isn't UTF-8, and a text with it can't be written; rename it.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         if command != ANSWER:  # the parent process prints this, too
             print("Stopped; --resume goes on from here." if command in RESUMED else "Stopped.", file=sys.stderr)

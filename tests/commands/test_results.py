@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -108,6 +109,13 @@ def test_formats_go_to_stdout_as_they_are(folder: Path) -> None:
 
     assert pandas.read_parquet(io.BytesIO(printed("--parquet"))).shape[0] == 3
     assert printed("--csv").count(b"\n") == 5, "a line a run, and one within a reason"
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file names are UTF-8")
+def test_a_folder_whose_name_is_not_utf_8_is_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder.rename(folder.with_name(os.fsdecode(b"caf\xe9")))
+    assert main(["results", str(folder), "--csv"]) == 2
+    assert "isn't UTF-8" in capsys.readouterr().err
 
 
 def test_by_default_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
