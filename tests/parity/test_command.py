@@ -139,8 +139,8 @@ def test_without_mnist_the_images_are_random_and_say_so(tmp_path: Path, monkeypa
     name, images = standard_images(None)
     assert "random" in name
     assert images["train"].shape[1] == 784
-    assert len(images["train"]) % 128
-    assert {scenario.config.training.batch_size for scenario in ladder.standard(STANDARD)} == {128}
+    sizes = {scenario.config.training.batch_size for scenario in ladder.standard(STANDARD)}
+    assert all(len(images["train"]) % size for size in sizes), "an epoch ends within a batch"
     for family in ("mean-field", "flow"):
         assert {s.config.dtype for s in ladder.standard(STANDARD) if s.config.model.variational == family} == {
             "float64",
