@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> int:
         print(f"There isn't enough memory ({error}); choose a smaller model, batch or number of samples.", file=sys.stderr)
         return 2
     except UnicodeEncodeError:
-        print("The name of a file or folder isn't UTF-8, and a text with it can't be written; rename it.", file=sys.stderr)
+        print("A file or folder has a name that isn't UTF-8 and can't be written into the output; rename it.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if command != ANSWER:  # the parent process prints this, too

@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
         else:
             shown.append((checkpoint, look, target))
     if not shown:
-        raise UserError("There is nothing to show: of each file stands above why.")
+        raise UserError("No file could be shown; the reasons stand above.")
     if len(shown) > 1:
         compare(shown)
     return 0
@@ -108,7 +108,7 @@ def checkpoint_of(run: Path) -> Path:
         return run
     if checkpoint := records.checkpoint_beside(run, records.read(run)):
         return checkpoint
-    raise UserError(f"{run} is a copy of a record: which checkpoint is its run's? Give the checkpoint.")
+    raise UserError(f"{run} hasn't its record's name, so its checkpoint is unknown; give the .h5 file.")
 
 
 def of_training(path: Path, *, anew: bool, settings: dict[str, Any]) -> list[Look]:

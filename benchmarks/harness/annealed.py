@@ -65,7 +65,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
         found = {name: np.asarray(stored[name]) for name in ARRAYS}
     except (*DAMAGED_NUMPY, OSError, ValueError, LookupError) as error:
         raise UserError(f"The results {path} can't be read ({error}); remove the file, and they are computed anew.") from error
-    if not all(array.shape == found["image"].shape == (array.size,) and array.dtype.kind in "if" for array in found.values()):
+    alike = all(array.shape == found["image"].shape == (array.size,) and array.dtype.kind in "if" for array in found.values())
+    if not alike or not all(np.isfinite(found[name]).all() for name in ARRAYS if name != "error"):
         raise UserError(f"The results {path} aren't one number an image; remove the file, and they are computed anew.")
     return found
 

@@ -66,6 +66,8 @@ def check_start(job: Job) -> None:
     own = job.checkpoint
     if job.resume:
         raise UserError("--from names one checkpoint, --resume those of the results folder; leave out one of the two.")
+    if own.exists() and job.goes_on and own.resolve() != Path(job.start).resolve():
+        raise UserError(f"{own} is a later state of this run; move it away to begin again at {job.start}.")
     if own.exists() and own.resolve() != Path(job.start).resolve():
         raise UserError(f"{own} exists and is another run's; go on from {own}, or give another folder as --results.")
     resumed(job, Path(job.start), dataset=job.dataset())
@@ -100,11 +102,12 @@ def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
     if not _timed_here(job, checkpoint):
         curve = (*checkpoints.CURVE, *checkpoints.PENDING)
         checkpoint.history = {name: column for name, column in checkpoint.history.items() if name in curve}
-    return dataclasses.replace(checkpoint, config=job.config, backend=job.backend, timed_on=job.timed_on)
+        checkpoint.timed_on = job.timed_on
+    return dataclasses.replace(checkpoint, config=job.config, backend=job.backend)
 
 
 def _timed_here(job: Job, checkpoint: Checkpoint) -> bool:
-    """Whether the checkpoint's times are of the job's backend, devices, machine and versions; old files lack the last two."""
+    """Whether the checkpoint's times are of the job's backend, devices, machine and versions; an old file lacks two."""
     theirs = (checkpoint.backend, checkpoint.config.device, checkpoint.config.training.devices)
     alike = theirs == (job.backend, job.config.device, job.config.training.devices)
     return alike and checkpoint.timed_on in ("", job.timed_on)

@@ -19,6 +19,7 @@ import psutil
 import pynvml
 
 from benchmarks.harness.cores import WITHIN, count, quota
+from benchmarks.harness.threads import COUNTS
 from common.config import Config
 from common.errors import UserError
 
@@ -188,7 +189,9 @@ def timed_on(config: Config, *, threads: int | None) -> str:
         **{name: own[name] for name in ("cpu", "model", "vectors")},
         "gpu": gpu() if on_card else None,
         "cores": count(),
+        "quota": quota(),
         "threads": threads,
+        "variables": {name: value for name, value in GIVEN.items() if name in COUNTS},
         "device": config.device,
         "devices": config.training.devices,
         "versions": versions(),

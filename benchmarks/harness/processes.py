@@ -23,7 +23,10 @@ from benchmarks.harness.events import Heard
 from common.errors import UserError
 
 PARENT = "VAEBENCH_PARENT"  # environment variable: the process that asks
-PLACES = ("VAEBENCH_DATA_DIR", "VAEBENCH_CACHE_DIR")  # environment variables: folders, as seen from this process's own
+PLACES = (
+    "VAEBENCH_DATA_DIR",
+    "VAEBENCH_CACHE_DIR",
+)  # environment variables: made absolute for another folder
 
 
 class ProcessError(UserError):

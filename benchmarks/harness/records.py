@@ -102,7 +102,7 @@ def found(folder: Path) -> dict[Path, Record]:
 
 
 def is_named(path: Path, record: Record) -> bool:
-    """Whether the record's file has the name of its content; another name is that of a copy, of an earlier run say."""
+    """Whether the record's file has the name of its content: False for a copy and a renamed file."""
     return path.name in (name_of(record), name_of(record, hashed=False))
 
 

@@ -88,7 +88,7 @@ def _mean(group: Sequence[Run]) -> Run:
 
 
 def _mean_of(values: list[Any]) -> float | str | None:
-    """The mean of numbers; the first of texts, where there is one; None where a number is missing, and of all else."""
+    """The mean of numbers; the first of texts, where there is one; None if a value is missing or is neither."""
     if texts := [value for value in values if isinstance(value, str)]:
         return texts[0]
     return sum(values) / len(values) if all(isinstance(value, int | float) for value in values) else None

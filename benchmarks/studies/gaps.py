@@ -85,6 +85,8 @@ def plan(asked: Arguments) -> dict[str, Point]:
             raise UserError(f"--images is {asked.images}, more than {dataset.name} has.")
         both = {"images": min(asked.images or IMAGES, len(dataset.test))}
         both["split_images"] = min(asked.split_images, len(dataset.train), len(dataset.test))
+        if min(both.values()) < 2:
+            raise UserError(f"{dataset.name} has one test image; the errors over images need two or more.")
         of_checkpoint = {"checkpoint": str(path.resolve()), "sha256": digest, "distributions": distributions}
         points[f"{i}_{path.stem}"] = {**of_checkpoint, **numbers, **both, **where}
     return points
@@ -185,7 +187,7 @@ class Measurement:
 
     def annealed(self, beside: Path) -> annealed.Annealed:
         images = self.images
-        code = environment.head()  # of another commit, a batch would stand in a row that names this one
+        code = environment.head()  # so that no batch of other code enters a row that names this commit
         of = {"of": self.point["sha256"], "settings": dataclasses.asdict(self.settings), "code": code}
         file = annealed.kept(beside, **of)
         if not self.point["resume"]:

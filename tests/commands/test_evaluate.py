@@ -98,9 +98,10 @@ def test_a_damaged_file_of_annealing_is_named(tmp_path: Path, capsys: pytest.Cap
     assert f"The results {kept} can't be read" in capsys.readouterr().err
 
 
-def test_results_of_annealing_that_are_text_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", ["a", np.nan])
+def test_results_of_annealing_that_are_no_number_are_refused(tmp_path: Path, value: str | float) -> None:
     path = tmp_path / "run.ais-0.npz"
-    np.savez(path, **{name: np.array(["a"]) for name in annealed.ARRAYS})
+    np.savez(path, **{name: np.array([value]) for name in annealed.ARRAYS})
     with pytest.raises(UserError, match="one number an image"):
         annealed.read(path)
 

@@ -554,8 +554,12 @@ def test_a_runs_speed_depends_on_the_machine_its_threads_and_its_devices(monkeyp
     machine = environment.machine()
     monkeypatch.setattr(environment, "machine", lambda: machine | {"model": "family 1 model 2"})
     found.append(environment.timed_on(config, threads=None))
+    for name, value in (("GIVEN", {"OMP_NUM_THREADS": "1"}), ("quota", lambda: 0.5)):
+        with monkeypatch.context() as patch:
+            patch.setattr(environment, name, value)
+            found.append(environment.timed_on(config, threads=None))
     assert len({*found}) == len(found)
-    assert environment.timed_on(config.replace(samples=7), threads=None) == found[-1]
+    assert environment.timed_on(config.replace(samples=7), threads=None) == environment.timed_on(config, threads=None)
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -571,8 +575,13 @@ def test_a_finished_checkpoint_that_is_tested_in_another_folder_is_there_too(tmp
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_run_that_begins_again_at_a_kept_checkpoint_removes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_begins_again_at_a_kept_checkpoint_removes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(tmp_path, "--backend", "pytorch", "--keep-checkpoints") == 0
+    (start,) = tmp_path.glob("*.steps/00000020.h5")
+    assert main(["run", "--from", str(start), "--results", str(tmp_path)]) == 2
+    assert "a later state of this run" in capsys.readouterr().err
     for path in [path for path in tmp_path.iterdir() if path.is_file()]:
         path.unlink()
     (folder,) = tmp_path.iterdir()
