@@ -105,7 +105,7 @@ def stream(
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Standard error of the mean of these values; NaN for a single value, which doesn't tell it."""
+    """Standard error of the mean of these values; NaN for a single value: unknown."""
     with np.errstate(invalid="ignore"):  # of values that aren't finite: the caller says so
         return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan
 

@@ -107,7 +107,10 @@ def resumed(job: Job, path: Path, *, dataset: Dataset) -> Checkpoint:
 
 
 def _timed_here(job: Job, checkpoint: Checkpoint) -> bool:
-    """Whether the checkpoint's times are of the job's backend, devices, machine and versions; an old file lacks two."""
+    """Whether the checkpoint's times are of the job's backend, devices, machine and versions.
+
+    An old file tells neither machine nor versions: its times are kept.
+    """
     theirs = (checkpoint.backend, checkpoint.config.device, checkpoint.config.training.devices)
     alike = theirs == (job.backend, job.config.device, job.config.training.devices)
     return alike and checkpoint.timed_on in ("", job.timed_on)

@@ -23,10 +23,8 @@ from benchmarks.harness.events import Heard
 from common.errors import UserError
 
 PARENT = "VAEBENCH_PARENT"  # environment variable: the process that asks
-PLACES = (
-    "VAEBENCH_DATA_DIR",
-    "VAEBENCH_CACHE_DIR",
-)  # environment variables: made absolute for another folder
+# Environment variables whose relative folders `ask` makes absolute: the process has another current folder.
+PLACES = ("VAEBENCH_DATA_DIR", "VAEBENCH_CACHE_DIR")
 
 
 class ProcessError(UserError):

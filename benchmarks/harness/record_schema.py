@@ -80,9 +80,8 @@ TIMING = (*SECTIONS["timing"], *LATER["timing"])
 
 def _is_number(value: Any) -> bool:
     """Whether the value is null or a finite number; JSON's 1e999 is an infinity, and its integers have no bound."""
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
-        return value is None
-    return abs(value) <= sys.float_info.max
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (number and abs(value) <= sys.float_info.max)
 
 
 def _is_numbers(value: Any) -> bool:

@@ -26,7 +26,7 @@ def write(record: Record, folder: Path) -> Path:
     """Write the record into the folder, under `name_of` it, and return the path.
 
     NumPy's scalars and arrays become JSON's. NaN and infinities become null; a run with one in its curve or test has diverged
-    and fails. A standard error may be NaN: a single image or sample doesn't tell it. Raises `UserError` where the file can't be
+    and fails. A standard error of one image or sample is unknown: it may be NaN. Raises `UserError` where the file can't be
     written, `ValueError` for a record that `read` would refuse.
     """
     not_finite: list[str] = []

@@ -267,7 +267,7 @@ def best(runs: Sequence[Scored]) -> str:
     what, backend = setup(models[first][0]), models[first][0].record["backend"]
     said = f"{what['preset']}, {what['settings']}, {NAMES[backend]} {what['family']}"
     if len(gaps) == 1:
-        others = f"the other model is {'' if near else 'not '}within noise of it"
+        others = f"{'the' if len(models) == 2 else 'one'} other model is {'' if near else 'not '}within noise of it"
     else:
         others = f"{near or 'none'} of the {len(gaps)} other models {'is' if near <= 1 else 'are'} within noise of it"
     if left_out := len(models) - 1 - len(gaps):

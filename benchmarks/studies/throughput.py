@@ -253,8 +253,8 @@ def machine_parts(report: Report) -> list[Part]:
             for step in steps
         ]
         result.append(table_of(cells, left=("training step", "backend")))
-    shown = [row for row in rows_in(report) if row["kind"] in MACHINE or (steps and row["precision"] == FULL)]
-    where = reports.where(report["environment"], setting=setting(report, shown))
+    used = [row for row in rows_in(report) if row["kind"] in MACHINE or (steps and row["precision"] == FULL)]
+    where = reports.where(report["environment"], setting=setting(report, used))
     return [*result, spread.statement("timing.md#the-timing-contract"), f"- {where}."]
 
 

@@ -165,6 +165,13 @@ def test_the_best_of_two_is_held_against_the_other_and_never_against_none() -> N
     assert said(*two_seeds, other) == [], "one seed beside two has no standard error over seeds"
 
 
+def test_models_that_cannot_be_compared_with_the_best_are_counted() -> None:
+    alone = unpaired(run("jax", -22, learning_rate=0.2))
+    alone.record["test"] |= {"log_px_se": None}
+    sentence = next(each for each in said(run("jax", -20), run("jax", -21, learning_rate=0.1), alone) if "highest" in each)
+    assert sentence.endswith("one other model is not within noise of it; 1 more can't be compared with it.")
+
+
 def test_many_setups_are_counted() -> None:
     rates = np.geomspace(1e-4, 1e-3, 7).tolist()
     found = [

@@ -18,6 +18,7 @@ from benchmarks.outputs import cells, markdown
 from benchmarks.outputs.table import Table
 from benchmarks.studies import bfloat16
 from common import checkpoints
+from common.errors import UserError
 
 TINY = ("--latent-size", "2", "--hidden-size", "8", "--steps", "40", "--validation-interval", "20", "--samples", "30")
 LOW = ("--precision", "bfloat16")
@@ -143,3 +144,9 @@ def test_what_cannot_be_measured_is_refused(flag: str, value: str, tmp_path: Pat
     assert main(["study", "bfloat16", flag, value, "--results", str(tmp_path / "results")]) == 2
     assert f"{flag} is {value}; it must be at least" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("name", ["images", "samples"])
+def test_one_image_or_sample_whose_errors_are_unknown_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"--{name} is 1"):
+        bfloat16.check(bfloat16.Arguments(**{name: 1}))

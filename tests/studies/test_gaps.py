@@ -110,6 +110,16 @@ def test_a_test_set_below_the_default_is_taken_whole(tmp_path: Path, monkeypatch
     assert (point["images"], whole["images"]) == (100, tests)
 
 
+def test_a_single_test_image_is_refused_before_any_measurement(tmp_path: Path) -> None:
+    place = str(tmp_path / "few.npz")
+    np.savez(
+        place, **{split: np.eye(8, dtype=np.uint8)[None].repeat(n, 0) for split, n in (("train", 9), ("valid", 2), ("test", 1))}
+    )
+    asked = gaps.Arguments(checkpoint=(saved(tmp_path, place=place),), **ASKED | {"data": place, "images": None})
+    with pytest.raises(UserError, match="has one test image"):
+        gaps.plan(asked)
+
+
 def test_a_model_that_was_trained_on_a_card_with_tf32_is_measured_on_the_cpu(tmp_path: Path) -> None:
     path = saved(tmp_path, device="cuda", precision="tf32")
     few = ASKED | {"images": 2, "samples": 2, "chains": 2, "distributions": (2,), "steps": 2}
