@@ -95,7 +95,7 @@ reproduce-quick reproduce-standard reproduce-resnet reproduce-ancestor: .venv/re
 bench-throughput: .venv/ready-dev ## Time every call of the contract by itself; ARGS="-k 'train and 128'" for some
 	$(PY) -m benchmarks study throughput $(ARGS)
 
-study-%: .venv/ready always ## Measure a study of docs/, its table and its figure; ARGS=--resume goes on
+study-%: .venv/ready always ## Measure a study, its table and its figure (names: study --help); ARGS=--resume goes on
 	$(PY) -m benchmarks study $* $(STUDY_FIRST) $(ARGS)
 study-throughput: .venv/ready-dev
 study-numpyro: .venv-numpyro/ready

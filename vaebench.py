@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 from benchmarks.harness import cli, presets, runs, scoring
 from benchmarks.harness.jobs import Job
 from benchmarks.harness.progress import Advance, Progress
-from common import checkpoints, noise, protocol, training
+from common import checkpoints, estimators, noise, protocol, training
 from common import data as datasets
 from common.binarize import Binarize, is_binary
 from common.checkpoints import Checkpoint
@@ -57,13 +58,16 @@ class Model:
     def evaluate(self, images: np.ndarray | None = None, *, samples: int | None = None, progress: bool = True) -> Estimates:
         """ELBO and log p(x), means over images ± their standard errors, in nats per image.
 
-        images: those of the test set by default. samples: K, the importance samples an image; as in the run by default.
+        images: those of the test set by default. samples: K, the importance samples an image; as in the run by default. Warns
+        where the estimates contradict what they are (`estimators.warning`).
         """
-        config, dataset = self.config, self.dataset if images is None else None
+        config = self.config
         if samples is not None:
             _whole("samples", samples, least=1)
             config = config.replace(samples=int(samples))
-        if dataset is None:
+        if images is None:
+            dataset = self.dataset
+        else:
             given = self._flat(images)
             shape = self.config.model.image_shape
             dataset = Dataset(name="", sha256="", train=given, valid=given, test=given, image_shape=shape)
@@ -71,7 +75,11 @@ class Model:
         check(config, train_images=config.training.batch_size, test_images=len(dataset.test))
         shown = _progress(self.backend, config, shown=progress)
         backend = protocol.load(self.backend)
-        return scoring.evaluate(backend, self.checkpoint.selected(), config=config, dataset=dataset, progress=shown)
+        of_images = scoring.scores(backend, self.checkpoint.selected(), config=config, dataset=dataset, progress=shown)
+        estimators.refuse_divergence(of_images)
+        if warning := estimators.warning(of_images, of=len(dataset.test), highest=dataset.highest_log_px):
+            warnings.warn(warning, stacklevel=2)
+        return estimators.summary(of_images)
 
     def sample(self, n: int, *, seed: int = 0) -> np.ndarray:
         """p(x = 1|z), [n, rows, columns], for n draws z ~ p(z)."""
@@ -152,7 +160,7 @@ def train(
     checkpoint, session = runs.begin(job, backend=protocol.load(backend), dataset=dataset)
     shown = _progress(backend, config, shown=progress)
     with shown.phase("train", total=config.training.steps, unit="steps", rows=config.training.batch_size) as advance:
-        training.train(session, checkpoint, dataset=dataset, save=lambda checkpoint: None, report=advance, between=lambda: None)
+        training.train(session, checkpoint, dataset=dataset, report=advance)
     return Model(checkpoint, backend=backend, config=config, find=lambda: dataset)
 
 

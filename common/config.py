@@ -118,7 +118,7 @@ class Evaluation:
     """How a trained model is judged."""
 
     samples: int = setting(1_000, "K: importance samples an image for log p(x).")
-    images: int = setting(0, "Test images, one random subset for every seed; 0 for all.")
+    images: int = setting(0, "Test images to score: a random subset, the same for every seed; 0 for all.")
     image_batch: int = setting(100, "Images a call; changes results by rounding alone.")
     sample_block: int = setting(
         25, "Samples an image a call, rounded up to a multiple of 25; changes results by rounding alone."
@@ -376,7 +376,7 @@ def check_settings(config: Config) -> None:
     if config.model.network == "resnet" and (rows % 4 or columns % 4):
         raise UserError(
             f"--network resnet halves the image's sides twice, and {rows} × {columns} aren't both divisible by 4; "
-            "use --network mlp, or pad the images."
+            "use --network mlp, pad the images, or say their rows and columns (image_shape), if these aren't theirs."
         )
     if config.precision != "full" and config.dtype != "float32":
         raise UserError(f"--precision {config.precision} is for --dtype float32, not {config.dtype}; leave one of the two out.")

@@ -27,14 +27,18 @@ class DivergedError(UserError):
     """A quantity of the training isn't a finite number any more."""
 
 
+def nothing(*_: Any) -> None:
+    """For a training that saves or reports nothing."""
+
+
 def train(
     session: Session,
     checkpoint: Checkpoint,
     *,
     dataset: Dataset,
-    save: Callable[[Checkpoint], None],
-    report: Callable[[int, float], None],
-    between: Callable[[], None],
+    save: Callable[[Checkpoint], None] = nothing,
+    report: Callable[[int, float], None] = nothing,
+    between: Callable[[], None] = nothing,
     until: int | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:

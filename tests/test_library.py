@@ -42,6 +42,12 @@ def model() -> vaebench.Model:
     return train(variational="flow", ema_decay=0.9)
 
 
+@pytest.fixture(scope="module")
+def residual() -> vaebench.Model:
+    """A residual network with a flow prior."""
+    return train(preset="resnet", channels=2, prior_depth=2, batch_size=20)
+
+
 def test_the_model_is_that_of_the_command_line(
     model: vaebench.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,7 +70,11 @@ def test_the_model_is_that_of_the_command_line(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_saved_model_is_the_same_in_every_backend(model: vaebench.Model, backend: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trained", ["model", "residual"])
+def test_a_saved_model_is_the_same_in_every_backend(
+    request: pytest.FixtureRequest, trained: str, backend: str, tmp_path: Path
+) -> None:
+    model: vaebench.Model = request.getfixturevalue(trained)
     model.save(tmp_path / "model.h5")
     same = vaebench.load(tmp_path / "model.h5", backend=backend)
     assert same.backend == backend
@@ -147,6 +157,12 @@ def test_a_model_that_was_trained_on_a_card_with_tf32_is_loaded_on_the_cpu_in_fu
     loaded = vaebench.load(tmp_path / "card.h5")
     assert loaded.config == model.config
     assert np.array_equal(loaded.sample(2), model.sample(2))
+
+
+def test_estimates_that_contradict_what_they_are_are_a_warning(model: vaebench.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data.Dataset, "highest_log_px", -40.0)
+    with pytest.warns(UserWarning, match=r"^log p\(x\) -\S+ is above -40 nats, which no model of this data set reaches\.$"):
+        model.evaluate(progress=False)
 
 
 def test_one_image_and_one_sample_do_not_tell_their_errors(model: vaebench.Model) -> None:

@@ -38,9 +38,9 @@ def main(arguments: list[str]) -> int:
         precision: Annotated[Precision | None, tyro.conf.arg(help="full, tf32 or bfloat16; as in the run by default.")] = None
         data: cli.Moved = ()
         data_dir: cli.DataDir = None
-        ais: Annotated[bool, tyro.conf.arg(help="log p(x) by annealed importance sampling, too; the same command goes on.")] = (
-            False
-        )
+        ais: Annotated[
+            bool, tyro.conf.arg(help="Also log p(x) by annealed importance sampling; stopped, the same command goes on.")
+        ] = False
         chains: _of_annealing("chains", int) = None  # type: ignore[valid-type]
         distributions: _of_annealing("distributions", int) = None  # type: ignore[valid-type]
         leapfrogs: _of_annealing("leapfrogs", int) = None  # type: ignore[valid-type]

@@ -81,7 +81,7 @@ def engine_of(values: flags.Values, jobs: Sequence[Job]) -> Engine:
 def announce(plan: Sequence[Planned], grid: Grid, *, on: str) -> None:
     """Print on stderr how much several runs are, and whether other programs will slow them."""
     if len(plan) > 1:
-        each = "" if on == "here" else ", one after another"
+        each = "" if on == "here" else ", if they ran one after another"
         print(f"{grid.size}; {estimate.total(plan)}{each}.", file=sys.stderr)
     busy = on == "here" and any(one.state != "done" for one in plan)
     if busy and environment.crowded(others := environment.runnable(), environment.machine()):

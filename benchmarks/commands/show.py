@@ -108,7 +108,7 @@ def checkpoint_of(run: Path) -> Path:
         return run
     if checkpoint := records.checkpoint_beside(run, records.read(run)):
         return checkpoint
-    raise UserError(f"{run} hasn't its record's name, so its checkpoint is unknown; give the .h5 file.")
+    raise UserError(f"The record {run} was renamed or copied, so that its checkpoint is unknown; give the .h5 file.")
 
 
 def of_training(path: Path, *, anew: bool, settings: dict[str, Any]) -> list[Look]:

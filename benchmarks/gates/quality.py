@@ -61,9 +61,7 @@ def score(name: str, config: Config, dataset: data.Dataset) -> float:
     job = Job(name, PRESET, DATA, None, config, results="", resume=False)
     checkpoint, session = runs.begin(job, backend=backend, dataset=dataset)
 
-    def nothing(*_: object) -> None: ...
-
-    training.train(session, checkpoint, dataset=dataset, save=nothing, report=nothing, between=nothing)
+    training.train(session, checkpoint, dataset=dataset)
     progress = Progress(f"{name} {config.model.variational} seed {config.training.seed}")
     return scoring.evaluate(backend, checkpoint.selected(), config=config, dataset=dataset, progress=progress).log_px
 

@@ -11,7 +11,7 @@ from benchmarks.harness import checks, floor, records
 from benchmarks.harness.jobs import Job
 from benchmarks.harness.record_schema import Record
 from common import checkpoints
-from common.config import Config
+from common.config import Config, check_settings
 from common.errors import UserError
 from common.parameters import multiplications
 
@@ -19,11 +19,12 @@ SAME = ("backend", "variational", "preset", "device", "precision")  # of a recor
 
 
 def known(folder: Path) -> list[Record]:
-    """The timed records of the folder, then those that are committed; files that aren't records are passed over."""
+    """The timed records of the folder, then the committed ones, without other files and networks that this checkout lacks."""
     found = []
     for path in [*sorted(folder.glob("[!.]*.json")), *sorted(records.RECORDS.glob("*.json"))]:
         try:
             record = records.read(path)
+            check_settings(Config.from_dict(record["config"]))
         except UserError:
             continue
         if record["status"] == "ok" and record["timing"]["examples_per_s"] and record["timing"]["evaluation_s"]:

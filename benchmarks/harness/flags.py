@@ -116,7 +116,9 @@ def flags(configs: Sequence[Config], *, start: Checkpoint | None) -> dict[str, F
         Flag(name="preset", kind=str, help=f"Named settings: {', '.join(PRESETS)}.", several=True),
         Flag(name="backend", kind=str, help=f"Some of {', '.join(BACKENDS)}.", several=True),
         Flag(name="data", kind=str, help="binarized-mnist, binarized-digits, or an .h5, .npz or .npy file."),
-        Flag(name="binarize", kind=Binarize, help="Make grey images binary, once: threshold, or bernoulli for a draw."),
+        Flag(
+            name="binarize", kind=Binarize, help="How grey images become binary: threshold, or bernoulli for a draw, made once."
+        ),
         Flag(name="data_dir", kind=Path, help="Folder of the binarized MNIST files.", placeholder="FOLDER"),
         Flag(name="results", kind=Path, help="Folder for records and checkpoints.", placeholder="FOLDER"),
         Flag(name="resume", kind=bool, help="Skip finished runs, and go on from the results folder's checkpoints."),
@@ -127,7 +129,9 @@ def flags(configs: Sequence[Config], *, start: Checkpoint | None) -> dict[str, F
             name="on", kind=On, help="Where the runs are carried out: here, one after another; ray; slurm.", placeholder="WHERE"
         ),
         Flag(name="python", kind=str, help="A backend's own interpreter.", several=True, placeholder="NAME=PATH"),
-        Flag(name="address", kind=str, help="--on ray: that of a running Ray; else one starts here.", placeholder="HOST:PORT"),
+        Flag(
+            name="address", kind=str, help="--on ray: address of a running Ray; else one starts here.", placeholder="HOST:PORT"
+        ),
         Flag(name="parallel", kind=int, help="--on slurm: the most runs at once."),
         Flag(name="partition", kind=str, help="--on slurm: the partition."),
         Flag(name="account", kind=str, help="--on slurm: the account that is charged."),

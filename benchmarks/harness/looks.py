@@ -78,37 +78,21 @@ class Look:
 # --- the parent's side ---
 
 
-def of(
-    checkpoint: Path,
-    *,
-    images: int,
-    samples: int,
-    seed: int,
-    data: Sequence[str],
-    data_dir: Path | None,
-    backend: str | None = None,
-) -> Look:
-    """The look of a checkpoint's selected parameters, in `backend`, or the backend that trained the run where None.
-
-    images: test images, at most as many as there are; samples: draws of the prior. `data`: the places of data sets, where the
-    file of training has moved.
-
-    Raises `UserError` for a file that is no checkpoint, or whose numbers aren't finite, and where the process fails.
-    """
-    settings = {"images": images, "samples": samples, "seed": seed, "data": data, "data_dir": data_dir, "backend": backend}
+def of(checkpoint: Path, **settings: Any) -> Look:
+    """The look of a checkpoint's selected parameters; `settings` and errors are those of `_asked`."""
     (look,) = of_each([checkpoint], **settings)
     return look
 
 
 def of_each(paths: list[Path], **settings: Any) -> list[Look]:
-    """The look of each of a run's checkpoints, in one process; arguments and errors are those of `of`."""
+    """The look of each of a run's checkpoints, in one process; `settings` and errors are those of `_asked`."""
     return _asked(f"{__name__}:_of_each", paths, **settings)
 
 
 def of_training(path: Path, **settings: Any) -> list[Look]:
     """Looks of a training on the spot, at `frame_steps`, by the config of the checkpoint `path`; nothing is written.
 
-    The training is that of the run, from step 0. Arguments and errors are those of `of`.
+    The training is that of the run, from step 0. `settings` and errors are those of `_asked`.
     """
     return _asked(f"{__name__}:_of_training", [path], **settings)
 
@@ -122,8 +106,15 @@ def _asked(
     seed: int,
     data: Sequence[str],
     data_dir: Path | None,
-    backend: str | None,
+    backend: str | None = None,
 ) -> list[Look]:
+    """The looks of `target` in a process of `backend`, or of the backend that trained the run where None.
+
+    images: test images, at most as many as there are; samples: draws of the prior. `data`: the places of data sets, where the
+    file of training has moved.
+
+    Raises `UserError` for a file that is no checkpoint, or whose numbers aren't finite, and where the process fails.
+    """
     for path in paths:
         first = checkpoint = checkpoints.load(path)  # an unusable file is refused before a process starts
         checkpoints.refuse_diverged(checkpoint, path=path)
@@ -190,13 +181,10 @@ def train(checkpoint: Checkpoint, *, backend: str, dataset: Dataset, images: int
     present.history = {"valid_step": [0], "valid_elbo": [first]}
     progress = Progress(f"{backend} {config.model.variational}")
 
-    def nothing(*_: object) -> None:
-        """No checkpoint is saved, and nothing is timed between chunks."""
-
     with progress.phase("train", total=steps, unit="steps", rows=config.training.batch_size) as advance:
         for step in frame_steps(steps):
             if step:
-                training.train(session, present, dataset=dataset, save=nothing, report=advance, between=nothing, until=step)
+                training.train(session, present, dataset=dataset, report=advance, until=step)
             yield take(session, present, dataset=dataset, step=step, images=images, samples=samples, seed=seed)
 
 
@@ -213,7 +201,7 @@ def take(
 
     Raises `UserError` where a number isn't finite.
     """
-    config, (rows, columns) = checkpoint.config, dataset.image_shape
+    config, (rows, columns) = checkpoint.config, checkpoint.config.model.image_shape
     latent_size = config.model.latent_size
 
     def decoded(latents: np.ndarray) -> np.ndarray:

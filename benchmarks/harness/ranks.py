@@ -161,7 +161,7 @@ class _Orders:
                     break
                 for order in orders:
                     self.came.put(order)
-        stopping.kill_descendants()
+        stopping.end_descendants(kill=True)
         os._exit(128 + signal.SIGTERM)
 
     def stop(self) -> bool:

@@ -112,15 +112,7 @@ def follow(text: str, world: World, stop: Callable[[], bool]) -> None:
     backend.join(world, device=job.config.device)
     checkpoint, session = begin(job, backend=backend, dataset=dataset)
     with contextlib.suppress(training.DivergedError):  # rank 0 says so
-        training.train(
-            session,
-            checkpoint,
-            dataset=dataset,
-            save=lambda checkpoint: None,
-            report=lambda steps, elbo: None,
-            between=lambda: None,
-            stop=stop,
-        )
+        training.train(session, checkpoint, dataset=dataset, stop=stop)
     backend.leave()
 
 

@@ -42,7 +42,7 @@ def watch(*, again: bool, words: str = "") -> None:
         if _importing(frame):
             os.write(2, words.encode())
         else:
-            _end_descendants(kill=len(_came) > 1)
+            end_descendants(kill=len(_came) > 1)
         if _importing(frame) or len(_came) > 2:
             os._exit(exit_code())
         raise KeyboardInterrupt
@@ -97,7 +97,8 @@ def _importing(frame: FrameType | None) -> bool:
     return frame is not None
 
 
-def _end_descendants(*, kill: bool) -> None:
+def end_descendants(*, kill: bool) -> None:
+    """Kill the processes that this one has started, and theirs, or ask them to end."""
     import psutil  # not at the top: Python would begin to handle signals later
 
     for process in psutil.Process().children(recursive=True):
@@ -113,11 +114,6 @@ def kill(process: int) -> None:
         for each in [*psutil.Process(process).children(recursive=True), psutil.Process(process)]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
-
-
-def kill_descendants() -> None:
-    """Kill the processes that this one has started, and theirs."""
-    _end_descendants(kill=True)
 
 
 @contextlib.contextmanager

@@ -76,7 +76,7 @@ def picture(look: Look, *, extent: float | None = None) -> Image:
         parts.append(
             beside(
                 [
-                    titled("decoded quantiles of z (first dimension to the right, second upward)", latents),
+                    titled("decoded quantiles of the prior (first dimension to the right, second upward)", latents),
                     titled(
                         f"posterior means of {len(look.means):,} test images", scatter(look, side=latents.height, extent=extent)
                     ),

@@ -139,7 +139,7 @@ def plain(value: Any) -> str:
 class Arguments(skeleton.DataArguments):
     """The arguments of each study whose runs are tested on validation images."""
 
-    steps: Annotated[int, tyro.conf.arg(help="Of each run: the first of the script's own, its rate is constant.")] = 1_000
+    steps: Annotated[int, tyro.conf.arg(help="Steps of each run.")] = 1_000
     seed: Annotated[tuple[int, ...], tyro.conf.arg(help="Seeds, a run of every variant each.")] = (0, 1)
     images: Annotated[int, tyro.conf.arg(help="Validation images, a seeded random subset.")] = 500
     samples: Annotated[int, tyro.conf.arg(help="K: importance samples an image.")] = 100

@@ -104,7 +104,7 @@ class Arguments(Turns):
     variational: Families = ("mean-field", "flow")
     python: Annotated[str, tyro.conf.arg(help="The Python that runs the scripts; this one by default.")] = sys.executable
     stand_ins: Annotated[
-        Path | None, tyro.conf.arg(help="Folder of what the JAX script imports and Python lacks; see docs/peers.md.")
+        Path | None, tyro.conf.arg(help="Folder of stand-ins for packages that the JAX script imports; see docs/peers.md.")
     ] = None
     device: Annotated[Device, tyro.conf.arg(help="Where the script and our preset train.")] = "cpu"
 

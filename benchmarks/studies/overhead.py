@@ -170,7 +170,7 @@ def outside(session: Session, checkpoint: Any, *, dataset: Dataset) -> float:
     began = time.perf_counter()
     rows = config.training.batch_size
     with Progress("overhead").phase("train", total=config.training.steps, unit="steps", rows=rows) as advance:
-        training.train(watched, checkpoint, dataset=dataset, save=lambda checkpoint: None, report=advance, between=lambda: None)
+        training.train(watched, checkpoint, dataset=dataset, report=advance)
     wall = time.perf_counter() - began
     return (wall - watched.seconds) / wall
 

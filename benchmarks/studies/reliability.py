@@ -32,7 +32,7 @@ SHOWN = 20  # faults of a scenario in the report's page; the report has all
 @dataclass(kw_only=True)
 class Arguments(skeleton.Arguments):
     scenario: Annotated[tuple[str, ...], tyro.conf.arg(help="Some of the scenarios; all by default.")] = ()
-    rounds: Annotated[int | None, tyro.conf.arg(help="Of each scenario; by default as many as the page promises.")] = None
+    rounds: Annotated[int | None, tyro.conf.arg(help="Of each scenario; by default as many as docs/reliability.md has.")] = None
     seed: Annotated[int, tyro.conf.arg(help="Of every random choice.")] = 0
 
 

@@ -147,7 +147,7 @@ def main(study: Study, arguments: list[str]) -> int:
         raise UserError("The arguments leave nothing to measure; `--help` lists them.")
     measured = _measured(study, points, asked, environment=before)
     if measured is None:
-        print("The time is over before all is measured: --resume goes on.", file=sys.stderr)
+        print("The time of --limit ended before all was measured: --resume goes on.", file=sys.stderr)
         return 1
     path = reports.write(report_name, study.content(asked, measured), asked.results, environment=before)
     report = reports.read(report_name, asked.results)

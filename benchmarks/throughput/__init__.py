@@ -1,1 +1,1 @@
-"""Every call of the contract on its own: a pytest-benchmark suite, and the interleaved comparison of two revisions."""
+"""Every call of the contract timed on its own: a pytest-benchmark suite."""

@@ -39,11 +39,9 @@ class Ended:
     error: str
     hung: bool
 
-    def faults(self, *, traceback: bool = False) -> list[str]:
-        """A hang, and words on stderr that no command should print; `traceback`: it may have one."""
-        bad = [
-            words for words in ("Traceback", "Exception ignored", "Fatal Python error") if words in self.error and not traceback
-        ]
+    def faults(self) -> list[str]:
+        """A hang, and words on stderr that no command should print."""
+        bad = [words for words in ("Traceback", "Exception ignored", "Fatal Python error") if words in self.error]
         return [*(f"stderr has '{words}': {self.error[-300:]}" for words in bad), *(["the process hung"] if self.hung else [])]
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 from unittest import mock
@@ -116,22 +115,15 @@ def rounds(
 ) -> Tried:
     """`work` makes a run: `trained`, or in a test a careless one."""
     tried = Tried()
+    one_thread = mock.patch.dict(os.environ, threads.variables(1, disturbed=True))  # models so small are slower on several
     for block in range(-(-count // BLOCK)):
         backend = BACKENDS[block % len(BACKENDS)]
-        with _one_thread(), bounded.asked(work or trained, patience=PATIENCE, folder=folder, limited=False) as process:
+        with one_thread, bounded.asked(work or trained, patience=PATIENCE, folder=folder, limited=False) as process:
             for drawn in draws(seed, block)[: count - tried.rounds]:
                 outcome, fault = judged(process.ask(drawn | {"backend": backend}))
                 tried.add(f"{backend}: {outcome}", faults=[f"{backend}, {drawn}: {fault}"] if fault else None)
                 tell(1)
     return tried
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Models so small are slower on several."""
-    variables = {name: value for name, value in threads.variables(1, disturbed=True).items() if value is not None}
-    with mock.patch.dict(os.environ, variables):
-        yield
 
 
 def trained(question: dict[str, Any]) -> dict[str, float]:
@@ -145,7 +137,7 @@ def trained(question: dict[str, Any]) -> dict[str, float]:
     job = Job(name, "quick", dataset.name, None, config, results="", resume=False)
     try:
         checkpoint, session = runs.begin(job, backend=backend, dataset=dataset)
-        training.train(session, checkpoint, dataset=dataset, save=_nothing, report=_nothing, between=_nothing)
+        training.train(session, checkpoint, dataset=dataset)
         of_images = scoring.scores(backend, checkpoint.selected(), config=config, dataset=dataset, progress=Progress(name))
     except MemoryError as error:  # `benchmarks.__main__` says so
         raise UserError(f"There isn't enough memory ({error}).") from error
@@ -153,9 +145,6 @@ def trained(question: dict[str, Any]) -> dict[str, float]:
     test = estimators.summary(of_images)
     curve = {f"{column} {i}": value for column in checkpoints.CURVE for i, value in enumerate(checkpoint.history[column])}
     return curve | {name: float(getattr(test, name)) for name in ("elbo", "log_px", "ess")}
-
-
-def _nothing(*_: object) -> None: ...
 
 
 def images(kind: str, shape: tuple[int, int]) -> dict[str, np.ndarray]:

@@ -329,6 +329,9 @@ def test_the_time_of_a_run_is_scaled_from_a_record_of_its_backend_family_and_pre
 
 def test_a_time_that_nothing_is_known_of_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.json").write_text("mine")
+    of_another_checkout = json.loads(next(records.RECORDS.glob("quick_*.json")).read_text())
+    of_another_checkout["config"]["model"]["network"] = "deep"
+    (tmp_path / "deep.json").write_text(json.dumps(of_another_checkout))
     backends = ["--variational", "flow", "--results", str(tmp_path)]
     assert main(["run", "--dry-run", "--preset", "ancestor-jax", "--backend", "pytorch", "tensorflow", *backends]) == 0
     assert "2 runs: 2 backends; time unknown, no earlier run to judge by." in capsys.readouterr().out

@@ -124,7 +124,7 @@ def test_a_copy_of_a_record_shows_no_other_runs_checkpoint(tmp_path: Path, capsy
     (path,) = tmp_path.glob("*.json")
     shutil.copy(path, tmp_path / "before.json")
     assert main(["show", str(tmp_path / "before.json"), *SOME]) == 2
-    assert "before.json hasn't its record's name" in capsys.readouterr().err
+    assert "before.json was renamed or copied" in capsys.readouterr().err
 
 
 def test_labels_say_in_what_runs_differ(tmp_path: Path) -> None:

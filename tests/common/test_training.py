@@ -60,8 +60,6 @@ def trained(session: Session, *, stop_at: int = 99) -> list[tuple[int, bool]]:
             checkpoint,
             dataset=DATASET,
             save=save,
-            report=lambda steps, elbo: None,
-            between=lambda: None,
             stop=lambda: session.steps >= stop_at,
         )
     finally:

@@ -76,6 +76,15 @@ def test_images_are_what_the_session_encodes_and_decodes(tmp_path: Path, family:
     assert (look.step, look.elbo, look.variational, look.image_shape) == (0, -9.5, family, (3, 4))
 
 
+def test_a_picture_has_the_shape_of_the_images_in_training(tmp_path: Path) -> None:
+    """The file may be another with the same images, in rows and columns of other lengths."""
+    checkpoint = checkpoints.load(write_checkpoint(tmp_path, "mean-field"))
+    scorer = protocol.load("pytorch").score(checkpoint.config, checkpoint.selected())
+    flat = dataclasses.replace(data.load(checkpoint.dataset, data_dir=None, binarize=None), image_shape=(1, 12))
+    look = looks.take(scorer, checkpoint, dataset=flat, step=0, **SETTINGS)
+    assert (look.image_shape, look.samples.shape) == ((3, 4), (5, 3, 4))
+
+
 def test_a_fresh_process_sees_the_same_and_another_seed_sees_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_checkpoint(tmp_path, "flow", latent_size=2)
     monkeypatch.chdir(tmp_path)

@@ -29,6 +29,7 @@ TINY = (
     *("--log-interval", "20", "--validation-interval", "20", "--warm-up", "10", "--samples", "30", "--images", "50"),
 )
 AVERAGED = ("--selection", "best-validation", "--ema-decay", "0.9")
+RESIDUAL = ("--preset", "resnet-large", "--channels", "2", "--batch-size", "20", "--prior-depth", "2")
 
 
 @pytest.fixture
@@ -175,7 +176,7 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(
     ("backend", "settings"),
-    [("pytorch", ()), ("jax", AVERAGED), pytest.param("tensorflow", AVERAGED, marks=pytest.mark.slow)],
+    [("pytorch", ()), ("pytorch", RESIDUAL), ("jax", AVERAGED), pytest.param("tensorflow", AVERAGED, marks=pytest.mark.slow)],
 )
 def test_a_run_resumed_and_in_other_chunks_is_the_uninterrupted_one(
     tmp_path: Path,

@@ -11,12 +11,14 @@ import pytest
 from filelock import FileLock
 
 from benchmarks.harness import cli
+from benchmarks.harness.copies import replaced
 from benchmarks.parity import comparison, ladder
 from benchmarks.parity.comparison import Job
-from common.config import Config, Model
+from benchmarks.parity.comparison import deviation as deviation
+from common.config import Config
 from common.parameters import State, fresh_state, initial_parameters
 from common.protocol import BACKENDS, Session, load
-from tests.parity.mutations import Mutation, mutated
+from tests.parity.mutations import Mutation
 
 IMAGES = (np.random.default_rng(0).random((300, 12)) < 0.3).astype(np.uint8)
 
@@ -32,33 +34,20 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def small(family: str, **changes: object) -> Config:
-    settings = {
-        "dtype": "float64",
-        "latent_size": 4,
-        "hidden_size": 11,
-        "flow_depth": 2,
-        "batch_size": 20,
-        "steps": 40,
-        "warm_up": 10,
-    }
-    return Config(model=Model(image_shape=(3, 4))).replace(variational=family, **settings | changes)
+    settings = {"variational": family, "dtype": "float64", "steps": 40, "warm_up": 10}
+    return ladder.SMALL.replace(**settings | changes)
 
 
 def random_state(config: Config, *, seed: int = 1) -> State:
     """A state whose parameters are all away from their initial zeros; masked weights stay 0."""
     draws = np.random.default_rng(seed)
-    initial = initial_parameters(config.model, training=config.training, pixel_log_odds=draws.normal(size=12))
+    initial = initial_parameters(config.model, training=config.training, pixel_log_odds=draws.normal(size=config.model.pixels))
     moved = {name: value + 0.3 * draws.normal(size=value.shape) for name, value in initial.items()}
     return fresh_state(moved, optimizer=config.optimizer, training=config.training, dtype=config.dtype)
 
 
 def session(backend: str, config: Config, state: State) -> Session:
     return load(backend).create(config, state)
-
-
-def deviation(a: np.ndarray, b: np.ndarray) -> float:
-    """max|a − b| / max|b|."""
-    return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-300))
 
 
 @pytest.fixture
@@ -93,7 +82,7 @@ def broken_by(mutation: Mutation, climbed: dict[str, Job], folder: Path) -> str:
     """What the ladder says when one backend has the fault, up to the rung that should break; nothing where all rungs hold."""
     (number,) = (i for i, scenario in enumerate(SCENARIOS) if scenario.name == mutation.scenario)
     rungs = SCENARIOS[number].rungs
-    mutated(mutation, folder / "code")
+    replaced(folder / "code", mutation)
     job = replace(climbed[mutation.backend], scenarios=[SCENARIOS[number]], folder=str(folder), last=mutation.rung)
     comparison.in_process(job, root=folder / "code")
     results = {backend: clean.read(number) for backend, clean in climbed.items()} | {mutation.backend: job.read(0)}

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness.copies import Replacement, replaced
+from benchmarks.harness.copies import Replacement
 from common.protocol import BACKENDS
 
 CHANGE = re.compile(r"⟦(?P<before>.*?) → (?P<after>.*?)⟧", re.DOTALL)
@@ -14,8 +14,8 @@ FAULT = re.compile(r"(?P<name>[\w-]+) \((?P<rung>[\w-]+)\): (?P<wrong>.+)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mutation:
-    """A fault in one file. `backend` runs the faulty code, also where the file is shared.
+class Mutation(Replacement):
+    """A fault in one file, which `copies.replaced` writes. `backend` runs the faulty code, also where the file is shared.
 
     `rung` is the first that must break, in this scenario of `ladder.small`.
     """
@@ -25,17 +25,6 @@ class Mutation:
     backend: str
     scenario: str
     rung: str
-    file: str
-    before: str
-    after: str
-
-
-def mutated(mutation: Mutation, folder: Path) -> None:
-    """Copy the checkout's code into `folder`, which must be empty, with the fault. A process that starts there has it.
-
-    Raises `ValueError` where the text to replace isn't in the file exactly once.
-    """
-    replaced(folder, Replacement(file=mutation.file, before=mutation.before, after=mutation.after))
 
 
 def read(text: str) -> list[Mutation]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.copies import replaced
 from benchmarks.harness.environment import ROOT
 from benchmarks.outputs.older import ANCESTORS
 from benchmarks.parity import ladder
@@ -13,7 +14,7 @@ from benchmarks.parity.comparison import Job
 from benchmarks.studies.ablation import FAULTS
 from common.protocol import BACKENDS
 from tests.parity.conftest import catch
-from tests.parity.mutations import MUTATIONS, Mutation, mutated, read
+from tests.parity.mutations import MUTATIONS, Mutation, read
 
 # In PyTorch, which compiles nothing. That every rung can break is test_ladder.py's to show.
 ONE = "log-det-without-gate-bias-pytorch"
@@ -46,7 +47,7 @@ def test_a_fault_that_breaks_another_rung_is_not_caught(climbed: dict[str, Job],
 @pytest.mark.parametrize(("before", "times"), [("F.relu", 2), ("nowhere", 0)])
 def test_a_text_that_is_not_there_once_is_refused(tmp_path: Path, before: str, times: int) -> None:
     with pytest.raises(ValueError, match=rf"networks\.py has the text {times} times"):
-        mutated(mutation(before=before), tmp_path)
+        replaced(tmp_path, mutation(before=before))
 
 
 def test_the_suite_covers_every_backend_and_rung() -> None:

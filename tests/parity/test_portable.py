@@ -14,27 +14,38 @@ from common.checkpoints import Checkpoint
 from common.config import Config
 from common.data import minibatches
 from common.noise import training_noise
-from common.parameters import State
+from common.parameters import State, noise_size
 from common.protocol import BACKENDS, Session
 from common.schedules import kl_weights, learning_rates
-from tests.parity.conftest import IMAGES, deviation, random_state, session, small
+from tests.parity.conftest import deviation, random_state, session, small
 
 HALF = 50
 TOLERANCE = 1e-9
-# The hand-over falls into the warm-up and the cosine's middle. What compiles is slow, so that each family has one rule.
+# The hand-over falls into the warm-up and the cosine's middle. What compiles is slow, so that each model has one rule.
 SETTINGS = {"steps": 2 * HALF, "warm_up": 70, "ema_decay": 0.9, "noise": "shared", "latent_size": 3, "hidden_size": 7}
+IMAGES = (np.random.default_rng(0).random((300, 16)) < 0.3).astype(np.uint8)
 RULES = {
     "mean-field": {"optimizer": "rmsprop", "rmsprop_centered": True, "rmsprop_epsilon": 1e-6},
     "flow": {"optimizer": "adam", "weight_decay": 0.1, "flow_depth": 1},
+    "mean-field resnet": {
+        "network": "resnet",
+        "image_shape": (4, 4),
+        "channels": 2,
+        "dropout": 0.2,
+        "prior": "flow",
+        "prior_depth": 1,
+        "weight_decay": 0.1,
+        "decayed": "weights",
+    },
 }
 
 
 def train(session: Session, config: Config, *, first_step: int) -> State:
     """The state after another half of the steps, in one chunk: every session compiles the same."""
     training, part = config.training, {"first_step": first_step, "steps": HALF}
-    shape = (training.objective_samples, training.batch_size, config.model.latent_size)
+    shape = (training.objective_samples, training.batch_size, noise_size(config.model))
     session.train(
-        session.place(IMAGES),
+        session.place(np.ascontiguousarray(IMAGES[:, : config.model.pixels])),
         minibatches(images=len(IMAGES), batch_size=training.batch_size, seed=training.seed, **part),
         learning_rates=learning_rates(config.optimizer, total_steps=training.steps, **part),
         kl_weights=kl_weights(training, **part),
@@ -54,7 +65,7 @@ class Halves:
 
 @pytest.fixture(scope="module", params=RULES)
 def halves(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Halves:
-    config = small(request.param, **SETTINGS | RULES[request.param])
+    config = small(request.param.split()[0], **SETTINGS | RULES[request.param])
     found = Halves(config, {}, {})
     for backend in BACKENDS:
         own = session(backend, config, random_state(config))

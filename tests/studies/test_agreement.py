@@ -127,8 +127,6 @@ def test_a_run_that_stops_early_is_the_first_steps_of_the_whole_one() -> None:
             checkpoint,
             dataset=dataset,
             save=lambda checkpoint: saved.append(int(checkpoint.state["step"])),
-            report=lambda step, elbo: None,
-            between=lambda: None,
             until=until,
         )
 
