@@ -329,14 +329,18 @@ def test_the_time_of_a_run_is_scaled_from_a_record_of_its_backend_family_and_pre
 
 def test_a_time_that_nothing_is_known_of_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.json").write_text("mine")
-    of_another_checkout = json.loads(next(records.RECORDS.glob("quick_*.json")).read_text())
-    of_another_checkout["config"]["model"]["network"] = "deep"
-    (tmp_path / "deep.json").write_text(json.dumps(of_another_checkout))
     backends = ["--variational", "flow", "--results", str(tmp_path)]
     assert main(["run", "--dry-run", "--preset", "ancestor-jax", "--backend", "pytorch", "tensorflow", *backends]) == 0
     assert "2 runs: 2 backends; time unknown, no earlier run to judge by." in capsys.readouterr().out
     assert main(["run", "--dry-run", "--preset", "ancestor-jax", "--backend", "jax", "--seed", "0", "1", *backends[2:]]) == 0
     assert re.search(r"about .* by earlier runs' times, and 2 of unknown time\.", capsys.readouterr().out)
+
+
+def test_a_record_of_a_network_that_this_checkout_lacks_is_no_obstacle(tmp_path: Path) -> None:
+    record = json.loads(next(records.RECORDS.glob("quick_*_jax_flow_*.json")).read_text())
+    record["config"]["model"]["network"] = "deep"
+    (tmp_path / "deep.json").write_text(json.dumps(record))
+    assert main(["run", "--dry-run", "--backend", "jax", "--variational", "flow", "--results", str(tmp_path)]) == 0
 
 
 @pytest.mark.parametrize(
