@@ -131,9 +131,9 @@ RESNET = {
     "learning_rate_warm_up": 20,
     "decayed": "weights",
 }
-# Images a batch of the float32 scenario with both flows. At `standard`'s sizes 3 samples of 128 images pass 2.4 million ReLUs
-# of the flows. The input of one was -2.6e-7, so that it opened in one framework alone and moved a column of a gradient by 3e-3.
-# 20 images pass a sixth as many.
+# Images a batch of the residual network with both flows. At `standard`'s sizes 128 images take minutes in float64. In float32
+# 3 samples of them pass 2.4 million ReLUs of the flows: the input of one was -2.6e-7, so that it opened in one framework alone
+# and moved a column of a gradient by 3e-3. 20 images pass a sixth as many.
 FEW = 20
 STEP_BY_STEP = (1,) * TRAINED[-1]
 IN_CHUNKS = (1, *(9,) * 11)  # two lengths reach every step of TRAINED, and each length is compiled
@@ -146,26 +146,31 @@ def small(sizes: Config = SMALL) -> list[Scenario]:
     rest += [("mean-field", rule, "float64") for rule in rules() if not rule.startswith("adam")]
     # Rounding to bfloat16 opens or shuts a ReLU now and then, which moves one image's gradient by all that goes through it.
     many_images = sizes.replace(hidden_size=32, batch_size=300)
+    residual = sizes.replace(**RESNET)
     return [
         scenario(*names, sizes=sizes, whole=names in whole, chunks=IN_CHUNKS if names == whole[0] else STEP_BY_STEP)
         for names in whole + rest
     ] + [
         scenario("flow", "adam", "bfloat16", sizes=many_images, whole=True, chunks=(1,)),
-        *convolutional(sizes.replace(**RESNET), chunks=STEP_BY_STEP),
+        *convolutional(residual, both_flows=residual, chunks=STEP_BY_STEP),
         scenario("mean-field", SMOOTH_RULE, "bfloat16", sizes=at_once(many_images.replace(**RESNET)), whole=True, chunks=(1,)),
     ]
 
 
-def convolutional(sizes: Config, *, chunks: Sequence[int]) -> list[Scenario]:
-    """The residual network with either posterior and either prior, and the MLP with a flow prior; all with dropout."""
+def convolutional(sizes: Config, *, both_flows: Config, chunks: Sequence[int]) -> list[Scenario]:
+    """The residual network with either posterior and either prior, and the MLP with a flow prior; all with dropout.
+
+    `both_flows`: the sizes of the residual network whose posterior and prior are flows.
+    """
     with_prior, mlp = sizes.replace(prior="flow"), sizes.replace(prior="flow", network="mlp")
+    both = both_flows.replace(prior="flow", batch_size=FEW)
     names = [
         (sizes, "mean-field", "adam", "float64"),
         (sizes, "flow", "adam", "float64"),
         (with_prior, "mean-field", "adam-decay", "float64"),
-        (with_prior, "flow", "adam-decay", "float64"),
+        (both, "flow", "adam-decay", "float64"),
         (mlp, "mean-field", "adam-decay", "float64"),
-        (at_once(with_prior.replace(batch_size=FEW)), "flow", SMOOTH_RULE, "float32"),
+        (at_once(both), "flow", SMOOTH_RULE, "float32"),
     ]
     return [scenario(*name, sizes=own, whole=True, chunks=chunks) for own, *name in names]
 
@@ -176,18 +181,21 @@ def at_once(sizes: Config) -> Config:
 
 
 def standard(sizes: Config) -> list[Scenario]:
-    """Every rule on mean-field in float64, and three rules on the flow, since a rule sees one parameter at a time.
+    """Every rule on mean-field in float64, three rules on the flow, since a rule sees one parameter at a time; `convolutional`.
 
-    Whole scenarios are compiled in PyTorch too, as long runs are.
+    PyTorch compiles the MLP's whole scenarios, as it does long runs, and the residual network with both flows; that network has
+    the channels of `sizes`.
     """
     pairs = [("mean-field", rule) for rule in rules()]
     pairs += [("flow", rule) for rule in ("adam", "adam-decay", "rmsprop-outside-centered-0")]
     names = [(*pair, "float64") for pair in pairs] + [(family, SMOOTH_RULE, "float32") for family in ("mean-field", "flow")]
     whole, compiled = ("adam", SMOOTH_RULE), sizes.replace(compile_from=1)
+    residual = RESNET | {"image_shape": sizes.model.image_shape}
+    both_flows = compiled.replace(**residual | {"channels": sizes.model.channels})
     return [
         scenario(*name, sizes=compiled if name[1] in whole else sizes, whole=name[1] in whole, chunks=IN_CHUNKS)
         for name in names
-    ] + convolutional(sizes.replace(**RESNET | {"image_shape": sizes.model.image_shape}), chunks=IN_CHUNKS)
+    ] + convolutional(sizes.replace(**residual), both_flows=both_flows, chunks=IN_CHUNKS)
 
 
 RANDOM = "seeded random images"
