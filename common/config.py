@@ -118,7 +118,7 @@ class Evaluation:
     """How a trained model is judged."""
 
     samples: int = setting(1_000, "K: importance samples an image for log p(x).")
-    images: int = setting(0, "Test images to score: a random subset, the same for every seed; 0 for all.")
+    images: int = setting(0, "Test images to score, the same for every seed; 0 for all.")
     image_batch: int = setting(100, "Images a call; changes results by rounding alone.")
     sample_block: int = setting(
         25, "Samples an image a call, rounded up to a multiple of 25; changes results by rounding alone."
