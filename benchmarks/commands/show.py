@@ -141,7 +141,7 @@ def compare(shown: list[tuple[Checkpoint, Look, Path]]) -> None:
         return
     target = paths[0].with_name(COMPARISON)
     write_bytes(target, pictures.png(pictures.comparison(looked, labels=labels(found))))
-    print(f"{target}: {len(looked)} models, the same test images and the same draws of the prior for each")
+    print(f"{target}: {len(looked)} models, the same test images for each")
 
 
 def labels(found: tuple[Checkpoint, ...]) -> list[str]:

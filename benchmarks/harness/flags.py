@@ -116,9 +116,7 @@ def flags(configs: Sequence[Config], *, start: Checkpoint | None) -> dict[str, F
         Flag(name="preset", kind=str, help=f"Named settings: {', '.join(PRESETS)}.", several=True),
         Flag(name="backend", kind=str, help=f"Some of {', '.join(BACKENDS)}.", several=True),
         Flag(name="data", kind=str, help="binarized-mnist, binarized-digits, or an .h5, .npz or .npy file."),
-        Flag(
-            name="binarize", kind=Binarize, help="How grey images become binary: threshold, or bernoulli (drawn once)."
-        ),
+        Flag(name="binarize", kind=Binarize, help="How grey images become binary: threshold, or bernoulli (drawn once)."),
         Flag(name="data_dir", kind=Path, help="Folder of the binarized MNIST files.", placeholder="FOLDER"),
         Flag(name="results", kind=Path, help="Folder for records and checkpoints.", placeholder="FOLDER"),
         Flag(name="resume", kind=bool, help="Skip finished runs, and go on from the results folder's checkpoints."),

@@ -87,7 +87,7 @@ def picture(look: Look, *, extent: float | None = None) -> Image:
 
 
 def comparison(looks: Sequence[Look], *, labels: Sequence[str], shown: int = 10) -> Image:
-    """A row of reconstructions and samples for each look; the same test images, and the same draws of the prior, for all.
+    """A row of reconstructions and samples for each look; the same test images for all, and the same draws of an equal prior.
 
     The looks are of one data set; `shown` images stand in a row, fewer where a look has fewer.
     """
