@@ -376,7 +376,7 @@ def check_settings(config: Config) -> None:
     if config.model.network == "resnet" and (rows % 4 or columns % 4):
         raise UserError(
             f"--network resnet halves the image's sides twice, and {rows} × {columns} aren't both divisible by 4; "
-            "use --network mlp, pad the images, or say their rows and columns (image_shape), if these aren't theirs."
+            "use --network mlp, or pad the images; if these aren't their rows and columns, give the data set its image_shape."
         )
     if config.precision != "full" and config.dtype != "float32":
         raise UserError(f"--precision {config.precision} is for --dtype float32, not {config.dtype}; leave one of the two out.")

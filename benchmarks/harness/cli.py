@@ -25,7 +25,9 @@ Checkpoint = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="An .h5 fi
 Data = Annotated[str, tyro.conf.arg(help="binarized-mnist, binarized-digits, or an HDF5, .npz or .npy file.")]
 Moved = Annotated[
     tuple[str, ...],
-    tyro.conf.arg(metavar="PATH…", help="New path of the training data, where its file has moved; its SHA-256 decides."),
+    tyro.conf.arg(
+        metavar="PATH…", help="New path of the training data, where its file has moved; of several, the SHA-256 decides."
+    ),
 ]
 DataDir = Annotated[Path | None, tyro.conf.arg(help="Folder of the binarized MNIST files.")]
 Backends = Annotated[tuple[str, ...], tyro.conf.arg(help=f"Some of {', '.join(BACKENDS)}; all by default.")]

@@ -9,6 +9,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
+from benchmarks.harness.presets import RESNET, STANDARD
 from benchmarks.parity import comparison, ladder
 from benchmarks.parity.comparison import BrokenRungError, Job
 from benchmarks.parity.ladder import Scenario, plain
@@ -43,6 +44,17 @@ def test_the_small_ladder_has_every_rung_family_precision_and_rule() -> None:
     assert kinds >= {("resnet", *each) for each in product(("mean-field", "flow"), ("standard", "flow"))}
     assert ("mlp", "mean-field", "flow") in kinds
     assert len(rules) == len(ladder.rules()) + 1  # and float32's own
+
+
+def test_the_standard_ladder_compiles_the_presets_residual_network_in_both_precisions() -> None:
+    steps = ladder.TRAINED[-1]
+    compiled = [scenario.config for scenario in ladder.standard(STANDARD) if scenario.config.training.compile_from <= steps]
+    residual = [config for config in compiled if config.model.network == "resnet"]
+    assert {(config.dtype, config.model.variational, config.model.prior) for config in residual} == {
+        ("float64", "flow", "flow"),
+        ("float32", "flow", "flow"),
+    }
+    assert {config.model.channels for config in residual} == {RESNET.model.channels}
 
 
 @pytest.mark.parametrize("scenario", WHOLE, ids=lambda scenario: scenario.name)
